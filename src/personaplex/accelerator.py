@@ -1,0 +1,90 @@
+"""Which MLX is installed here, and a fast BLAS for its CPU backend on Linux, loaded before MLX.
+
+MLX's Linux CPU wheel carries the reference BLAS: one thread, no vector code. A library that exports the same
+symbols and is loaded first, globally, is the one the dynamic linker binds: float32 matmul and convolution become
+many times faster (`PERSONAPLEX_BLAS=none personaplex bench codec` shows it without). macOS uses Accelerate and CUDA
+its own libraries; there this module does nothing. It must not import MLX.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from personaplex.errors import BackendError
+
+HOW_TO_GET_ONE = (
+    "MLX runs here with its slow reference BLAS: `apt install libopenblas0` (or your system's OpenBLAS package)"
+    + (" or `pip install 'personaplex[mkl]'`" if platform.machine() == "x86_64" else "")
+    + " makes it many times faster"
+)
+IMPORTED_TOO_EARLY = (
+    "mlx was imported before personaplex, so MLX keeps its slow reference BLAS; "
+    "put `import personaplex` before `import mlx`"
+)
+
+
+@dataclass(frozen=True)
+class Blas:
+    """What this process uses: `library` is None where none was loaded, and `advice` then says what to do, if anything."""
+
+    library: str | None
+    advice: str | None = None
+
+
+def load() -> Blas:
+    """Load a fast BLAS if MLX here is the Linux CPU build; cheap, and harmless to call twice.
+
+    The environment variable PERSONAPLEX_BLAS names a library to use instead (`none` for none at all).
+    """
+    if not _mlx_is_linux_cpu_build():
+        return Blas(None)
+    wish = os.environ.get("PERSONAPLEX_BLAS")
+    if wish == "none":
+        return Blas(None)
+    if "mlx.core" in sys.modules:
+        return Blas(None, IMPORTED_TOO_EARLY)
+    for candidate in [wish] if wish else _candidates():
+        try:
+            ctypes.CDLL(candidate, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return Blas(candidate)
+    return Blas(None, f"PERSONAPLEX_BLAS={wish} cannot be loaded" if wish else HOW_TO_GET_ONE)
+
+
+def _mlx_is_linux_cpu_build() -> bool:
+    # The CPU wheel brings its BLAS in `mlx_cpu.libs` beside the package; the CUDA wheels bring none.
+    return sys.platform == "linux" and any(root.parent.joinpath("mlx_cpu.libs").is_dir() for root in _mlx_roots())
+
+
+def _mlx_roots() -> list[Path]:
+    spec = importlib.util.find_spec("mlx")
+    return [Path(root) for root in spec.submodule_search_locations or []] if spec else []
+
+
+def explain(error: ImportError) -> ImportError | BackendError:
+    """What an import that failed means: MLX without a backend gets a BackendError, anything else is passed on."""
+    if not _mlx_roots():
+        return BackendError("MLX is not installed; run `pip install personaplex`")
+    if "libmlx" in str(error) or (error.name or "").startswith("mlx"):
+        return BackendError(
+            f"MLX is installed without a backend that loads here ({error}); on Linux run "
+            "`pip install 'personaplex[cpu]'` or, for an NVIDIA card, `pip install 'personaplex[cuda13]'`"
+        )
+    return error
+
+
+def _candidates() -> list[str]:
+    names = ["libopenblas.so.0", "libopenblas.so"]
+    # The `mkl` wheel puts its single dynamic library into the environment's lib folder.
+    names += [str(path) for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*"))]
+    return names
+
+
+blas = load()

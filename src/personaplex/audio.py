@@ -1,0 +1,216 @@
+"""Recordings in and out: any container, rate and channel count in; 24 kHz mono float32 inside.
+
+Decoding, resampling and loudness are libsndfile's, FFmpeg's, soxr's and pyloudnorm's work; this file checks and joins.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import av
+import numpy as np
+import soundfile
+import soxr
+
+from personaplex.errors import AudioError, UsageError
+from personaplex.files import whole_file
+from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
+
+LONGEST_SECONDS = 3600.0
+"""Longest recording read unless the caller says otherwise: a slip of the hand should not take a day."""
+
+VOICE_LUFS = -24.0
+"""Loudness of a voice prompt (reference lm.py)."""
+
+OUTPUT_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
+
+_BLOCK = 1 << 16
+_STREAMED_SIZE = 0x7FFF_0000
+"""RIFF sizes from here on mean "unknown": a program that writes to a pipe cannot go back and fill them in."""
+
+
+def read_audio(source: str | Path, longest_seconds: float = LONGEST_SECONDS) -> np.ndarray:
+    """Read a recording as float32 [S], 24 kHz, channels averaged. `-` is standard input.
+
+    Raises AudioError when it is missing, empty, cut short, too long, not audio, or holds NaN or infinity.
+    """
+    name, opened = _open(source)
+    try:
+        with soundfile.SoundFile(opened) as sound:
+            rate, blocks = sound.samplerate, _soundfile_blocks(sound, name, longest_seconds)
+            return _join(blocks, rate, name, longest_seconds)
+    except soundfile.LibsndfileError:
+        if not isinstance(opened, str):
+            opened.seek(0)
+    try:
+        with av.open(opened) as container:
+            if not container.streams.audio:
+                raise AudioError(f"{name} holds no sound; give a recording (WAV, FLAC, MP3, Ogg, M4A, ...)")
+            stream = container.streams.audio[0]
+            return _join(_av_blocks(container), stream.codec_context.sample_rate, name, longest_seconds)
+    except av.FFmpegError as error:
+        raise AudioError(f"{name} is not a recording that can be read: not WAV, FLAC, MP3, Ogg, M4A, ...") from error
+
+
+def _open(source: str | Path) -> tuple[str, str | IO[bytes]]:
+    if str(source) == "-":
+        if sys.stdin is None or sys.stdin.isatty():
+            raise AudioError("standard input is a terminal; pipe a recording into it or name a file")
+        data = sys.stdin.buffer.read()
+        if not data:
+            raise AudioError("standard input is empty; pipe a recording into it")
+        return "standard input", io.BytesIO(data)
+    path = Path(source)
+    try:
+        if path.is_dir():
+            raise AudioError(f"{path} is a folder; name a recording")
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path} is empty (0 bytes)")
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise AudioError(f"{path} does not exist") from None
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error.strerror}") from error
+    return str(path), str(path)
+
+
+def _soundfile_blocks(sound: soundfile.SoundFile, name: str, longest_seconds: float) -> Iterator[np.ndarray]:
+    _check_length(sound.frames / sound.samplerate, name, longest_seconds)
+    promised = _promised_bytes(sound)
+    if promised is not None:
+        raise AudioError(f"{name} was cut short: its header promises {promised} bytes of sound that are not there")
+    n_read = 0
+    for block in sound.blocks(_BLOCK, dtype="float32", always_2d=True):
+        n_read += len(block)
+        yield block
+    if n_read < sound.frames - sound.samplerate // 2:
+        raise AudioError(
+            f"{name} was cut short: {n_read / sound.samplerate:.2f} s of {sound.frames / sound.samplerate:.2f} s are there"
+        )
+
+
+def _promised_bytes(sound: soundfile.SoundFile) -> int | None:
+    """Bytes the data chunk claims, when libsndfile's log says that they are not all there."""
+    for line in sound.extra_info.splitlines():
+        words = line.replace(":", " ").split()
+        if words[:1] == ["data"] and "should" in line and words[1].isdigit() and int(words[1]) < _STREAMED_SIZE:
+            return int(words[1])
+    return None
+
+
+def _av_blocks(container: av.container.InputContainer) -> Iterator[np.ndarray]:
+    planar = av.AudioResampler(format="fltp")
+    for decoded in container.decode(audio=0):
+        for frame in planar.resample(decoded):
+            yield frame.to_ndarray().T
+
+
+def _join(blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: float) -> np.ndarray:
+    """Blocks [n, channels] at `rate` -> one float32 array at 24 kHz, block by block to keep memory at the result's size."""
+    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
+    pieces, n_read = [], 0
+    for block in blocks:
+        mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
+        if not np.isfinite(mono).all():
+            at = (n_read + int(np.flatnonzero(~np.isfinite(mono))[0])) / rate
+            raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity), the first at {at:.3f} s")
+        n_read += len(mono)
+        _check_length(n_read / rate, name, longest_seconds)
+        pieces.append(resampler.resample_chunk(mono) if resampler else mono)
+    if n_read == 0:
+        raise AudioError(f"{name} holds no samples")
+    if resampler:
+        pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    return np.concatenate(pieces)
+
+
+def _check_length(seconds: float, name: str, longest_seconds: float) -> None:
+    if seconds > longest_seconds:
+        raise AudioError(
+            f"{name} is {_clock(seconds)} long or longer; at most {_clock(longest_seconds)} is read; "
+            "cut it, or raise the limit (--max-input-seconds)"
+        )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(math.floor(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def as_mono(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Samples in memory ([S] or [S, channels], any float or int16) -> float32 [S] at 24 kHz.
+
+    Raises AudioError as `read_audio` does.
+    """
+    array = np.asarray(samples)
+    if array.dtype == np.int16:
+        array = array.astype(np.float32) / 32768
+    if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
+        raise AudioError(f"expected samples [S] or [S, channels] of floats or int16, found {array.dtype} {array.shape}")
+    block = array.astype(np.float32).reshape(len(array), -1)
+    return _join([block] if len(block) else [], rate, "the array of samples", math.inf)
+
+
+def write_audio(path: Path, pcm: np.ndarray) -> None:
+    """Write 24 kHz mono, 16 bit where the format has it, clipped to [-1, 1], whole or not at all.
+
+    Raises OutputError when it cannot be written, UsageError for an unknown suffix.
+    """
+    check_format(path)
+    with whole_file(path) as temporary:
+        try:
+            soundfile.write(temporary, np.clip(pcm, -1.0, 1.0), SAMPLE_RATE, format=OUTPUT_FORMATS[path.suffix.lower()])
+        except soundfile.LibsndfileError as error:
+            raise OSError(str(error)) from error
+
+
+def check_format(path: Path) -> None:
+    """Raise UsageError unless the suffix names a format that can be written."""
+    if path.suffix.lower() not in OUTPUT_FORMATS:
+        raise UsageError(f"{path}: the suffix must be one of {', '.join(OUTPUT_FORMATS)}")
+
+
+def normalise_loudness(pcm: np.ndarray, name: str, lufs: float = VOICE_LUFS) -> np.ndarray:
+    """One linear gain to `lufs` (BS.1770-4), no limiter.
+
+    Raises AudioError for less than 0.4 s or for silence, whose loudness is undefined.
+    """
+    from pyloudnorm import Meter  # imports scipy: half a second that only voice cloning pays
+
+    if len(pcm) < 0.4 * SAMPLE_RATE:
+        raise AudioError(f"{name} is {len(pcm) / SAMPLE_RATE:.2f} s long; a voice prompt needs at least 0.4 s")
+    loudness = Meter(SAMPLE_RATE).integrated_loudness(pcm.astype(np.float64))
+    if not math.isfinite(loudness):
+        raise AudioError(f"{name} is silent; a voice prompt needs speech")
+    return (pcm * 10 ** ((lufs - loudness) / 20)).astype(np.float32)
+
+
+class Framer:
+    """Cuts a stream of any chunks into whole frames: what comes out does not depend on how it went in."""
+
+    def __init__(self) -> None:
+        self._rest = np.zeros(0, np.float32)
+
+    def push(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """The frames [1920] that are complete with these samples; the rest is kept."""
+        joined = np.concatenate([self._rest, np.asarray(samples, np.float32).reshape(-1)])
+        whole = len(joined) - len(joined) % FRAME_SAMPLES
+        self._rest = joined[whole:]
+        yield from joined[:whole].reshape(-1, FRAME_SAMPLES)
+
+    def flush(self) -> Iterator[np.ndarray]:
+        """The last frame, padded with zeros, if anything is left."""
+        if len(self._rest):
+            yield np.pad(self._rest, (0, FRAME_SAMPLES - len(self._rest)))
+            self._rest = np.zeros(0, np.float32)
+
+
+def rms(pcm: np.ndarray) -> float:
+    """Root mean square of samples."""
+    return float(np.sqrt(np.mean(np.square(pcm, dtype=np.float64)))) if len(pcm) else 0.0

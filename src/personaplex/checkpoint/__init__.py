@@ -1,0 +1,1 @@
+"""From files to weights: strict, lazy, tensor by tensor."""

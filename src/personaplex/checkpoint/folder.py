@@ -1,0 +1,70 @@
+"""A model on disk: which file is which, read when it is needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import mlx.core as mx
+
+from personaplex.checkpoint.load import load_lm, load_mimi
+from personaplex.checkpoint.voices import VoiceShelf
+from personaplex.config import ModelConfig
+from personaplex.errors import CheckpointError
+from personaplex.models.lm import LanguageModel
+from personaplex.models.mimi import Mimi
+from personaplex.text import Tokenizer
+
+LM_FILE = "model.safetensors"
+MIMI_FILES = ("tokenizer-*.safetensors", "mimi*.safetensors")
+TEXT_FILES = ("tokenizer*.model", "*.model")
+
+
+class ModelFolder:
+    """A folder in the reference's layout: language model, Mimi, SentencePiece model, voices, perhaps a config.json.
+
+    Raises CheckpointError when the folder is missing; a missing file is an error only when it is needed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise CheckpointError(f"the model folder {path} does not exist")
+        self.path = path
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """What the model is made of. Raises ConfigError naming the field."""
+        return ModelConfig.read(self.path / "config.json")
+
+    @cached_property
+    def voices(self) -> VoiceShelf:
+        """The voices that came with the model."""
+        return VoiceShelf(self.path)
+
+    def load_lm(self, depformer_steps: int = 8, dtype: mx.Dtype | None = None) -> LanguageModel:
+        """Read the language model; see `personaplex.checkpoint.load.load_lm`."""
+        config = self.config
+        return load_lm(
+            self._one(LM_FILE),
+            config.lm,
+            depformer_steps=depformer_steps,
+            quantization=config.quantization,
+            dtype=dtype,
+        )
+
+    def load_mimi(self) -> Mimi:
+        """Read the codec."""
+        return load_mimi(self._one(*MIMI_FILES), self.config.mimi)
+
+    def load_tokenizer(self) -> Tokenizer:
+        """Read the SentencePiece model."""
+        return Tokenizer(self._one(*TEXT_FILES), self.config.lm.text_card)
+
+    def _one(self, *patterns: str) -> Path:
+        for pattern in patterns:
+            found = sorted(self.path.glob(pattern))
+            if len(found) > 1:
+                raise CheckpointError(f"{self.path} holds both {found[0].name} and {found[1].name}; keep one")
+            if found:
+                return found[0]
+        raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}")

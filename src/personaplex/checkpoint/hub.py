@@ -1,0 +1,44 @@
+"""From the name of a model to a folder on this machine, through the Hugging Face cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from personaplex.errors import CheckpointError
+
+REVISIONS = {"nvidia/personaplex-7b-v1": "fdaf4090a61cb315c138a1faee287ffd6c716309"}
+"""Commits that were checked; another repository is taken at its main branch."""
+
+_WANTED = ("config.json", "*.safetensors", "*.model", "voices.tgz", "voices/*")
+
+
+def resolve(path_or_repo: str | Path) -> Path:
+    """A folder as it is, or a Hub repository `owner/name` downloaded (or found) in the Hugging Face cache.
+
+    Raises CheckpointError when there is no such folder or repository, or its licence was not accepted.
+    """
+    path = Path(path_or_repo).expanduser()
+    if path.is_dir():
+        return path
+    repo = str(path_or_repo)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
+        raise CheckpointError(f"the model folder {repo} does not exist (nor is it a Hub repository, owner/name)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=REVISIONS.get(repo), allow_patterns=list(_WANTED)))
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(f"there is no folder and no Hub repository called {repo}") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        # huggingface_hub's other failures (offline, time-outs, a cache without the files) are OSErrors or ValueErrors.
+        raise CheckpointError(f"{repo} is no folder here and could not be fetched from the Hub: {_short(error)}") from error
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

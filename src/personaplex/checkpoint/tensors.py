@@ -1,0 +1,114 @@
+"""A safetensors file as a checked table of names, shapes and lazily read arrays.
+
+The header is parsed here, before MLX touches the file, so that a cut, renamed or misshapen tensor is an error that
+names it and costs no memory.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import mlx.core as mx
+
+from personaplex.errors import CheckpointError
+
+_WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_WIDTHS |= {"I8": 1, "U8": 1, "BOOL": 1}
+_LONGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor as the header describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class TensorFile:
+    """An open safetensors file. Arrays are read from disk when they are evaluated, not before.
+
+    Raises CheckpointError when the file is missing, not safetensors, or shorter than its header says.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries = _read_header(path)
+        try:
+            loaded = mx.load(str(path), format="safetensors")
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        assert isinstance(loaded, dict)
+        self._arrays: dict[str, mx.array] = loaded
+
+    def take(self, name: str) -> mx.array:
+        """The lazy array of `name`; the file forgets it, so that its memory is free when the caller is done."""
+        if name not in self._arrays:
+            raise CheckpointError(f"{self.path}: the tensor {name!r} is missing")
+        return self._arrays.pop(name)
+
+    def check(self, expected: Mapping[str, Entry | tuple[int, ...]]) -> None:
+        """Raise CheckpointError naming the first tensor that is missing, unknown or misshapen.
+
+        `expected` maps names to a shape, or to an Entry where the type matters too.
+        """
+        for name, want in expected.items():
+            found = self.entries.get(name)
+            shape, dtype = (want.shape, want.dtype) if isinstance(want, Entry) else (want, None)
+            if found is None:
+                raise CheckpointError(f"{self.path}: the tensor {name!r} {list(shape)} is missing")
+            if found.shape != tuple(shape):
+                raise CheckpointError(
+                    f"{self.path}: the tensor {name!r} has shape {list(found.shape)}, expected {list(shape)}"
+                )
+            if dtype and found.dtype != dtype:
+                raise CheckpointError(f"{self.path}: the tensor {name!r} is {found.dtype}, expected {dtype}")
+        if unknown := sorted(set(self.entries) - set(expected)):
+            raise CheckpointError(
+                f"{self.path}: unknown tensor {unknown[0]!r}"
+                + (f" and {len(unknown) - 1} more" if unknown[1:] else "")
+                + "; the file does not fit the configuration"
+            )
+
+
+def _read_header(path: Path) -> dict[str, Entry]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+            if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+                raise CheckpointError(f"{path} is not a safetensors file, or it was cut short ({size} bytes)")
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file: its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} is not a safetensors file: its header is not an object")
+    header.pop("__metadata__", None)
+    data_bytes = size - 8 - length
+    return {name: _entry(path, name, about, data_bytes) for name, about in header.items()}
+
+
+def _entry(path: Path, name: str, about: object, data_bytes: int) -> Entry:
+    try:
+        assert isinstance(about, dict)
+        dtype, shape, (begin, end) = about["dtype"], tuple(about["shape"]), about["data_offsets"]
+        sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        sound = sound and end - begin == prod(shape) * _WIDTHS[dtype]
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the header entry of {name!r} is damaged") from error
+    if not sound:
+        raise CheckpointError(f"{path}: the header entry of {name!r} contradicts itself")
+    if end > data_bytes:
+        raise CheckpointError(
+            f"{path} was cut short: the tensor {name!r} ends at byte {end} of the data, the file has {data_bytes}; "
+            "download it again"
+        )
+    return Entry(dtype, shape)

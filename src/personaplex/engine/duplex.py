@@ -1,0 +1,79 @@
+"""Codec and language model as one machine: 80 ms of the user in, 80 ms of the agent out.
+
+This is the whole loop of the model. Sessions are rows of the state; the caller decides when a frame is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from personaplex.engine.generator import Generator, GeneratorState, Step
+from personaplex.engine.prompt import Prompt
+from personaplex.engine.sampling import Ceiling, Sampling, session_key
+from personaplex.models.mimi import DecoderState, EncoderState, Mimi
+from personaplex.models.streams import AGENT
+from personaplex.nn.state import arrays
+
+
+class DuplexState(NamedTuple):
+    """Everything a session is: what it has heard, thought and said. Slot axis first in every leaf."""
+
+    encoder: EncoderState
+    generator: GeneratorState
+    decoder: DecoderState
+
+
+class Frame(NamedTuple):
+    """What came out of one step: `pcm` [B, 1920] of the agent, and the language model's `step`."""
+
+    pcm: mx.array
+    step: Step
+
+
+class Duplex:
+    """Steps sessions of one model. `ceiling` bounds their sampling; `compiled` fuses the step's graph once."""
+
+    def __init__(self, mimi: Mimi, generator: Generator, ceiling: Ceiling, *, compiled: bool = False) -> None:
+        self.mimi = mimi
+        self.generator = generator
+        self.ceiling = ceiling
+        silence = mx.array(generator.config.silence_codes, mx.int32)[None]
+        self._step: Callable[[mx.array, DuplexState], tuple[Frame, DuplexState]]
+
+        def step(pcm: mx.array, state: DuplexState) -> tuple[Frame, DuplexState]:
+            codes, encoder = mimi.encode_step(pcm, state.encoder)
+            result, generated = generator.step(codes[:, :, 0], state.generator, ceiling)
+            # Before the first frame there is nothing to decode but the initial tokens.
+            spoken = mx.where(result.valid[:, None], result.tokens[:, AGENT], silence)
+            pcm, decoder = mimi.decode_step(spoken[:, :, None], state.decoder)
+            return Frame(pcm, result), DuplexState(encoder, generated, decoder)
+
+        self._step = mx.compile(step) if compiled else step
+
+    def open(self, prompt: Prompt, *, seed: int = 0, sampling: Sampling | None = None) -> DuplexState:
+        """A one-slot state after `prompt`, evaluated. The codec starts fresh: the prompt was never heard as sound."""
+        generated = self.generator.open(prompt, seed=seed, sampling=sampling)
+        state = DuplexState(self.mimi.init_encoder(1), generated, self.mimi.init_decoder(1))
+        mx.eval(arrays(state))
+        return state
+
+    def resume(self, state: DuplexState, *, seed: int, sampling: Sampling) -> DuplexState:
+        """The same one-slot conversation, its next tokens drawn with another seed and sampling."""
+        generated = state.generator._replace(key=session_key(seed), sampling=sampling.row())
+        return state._replace(generator=generated)
+
+    def step(self, pcm: mx.array, state: DuplexState) -> tuple[Frame, DuplexState]:
+        """pcm [B, 1920] of the user -> the agent's frame and the state after it, nothing evaluated yet.
+
+        Rebind the state before evaluating (`frame, state = duplex.step(pcm, state)`, then `settle(frame, state)`):
+        the rings are written in place only when nobody holds the old state any more, and copied otherwise.
+        """
+        return self._step(pcm, state)
+
+
+def settle(frame: Frame, state: DuplexState) -> None:
+    """Evaluate a step's results and its state: the one synchronisation of a frame."""
+    mx.eval(frame.pcm, frame.step.tokens, frame.step.valid, arrays(state))

@@ -1,0 +1,181 @@
+"""The language model as a stepping machine: user codes in, one frame of text and agent codes out.
+
+One step at position t is given user frame t, completes column t, and emits agent frame t at once: its text and
+semantic code were drawn a step ago, its acoustic codes are drawn now. The reference does the same arithmetic one call,
+80 ms, later; the tokens are the same.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from personaplex.config import ModelConfig
+from personaplex.engine.prompt import Prompt
+from personaplex.engine.sampling import (
+    PENALTY_FRAMES,
+    Ceiling,
+    Sampling,
+    SlotSampling,
+    draw,
+    frame_keys,
+    penalise,
+    session_key,
+)
+from personaplex.models.lm import LanguageModel
+from personaplex.models.streams import (
+    AGENT,
+    AGENT_ACOUSTIC,
+    DELAYS,
+    N_STREAMS,
+    TEXT,
+    UNGENERATED,
+    USER,
+    USER_ACOUSTIC,
+    initial_column,
+)
+from personaplex.nn.transformer import TransformerState
+from personaplex.units import N_CODEBOOKS
+
+PREFILL_COLUMNS = 256
+"""Columns per call when a prompt is prefilled: bounds the memory of its attention."""
+
+_SPOKEN = slice(TEXT, AGENT.stop)
+_DRAWS = 1 + 2 * N_CODEBOOKS
+"""Keys per frame: text and every step a checkpoint may have, so that 8 and 16 steps draw alike."""
+
+
+class GeneratorState(NamedTuple):
+    """What a session is to the language model. Every leaf has the slot axis first.
+
+    `column` [B, 17] is the next column, complete but for the user's semantic code; `recent` [B, W, 9] the last text
+    and agent tokens, for the repetition penalty.
+    """
+
+    temporal: TransformerState
+    column: mx.array
+    key: mx.array
+    sampling: SlotSampling
+    recent: mx.array
+
+
+class Step(NamedTuple):
+    """One step's results: the frame's `tokens` [B, 17], and what they were drawn from.
+
+    `valid` [B] is False at position 0, where the frame is the initial tokens. `hidden` [B, dim], `text_logits`
+    [B, text_card] and `audio_logits` [B, steps, card] belong to the tokens drawn in this step: text and semantic code
+    of the next frame, acoustic codes of this one.
+    """
+
+    tokens: mx.array
+    valid: mx.array
+    hidden: mx.array
+    text_logits: mx.array
+    audio_logits: mx.array
+
+
+class Generator:
+    """Steps any number of slots together. Holds weights and constants, no state."""
+
+    def __init__(self, lm: LanguageModel, config: ModelConfig) -> None:
+        self.lm = lm
+        self.config = config
+        self._initial = mx.array([initial_column(config.lm)], mx.int32)
+        self._nothing = mx.full((1, N_STREAMS), UNGENERATED, mx.int32)
+        self._spared_text = (0, config.lm.existing_text_padding_id)
+
+    def open(self, prompt: Prompt, *, seed: int = 0, sampling: Sampling | None = None) -> GeneratorState:
+        """A one-slot state that has read `prompt` and is ready for the first user frame."""
+        return self.prefill(prompt, seed=seed, sampling=sampling)[1]
+
+    def prefill(
+        self, prompt: Prompt, *, seed: int = 0, sampling: Sampling | None = None
+    ) -> tuple[Step | None, GeneratorState]:
+        """Read `prompt` in one batched pass: the step of its last column (None without a prompt), and the state."""
+        sampling = sampling or Sampling()
+        recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
+        key = session_key(seed)
+        state = GeneratorState(self.lm.init_state(1), self._initial, key, sampling.row(), recent)
+        if prompt.n_frames == 0:
+            return None, state
+        columns, pending = mx.array(prompt.columns)[None], mx.array(prompt.pending)[None]
+        embedded = self.lm.embed(columns)
+        if prompt.embeddings is not None:
+            embedded = mx.concatenate([prompt.embeddings.astype(embedded.dtype)[None], embedded], axis=1)
+        temporal = state.temporal
+        for start in range(0, prompt.n_frames, PREFILL_COLUMNS):
+            z, temporal = self.lm.advance(embedded[:, start : start + PREFILL_COLUMNS], temporal)
+            mx.eval(z, temporal)
+        z = z[:, -1]
+        last = temporal.position - 1
+        spoken, text_logits, audio_logits = self._speak(z, pending, last, state, Ceiling.over(sampling))
+        column = mx.concatenate([spoken, pending[:, USER]], axis=1)
+        tokens = mx.where(mx.array(DELAYS) == 1, pending, columns[:, -1])
+        state = state._replace(temporal=temporal, column=column, recent=self._remember(recent, spoken))
+        return Step(tokens, last > 0, z, text_logits, audio_logits), state
+
+    def step(
+        self, user: mx.array, state: GeneratorState, ceiling: Ceiling, forced: mx.array | None = None
+    ) -> tuple[Step, GeneratorState]:
+        """user [B, 8]: codes of the user frame at each slot's position -> that frame of the agent, and the state.
+
+        `forced` [B, 17] gives tokens of the *next* column instead of drawing them (UNGENERATED: draw); its user
+        streams are ignored. Stepping through a prompt's columns this way equals `open`.
+        """
+        position = state.temporal.position
+        first = (position == 0)[:, None]
+        initial = mx.broadcast_to(self._initial, state.column.shape)
+        # Position 0 holds the initial tokens whatever is heard, and frame 0 is lost (reference lm.py).
+        user = mx.where(first, initial[:, USER], user.astype(mx.int32))
+        column = mx.concatenate([state.column[:, _SPOKEN], user[:, :1], state.column[:, USER_ACOUSTIC]], axis=1)
+        z, temporal = self.lm.advance(self.lm.embed(column[:, None]), state.temporal)
+        z = z[:, 0]
+        nothing = mx.broadcast_to(self._nothing, column.shape)
+        wanted = nothing if forced is None else forced
+        acoustic = mx.where(first, initial[:, AGENT_ACOUSTIC], wanted[:, AGENT_ACOUSTIC])
+        # Of the next column's user half, the acoustic codes of this frame are known already.
+        heard = mx.concatenate([nothing[:, :1], user[:, 1:]], axis=1)
+        wanted = mx.concatenate([wanted[:, : AGENT_ACOUSTIC.start], acoustic, heard], axis=1)
+        spoken, text_logits, audio_logits = self._speak(z, wanted, position, state, ceiling)
+        after = mx.concatenate([spoken, heard], axis=1)
+        tokens = mx.concatenate([column[:, : AGENT_ACOUSTIC.start], spoken[:, AGENT_ACOUSTIC], user], axis=1)
+        recent = self._remember(state.recent, spoken) if ceiling.penalty else state.recent
+        next_state = GeneratorState(temporal, after, state.key, state.sampling, recent)
+        return Step(tokens, ~first[:, 0], z, text_logits, audio_logits), next_state
+
+    def _speak(
+        self, z: mx.array, wanted: mx.array, position: mx.array, state: GeneratorState, ceiling: Ceiling
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """Text and agent codes [B, 9] of the column after `position`, and the logits they came from.
+
+        Tokens given in `wanted` [B, 17] are kept, and later ones are conditioned on them.
+        """
+        keys = frame_keys(state.key, position, _DRAWS)
+        s = state.sampling
+
+        def keep(stream: int, drawn: mx.array) -> mx.array:
+            given = wanted[:, stream]
+            return mx.where(given == UNGENERATED, drawn, given)
+
+        def pick(stream: int, logits: mx.array, spared: tuple[int, ...]) -> mx.array:
+            temperature, top_k, k = (
+                (s.text_temperature, s.text_top_k, ceiling.text)
+                if stream == TEXT
+                else (s.audio_temperature, s.audio_top_k, ceiling.audio)
+            )
+            if ceiling.penalty and stream < AGENT.stop:
+                logits = penalise(logits, state.recent[:, :, stream], spared, s.penalty)
+            return keep(stream, draw(logits, keys[:, stream], temperature, top_k, k))
+
+        def choose(step: int, logits: mx.array) -> mx.array:
+            silence = self.config.silence_codes[step % N_CODEBOOKS]
+            return pick(AGENT.start + step, logits, (silence,))
+
+        text_logits = self.lm.text_head(z)
+        text = pick(TEXT, text_logits, self._spared_text)
+        codes, audio_logits = self.lm.depformer.generate(z, text, choose)
+        return mx.concatenate([text[:, None], codes[:, :N_CODEBOOKS]], axis=1), text_logits, audio_logits
+
+    def _remember(self, recent: mx.array, spoken: mx.array) -> mx.array:
+        return mx.concatenate([recent[:, 1:], spoken[:, None]], axis=1)

@@ -1,0 +1,154 @@
+"""Temperature and top-k sampling on the device, one random key per slot.
+
+A slot's draws depend on its own key, its own position and its own logits: not on its neighbours, and not on how the
+frames before were computed (a batched prefill and single steps draw the same).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from personaplex.errors import UsageError
+
+PENALTY_FRAMES = 30
+"""Frames that a repetition penalty looks back on."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a session's tokens are chosen. `top_k` 0 means all; `repetition_penalty` 1 means none (the reference's way).
+
+    Raises UsageError for values out of range.
+    """
+
+    text_temperature: float = 0.7
+    text_top_k: int = 25
+    audio_temperature: float = 0.8
+    audio_top_k: int = 250
+    repetition_penalty: float = 1.0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("text_temperature", "audio_temperature"):
+            if not 0 <= getattr(self, name) < 100:
+                raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be from 0 to 100")
+        for name in ("text_top_k", "audio_top_k"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be 0 (all) or more")
+        if not 1 <= self.repetition_penalty <= 10:
+            raise UsageError(f"repetition penalty is {self.repetition_penalty}; it must be from 1 (off) to 10")
+
+    def resolved(self) -> Sampling:
+        """Greedy, and a temperature of 0, said as what they are: top-k 1."""
+        text_greedy = self.greedy or self.text_temperature == 0
+        audio_greedy = self.greedy or self.audio_temperature == 0
+        return dataclasses.replace(
+            self,
+            text_top_k=1 if text_greedy else self.text_top_k,
+            text_temperature=1.0 if text_greedy else self.text_temperature,
+            audio_top_k=1 if audio_greedy else self.audio_top_k,
+            audio_temperature=1.0 if audio_greedy else self.audio_temperature,
+        )
+
+    def row(self) -> SlotSampling:
+        """These choices as a one-slot row of the batched state."""
+        s = self.resolved()
+        return SlotSampling(
+            mx.array([s.text_temperature], mx.float32),
+            mx.array([s.text_top_k], mx.int32),
+            mx.array([s.audio_temperature], mx.float32),
+            mx.array([s.audio_top_k], mx.int32),
+            mx.array([s.repetition_penalty], mx.float32),
+        )
+
+
+class SlotSampling(NamedTuple):
+    """Sampling of every slot, each [B]."""
+
+    text_temperature: mx.array
+    text_top_k: mx.array
+    audio_temperature: mx.array
+    audio_top_k: mx.array
+    penalty: mx.array
+
+
+class Ceiling(NamedTuple):
+    """The largest top-k among the slots (0: no limit), and whether any has a penalty: what a step must prepare for.
+
+    It bounds work, not results: a slot draws the same under any ceiling that is high enough for it.
+    """
+
+    text: int
+    audio: int
+    penalty: bool
+
+    @classmethod
+    def over(cls, *choices: Sampling) -> Ceiling:
+        """The ceiling for sessions that step together."""
+
+        def highest(values: list[int]) -> int:
+            return 0 if 0 in values else max(values)
+
+        resolved = [s.resolved() for s in choices]
+        return cls(
+            highest([s.text_top_k for s in resolved]),
+            highest([s.audio_top_k for s in resolved]),
+            any(s.repetition_penalty > 1 for s in resolved),
+        )
+
+
+def session_key(seed: int) -> mx.array:
+    """The key [1, 2] of a session: mixed once, so that neighbouring seeds share nothing."""
+    return mx.random.split(mx.random.key(seed))[:1]
+
+
+def frame_keys(key: mx.array, position: mx.array, n: int) -> mx.array:
+    """Keys [B, n, 2] for the draws at `position` [B] of sessions with keys [B, 2]."""
+    at = mx.stack([key[:, 0] ^ position.astype(mx.uint32), key[:, 1]], axis=1)
+    return mx.vmap(lambda k: mx.random.split(k, n))(at)
+
+
+def draw(logits: mx.array, keys: mx.array, temperature: mx.array, top_k: mx.array, ceiling: int) -> mx.array:
+    """One token per slot: logits [B, V], keys [B, 2], temperature and top_k [B] -> tokens [B] int32.
+
+    Among the k largest, proportional to softmax(logits / temperature) (reference sampling.py, whose
+    argmax of p / Exp(1) noise is this arg-max of logits + Gumbel noise). k = 1 is the first maximum.
+    """
+    best = mx.argmax(logits, axis=-1).astype(mx.int32)
+    if ceiling == 1:
+        return best
+    logits = logits.astype(mx.float32)
+    vocabulary = logits.shape[-1]
+    # Noise belongs to tokens, not to ranks: it is the same whatever the ceiling.
+    noise = mx.vmap(lambda k: mx.random.gumbel((vocabulary,), key=k))(keys)
+    scores = logits / temperature[:, None] + noise
+    if not 0 < ceiling < vocabulary:
+        order = mx.argsort(-logits, axis=-1)
+    else:
+        order = mx.argpartition(-logits, ceiling - 1, axis=-1)[:, :ceiling]
+        inner = mx.argsort(-mx.take_along_axis(logits, order, axis=-1), axis=-1)
+        order = mx.take_along_axis(order, inner, axis=-1)
+    limit = mx.where(top_k == 0, vocabulary, top_k)
+    kept = mx.arange(order.shape[1])[None] < limit[:, None]
+    ranked = mx.where(kept, mx.take_along_axis(scores, order, axis=-1), -mx.inf)
+    winner = mx.argmax(ranked, axis=-1, keepdims=True)
+    drawn = mx.take_along_axis(order, winner, axis=-1)[:, 0].astype(mx.int32)
+    return mx.where(top_k == 1, best, drawn)
+
+
+def penalise(logits: mx.array, recent: mx.array, spared: tuple[int, ...], penalty: mx.array) -> mx.array:
+    """Push down tokens drawn lately: logits [B, V], recent [B, W] (-1: none), penalty [B].
+
+    `spared` tokens are never pushed: they mean silence, and a model punished for being silent cannot listen.
+    """
+    vocabulary = logits.shape[-1]
+    marks = mx.zeros((logits.shape[0], vocabulary + 1), mx.bool_)
+    index = mx.where(recent < 0, vocabulary, recent)
+    seen = mx.put_along_axis(marks, index, mx.ones(index.shape, mx.bool_), axis=1)[:, :vocabulary]
+    seen = seen & (mx.arange(vocabulary)[None, :, None] != mx.array(spared)).all(axis=-1)
+    factor = penalty[:, None]
+    return mx.where(seen, mx.where(logits > 0, logits / factor, logits * factor), logits)

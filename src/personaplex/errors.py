@@ -1,0 +1,64 @@
+"""Every error the package raises on purpose, and the exit code each ends the command line with.
+
+    PersonaPlexError                  1
+    ├── UsageError                    2   options that contradict each other
+    ├── AudioError                    3   a recording that cannot be read or used
+    ├── CheckpointError               4   a model folder, file or tensor that is missing, damaged or unknown
+    │   └── ConfigError               4   a config.json that says something we cannot run
+    ├── PersonaError                  5   an unknown or unusable voice, prompt or role text
+    ├── OutputError                   6   a result that could not be written
+    └── BackendError                  7   MLX has no usable backend on this machine
+
+A message says what happened, what was expected and what to do, in one line. Ctrl-C ends with 130.
+"""
+
+from __future__ import annotations
+
+
+class PersonaPlexError(Exception):
+    """Root of the tree: catch this to catch everything the package raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(PersonaPlexError):
+    """Arguments that contradict each other or are out of range."""
+
+    exit_code = 2
+
+
+class AudioError(PersonaPlexError):
+    """A recording that is missing, empty, damaged, too long or not audio."""
+
+    exit_code = 3
+
+
+class CheckpointError(PersonaPlexError):
+    """A model folder, file or tensor that is missing, damaged or not the one expected."""
+
+    exit_code = 4
+
+
+class ConfigError(CheckpointError):
+    """A configuration with an unknown, missing or unsupported field."""
+
+
+class PersonaError(PersonaPlexError):
+    """A voice, prompt or role text that does not exist or cannot be used."""
+
+    exit_code = 5
+
+
+class OutputError(PersonaPlexError):
+    """A file that could not be written; whatever stood there before is untouched."""
+
+    exit_code = 6
+
+
+class BackendError(PersonaPlexError):
+    """MLX is installed without a backend that works here."""
+
+    exit_code = 7
+
+
+EXIT_INTERRUPTED = 130

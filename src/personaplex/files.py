@@ -1,0 +1,50 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from personaplex.errors import OutputError
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError now if `path` could not be written later: before minutes of work, not after."""
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file to write")
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: the folder {folder} does not exist; create it or choose another")
+    try:
+        handle, probe = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; choose another place") from error
+    os.close(handle)
+    os.unlink(probe)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it to `path` if the block ends well, remove it if not.
+
+    The temporary name keeps the suffix, because several writers choose their format by it.
+    Raises OutputError when the place cannot be written.
+    """
+    check_writable(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; a result is an ordinary one
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)

@@ -1,0 +1,290 @@
+"""PersonaPlex as a library: load a model once, then respond to speech in one call, in chunks, or frame by frame."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import mlx.core as mx
+import numpy as np
+
+from personaplex.audio import Framer, as_mono, normalise_loudness, read_audio
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.checkpoint.hub import resolve
+from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
+from personaplex.diagnosis import StepDiagnosis, diagnose_step
+from personaplex.engine.duplex import Duplex
+from personaplex.engine.generator import Generator
+from personaplex.engine.prompt import Prompt, compose
+from personaplex.engine.sampling import Ceiling, Sampling
+from personaplex.errors import AudioError, PersonaError, UsageError
+from personaplex.models.lm import LanguageModel
+from personaplex.models.mimi import Mimi
+from personaplex.reply import AgentFrame, Reply, TalkState
+from personaplex.talk import ReplyStream, StopRule, Talk
+from personaplex.text import EPAD, PROMPTS, Tokenizer, role_text
+from personaplex.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
+from personaplex.voice import Voice
+
+DEFAULT_VOICE = "NATM0"
+DEFAULT_PROMPT = "assistant"
+DEFAULT_MAX_STEPS = 200
+LONGEST_VOICE_SECONDS = 30.0
+
+Audio = str | Path | np.ndarray
+"""A file, or samples [S] or [S, channels] at 24 kHz."""
+RolePrompt = str | Sequence[int] | None
+"""A preset's name, a text, token ids that already include the tags, or None for no role."""
+
+
+class OpeningOptions(TypedDict, total=False):
+    """How a conversation starts.
+
+    `voice`: a name, a `.pt`, `.safetensors` or audio file, a Voice, or None for none; default NATM0.
+    `prompt`: a preset's name, a role text, token ids, or None for none; default "assistant".
+    `sampling`: default the checkpoint's own (`PersonaPlex.sampling` changes parts of it).
+    `seed`: the same seed gives the same answer; default a fresh one, which the Reply names.
+    `state`: go on from an earlier reply, whose voice and role then stay.
+    """
+
+    voice: str | Path | Voice | None
+    prompt: RolePrompt
+    sampling: Sampling | None
+    seed: int | None
+    state: Reply | TalkState | None
+
+
+class ResponseOptions(OpeningOptions, total=False):
+    """How long a reply lasts and in which pieces it comes.
+
+    `max_steps` frames, or `max_seconds`, after the user's end (default 200 frames, 16 s); `stop_on_silence` ends it
+    earlier once the agent has fallen silent (default True); `chunk_frames` per chunk (default 25);
+    `on_frame(done, most)` is called after each frame.
+    """
+
+    max_steps: int | None
+    max_seconds: float | None
+    stop_on_silence: bool
+    chunk_frames: int
+    on_frame: Callable[[int, int], None] | None
+
+
+@dataclass
+class _Opening:
+    """How a conversation starts."""
+
+    talk: Talk
+    sampling: Sampling
+    seed: int
+    prefill_ms: float
+
+
+class PersonaPlex:
+    """A loaded model. Load and use it in one thread: MLX's streams belong to threads.
+
+    >>> model = PersonaPlex.from_pretrained("nvidia/personaplex-7b-v1")
+    >>> reply = model.respond("question.wav", voice="NATF2", prompt="teacher", seed=7)
+    >>> reply.save("answer.wav"); print(reply.text)
+    """
+
+    def __init__(
+        self, folder: ModelFolder, lm: LanguageModel, mimi: Mimi, tokenizer: Tokenizer, *, compiled: bool
+    ) -> None:
+        self.folder = folder
+        self.config = folder.config
+        self.lm = lm
+        self.mimi = mimi
+        self.tokenizer = tokenizer
+        self._compiled = compiled
+        self._generator = Generator(lm, folder.config)
+        self._machines: dict[Ceiling, Duplex] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | Path,
+        *,
+        dtype: mx.Dtype | None = None,
+        depformer_steps: int = 8,
+        compiled: bool | None = None,
+    ) -> PersonaPlex:
+        """Load from a folder in the reference's layout, or from a Hub repository `owner/name`.
+
+        `dtype` defaults to bfloat16 on a GPU and float32 on a CPU; `depformer_steps` 16 also predicts the user's codes,
+        which changes nothing said; `compiled` defaults to True on a GPU.
+        Raises CheckpointError or ConfigError naming what is missing, unknown or damaged.
+        """
+        folder = ModelFolder(resolve(path_or_repo))
+        tokenizer, mimi = folder.load_tokenizer(), folder.load_mimi()
+        lm = folder.load_lm(depformer_steps, dtype)
+        if compiled is None:
+            compiled = mx.default_device().type == mx.DeviceType.gpu
+        return cls(folder, lm, mimi, tokenizer, compiled=compiled)
+
+    def list_voices(self) -> list[str]:
+        """Names of the voices that came with the model."""
+        return self.folder.voices.names()
+
+    @staticmethod
+    def list_prompts() -> dict[str, str]:
+        """Role prompts by name."""
+        return dict(PROMPTS)
+
+    def sampling(self, **changes: float | int | bool | None) -> Sampling:
+        """The checkpoint's own sampling with some fields of `Sampling` changed (None: not changed)."""
+        own = self.config.sampling
+        values: dict[str, float | int | bool] = {
+            "text_temperature": own.text_temp,
+            "text_top_k": own.text_top_k,
+            "audio_temperature": own.audio_temp,
+            "audio_top_k": own.audio_top_k,
+        }
+        values |= {name: value for name, value in changes.items() if value is not None}
+        return Sampling(**values)  # type: ignore[arg-type]
+
+    def load_voice(self, voice: str | Path) -> Voice:
+        """A voice by name, or from a `.pt`, `.safetensors` or audio file (normalised to -24 LUFS, at most 30 s).
+
+        Raises PersonaError, CheckpointError or AudioError.
+        """
+        path = Path(voice)
+        if "/" not in str(voice) and not path.is_file():
+            return self.folder.voices.load(str(voice))
+        if path.suffix in SUFFIXES:
+            return voice_from_file(path)
+        if not path.exists():
+            raise PersonaError(f"voice {path} does not exist")
+        pcm = read_audio(path)
+        if len(pcm) > LONGEST_VOICE_SECONDS * SAMPLE_RATE:
+            raise AudioError(
+                f"voice {path} is {len(pcm) / SAMPLE_RATE:.1f} s long; at most {LONGEST_VOICE_SECONDS:.0f} s is used, "
+                "and 4 to 6 s is best"
+            )
+        codes = self.mimi.encode(mx.array(normalise_loudness(pcm, str(path)))[None])
+        return Voice(path.stem, codes=np.array(codes[0]).T)
+
+    def compose(self, voice: str | Path | Voice | None = DEFAULT_VOICE, prompt: RolePrompt = DEFAULT_PROMPT) -> Prompt:
+        """Voice and role laid out as forced frames. With neither (None, None) the model starts unprompted."""
+        if isinstance(voice, str | Path):
+            voice = self.load_voice(voice)
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.role_tokens(role_text(prompt))
+        return compose(self.config, voice, None if prompt is None else [int(token) for token in prompt])
+
+    def respond(self, audio: Audio, **options: Unpack[ResponseOptions]) -> Reply:
+        """Listen to a recording and answer it, all at once.
+
+        The agent hears the recording and then silence, and speaks whenever it likes.
+        Raises AudioError, PersonaError, CheckpointError or UsageError.
+        """
+        return self.respond_stream(audio, **options).reply
+
+    def respond_stream(self, audio: Audio, **options: Unpack[ResponseOptions]) -> ReplyStream:
+        """Listen to a recording and answer it chunk by chunk, while it is made.
+
+        Raises what `respond` raises, before the first chunk.
+        """
+        chunk_frames = options.get("chunk_frames", 25)
+        if chunk_frames < 1:
+            raise UsageError(f"chunk frames is {chunk_frames}; it must be at least 1")
+        limit = _limit(options.get("max_steps"), options.get("max_seconds"))
+        user = _samples(audio)
+        opening = self._open(options)
+        return ReplyStream(
+            opening.talk,
+            user,
+            StopRule(limit, options.get("stop_on_silence", True)),
+            padding=(EPAD, self.config.lm.existing_text_padding_id),
+            chunk_frames=chunk_frames,
+            sampling=opening.sampling,
+            seed=opening.seed,
+            prefill_ms=opening.prefill_ms,
+            on_frame=options.get("on_frame"),
+        )
+
+    def respond_realtime(
+        self, frames: Iterable[np.ndarray], **options: Unpack[OpeningOptions]
+    ) -> Iterator[AgentFrame]:
+        """Microphone samples in (24 kHz mono, any chunking), one AgentFrame out per 1920 samples, in lock step.
+
+        Ends when `frames` does; a last partial frame is padded with silence.
+        """
+        return _lock_step(self._open(options).talk, frames)
+
+    def diagnose(
+        self, audio: Audio, *, max_steps: int = 0, top: int = 5, **options: Unpack[OpeningOptions]
+    ) -> list[StepDiagnosis]:
+        """Step through a recording (and `max_steps` frames of silence) and tell what each step saw and preferred."""
+        talk = self._open(options).talk
+        steps = []
+        for frame in _lock_step(talk, [_samples(audio), np.zeros(max_steps * FRAME_SAMPLES, np.float32)]):
+            assert talk.last_step is not None
+            steps.append(diagnose_step(frame.index, talk.last_step, self.tokenizer, top))
+        return steps
+
+    def warm_up(self) -> float:
+        """Run two frames and forget them, so that kernels are compiled before anybody waits; returns the seconds."""
+        began = time.perf_counter()
+        talk = self._open({"voice": None, "prompt": None, "seed": 0}).talk
+        for _ in range(2):
+            talk.hear(np.zeros(FRAME_SAMPLES, np.float32))
+        return time.perf_counter() - began
+
+    def _open(self, options: OpeningOptions) -> _Opening:
+        began = time.perf_counter()
+        seed, sampling, earlier = options.get("seed"), options.get("sampling"), options.get("state")
+        if seed is None:
+            seed = secrets.randbits(32)
+        if not 0 <= seed < 1 << 63:
+            raise UsageError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
+        if earlier is None:
+            sampling = sampling or self.sampling()
+            prompt = self.compose(options.get("voice", DEFAULT_VOICE), options.get("prompt", DEFAULT_PROMPT))
+            duplex = self._machine(sampling)
+            state = duplex.open(prompt, seed=seed, sampling=sampling)
+        else:
+            if "voice" in options or "prompt" in options:
+                raise UsageError("a conversation that goes on keeps its voice and prompt; leave them out with `state`")
+            earlier = earlier.state if isinstance(earlier, Reply) else earlier
+            sampling = sampling or earlier.sampling
+            duplex = self._machine(sampling)
+            state = duplex.resume(earlier.duplex, seed=seed, sampling=sampling)
+        talk = Talk(duplex, state, self.tokenizer)
+        return _Opening(talk, sampling, seed, 1000 * (time.perf_counter() - began))
+
+    def _machine(self, sampling: Sampling) -> Duplex:
+        ceiling = Ceiling.over(sampling)
+        if ceiling not in self._machines:
+            self._machines[ceiling] = Duplex(self.mimi, self._generator, ceiling, compiled=self._compiled)
+        return self._machines[ceiling]
+
+
+def _samples(audio: Audio) -> np.ndarray:
+    return as_mono(audio) if isinstance(audio, np.ndarray) else read_audio(audio)
+
+
+def _limit(max_steps: int | None, max_seconds: float | None) -> int:
+    if max_steps is not None and max_seconds is not None:
+        raise UsageError("give max steps or max seconds, not both")
+    steps = DEFAULT_MAX_STEPS if max_steps is None and max_seconds is None else max_steps
+    if steps is None:
+        assert max_seconds is not None
+        if not 0 <= max_seconds < 1e9:
+            raise UsageError(f"max seconds is {max_seconds}; it must be 0 or more")
+        steps = round(max_seconds * FRAME_RATE)
+    if steps < 0:
+        raise UsageError(f"max steps is {steps}; it must be 0 or more")
+    return steps
+
+
+def _lock_step(talk: Talk, chunks: Iterable[np.ndarray]) -> Iterator[AgentFrame]:
+    framer = Framer()
+    for chunk in chunks:
+        for frame in framer.push(chunk):
+            yield talk.hear(frame)
+    for frame in framer.flush():
+        yield talk.hear(frame)

@@ -1,0 +1,70 @@
+"""Mimi's split residual vector quantiser (reference vq.py, core_vq.py).
+
+Two branches read the same latent: the first codebook alone carries meaning ("semantic"), the others refine sound
+("acoustic"), each quantising what the one before left over.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from personaplex.config import QuantizerConfig
+
+
+class ResidualBranch(nn.Module):
+    """Projections in and out, and `n_codebooks` tables of centroids [n, bins, dimension].
+
+    `prepare` must be called after the centroids are set: half of a search's work depends on them alone.
+    """
+
+    def __init__(self, config: QuantizerConfig, n_codebooks: int) -> None:
+        super().__init__()
+        self.input_proj = nn.Linear(config.input_dimension, config.dimension, bias=False)
+        self.output_proj = nn.Linear(config.dimension, config.output_dimension, bias=False)
+        self.centroids = mx.zeros((n_codebooks, config.bins, config.dimension))
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Compute |centroid|^2 / 2 [n, bins]; not a parameter (its name begins with an underscore)."""
+        self._half_energy = mx.square(self.centroids).sum(axis=-1) / 2
+
+    def encode(self, latent: mx.array) -> mx.array:
+        """latent [B, T, width] -> codes [B, T, n]: nearest centroid of what is left, the first index on ties."""
+        residual = self.input_proj(latent)
+        codes = []
+        for table, half_energy in zip(self.centroids, self._half_energy, strict=True):
+            # |residual - centroid|^2 / 2 up to a term that all centroids share.
+            code = mx.argmin(half_energy - residual @ table.T, axis=-1)
+            residual = residual - table[code]
+            codes.append(code.astype(mx.int32))
+        return mx.stack(codes, axis=-1)
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """codes [B, T, n] -> latent [B, T, width]."""
+        total = self.centroids[0][codes[..., 0]]
+        for k in range(1, self.centroids.shape[0]):
+            total = total + self.centroids[k][codes[..., k]]
+        return self.output_proj(total)
+
+
+class SplitQuantizer(nn.Module):
+    """One semantic and `n_codebooks` - 1 acoustic codebooks."""
+
+    def __init__(self, config: QuantizerConfig, n_codebooks: int) -> None:
+        super().__init__()
+        self.semantic = ResidualBranch(config, 1)
+        self.acoustic = ResidualBranch(config, n_codebooks - 1)
+
+    def prepare(self) -> None:
+        """Make both branches ready to encode; call it when the centroids have been set."""
+        self.semantic.prepare()
+        self.acoustic.prepare()
+
+    def encode(self, latent: mx.array) -> mx.array:
+        """latent [B, T, width] -> codes [B, T, K], semantic first."""
+        return mx.concatenate([self.semantic.encode(latent), self.acoustic.encode(latent)], axis=-1)
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """codes [B, T, K] -> latent [B, T, width]."""
+        return self.semantic.decode(codes[..., :1]) + self.acoustic.decode(codes[..., 1:])

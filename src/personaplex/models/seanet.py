@@ -1,0 +1,98 @@
+"""SEANet: the convolutional ends of Mimi (reference seanet.py), 1920 samples to 2 latents and back.
+
+Every 1x1 convolution is a linear map over channels. Streaming state is a tuple of convolution tails, in order.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from personaplex.config import SeanetConfig
+from personaplex.nn.conv import CausalConv1d, CausalConvTranspose1d, elu
+
+SeanetState = tuple[mx.array, ...]
+
+
+class ResidualUnit(nn.Module):
+    """x + conv1(elu(conv3(elu(x))))."""
+
+    def __init__(self, channels: int, kernel: int, compress: int) -> None:
+        super().__init__()
+        self.conv = CausalConv1d(channels, channels // compress, kernel)
+        self.proj = nn.Linear(channels // compress, channels)
+
+    def init_state(self, slots: int) -> mx.array:
+        """The tail of the wide convolution; the 1x1 has none."""
+        return self.conv.init_state(slots)
+
+    def __call__(self, x: mx.array, tail: mx.array) -> tuple[mx.array, mx.array]:
+        hidden, tail = self.conv(elu(x), tail)
+        return x + self.proj(elu(hidden)), tail
+
+
+class _Chain(nn.Module):
+    """First convolution, then per ratio two layers, then a last convolution."""
+
+    first: CausalConv1d
+    stages: list[list[nn.Module]]
+    last: CausalConv1d
+
+    def init_state(self, slots: int) -> SeanetState:
+        """Fresh tails of every convolution, in order."""
+        inner = [layer for stage in self.stages for layer in stage]
+        return tuple(layer.init_state(slots) for layer in [self.first, *inner, self.last])
+
+
+class SeanetEncoder(_Chain):
+    """Waveform [B, S, 1] -> latents [B, S / hop, dimension]."""
+
+    def __init__(self, config: SeanetConfig) -> None:
+        super().__init__()
+        width = config.n_filters
+        self.first = CausalConv1d(1, width, config.kernel_size)
+        self.stages = []
+        for ratio in reversed(config.ratios):
+            unit = ResidualUnit(width, config.residual_kernel_size, config.compress)
+            self.stages.append([unit, CausalConv1d(width, 2 * width, 2 * ratio, ratio)])
+            width *= 2
+        self.last = CausalConv1d(width, config.dimension, config.last_kernel_size)
+
+    def __call__(self, x: mx.array, state: SeanetState) -> tuple[mx.array, SeanetState]:
+        tails = iter(state)
+        x, tail = self.first(x, next(tails))
+        after = [tail]
+        for unit, down in self.stages:
+            x, tail = unit(x, next(tails))
+            after.append(tail)
+            x, tail = down(elu(x), next(tails))
+            after.append(tail)
+        x, tail = self.last(elu(x), next(tails))
+        return x, (*after, tail)
+
+
+class SeanetDecoder(_Chain):
+    """Latents [B, T, dimension] -> waveform [B, T x hop, 1]; no output non-linearity and no clipping."""
+
+    def __init__(self, config: SeanetConfig) -> None:
+        super().__init__()
+        width = config.n_filters * 2 ** len(config.ratios)
+        self.first = CausalConv1d(config.dimension, width, config.kernel_size)
+        self.stages = []
+        for ratio in config.ratios:
+            up = CausalConvTranspose1d(width, width // 2, ratio)
+            width //= 2
+            self.stages.append([up, ResidualUnit(width, config.residual_kernel_size, config.compress)])
+        self.last = CausalConv1d(width, 1, config.last_kernel_size)
+
+    def __call__(self, x: mx.array, state: SeanetState) -> tuple[mx.array, SeanetState]:
+        tails = iter(state)
+        x, tail = self.first(x, next(tails))
+        after = [tail]
+        for up, unit in self.stages:
+            x, tail = up(elu(x), next(tails))
+            after.append(tail)
+            x, tail = unit(x, next(tails))
+            after.append(tail)
+        x, tail = self.last(elu(x), next(tails))
+        return x, (*after, tail)

@@ -1,0 +1,1 @@
+"""MLX building blocks: weights inside, state passed in and out. They know nothing about speech."""

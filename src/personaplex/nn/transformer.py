@@ -1,0 +1,138 @@
+"""Pre-norm transformer stacks: one for the language model's frames, one for each end of the codec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from personaplex.nn.attention import KV, Attention, Window, open_window
+
+
+class GatedFeedForward(nn.Module):
+    """SiLU-gated feed-forward (reference gating.py): the first half of `linear_in`'s rows is the gate."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
+        self.linear_out = nn.Linear(hidden, dim, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, value = mx.split(self.linear_in(x), 2, axis=-1)
+        return self.linear_out(nn.silu(gate) * value)
+
+
+class FeedForward(nn.Module):
+    """Plain feed-forward with the exact (erf) GELU."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden, bias=False)
+        self.linear2 = nn.Linear(hidden, dim, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.linear2(nn.gelu(self.linear1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned gain per channel on a residual branch."""
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.scale = mx.full((dim,), initial)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x * self.scale
+
+
+class Layer(nn.Module):
+    """x += attention(norm(x)); x += feedforward(norm(x)), each branch scaled if the network has layer scales."""
+
+    def __init__(
+        self, attention: Attention, feedforward: nn.Module, norms: tuple[nn.Module, nn.Module], scale: Callable[[], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norms
+        self.attention = attention
+        self.feedforward = feedforward
+        self.scale1, self.scale2 = scale(), scale()
+
+    def __call__(self, x: mx.array, ring: KV | None, window: Window) -> tuple[mx.array, KV | None]:
+        attended, ring = self.attention(self.norm1(x), ring, window)
+        x = x + self.scale1(attended)
+        return x + self.scale2(self.feedforward(self.norm2(x))), ring
+
+
+class TransformerState(NamedTuple):
+    """The rings of all layers and `position` [B], the tokens each slot has seen."""
+
+    rings: tuple[KV, ...]
+    position: mx.array
+
+
+class Transformer(nn.Module):
+    """A causal stack with a sliding window of `context` tokens."""
+
+    def __init__(self, layers: list[Layer], context: int) -> None:
+        super().__init__()
+        self.context = context
+        self.layers = layers
+
+    def init_state(self, slots: int, n_tokens: int = 1, dtype: mx.Dtype = mx.float32) -> TransformerState:
+        """Fresh state for calls of up to `n_tokens` at a time (longer calls work too, only slower)."""
+        attention = self.layers[0].attention
+        rows = self.context + n_tokens - 1
+        rows += -rows % n_tokens  # whole calls only, so that a call's rows never wrap half way
+        head = self.layers[0].norm1.weight.size // attention.n_heads
+        shape = (slots, attention.n_heads, rows, head)
+        rings = tuple(KV(mx.zeros(shape, dtype), mx.zeros(shape, dtype)) for _ in self.layers)
+        return TransformerState(rings, mx.zeros((slots,), mx.int32))
+
+    def __call__(self, x: mx.array, state: TransformerState) -> tuple[mx.array, TransformerState]:
+        """The next tokens x [B, T, dim] -> [B, T, dim], and the state after them."""
+        n_tokens, n_rows = x.shape[1], state.rings[0].k.shape[2]
+        window = open_window(state.position, n_tokens, n_rows, self.context)
+        rings = []
+        for layer, ring in zip(self.layers, state.rings, strict=True):
+            x, ring = layer(x, ring, window)
+            rings.append(ring)
+        return x, TransformerState(tuple(rings), state.position + n_tokens)
+
+    def whole(self, x: mx.array) -> mx.array:
+        """A whole sequence x [B, T, dim] -> [B, T, dim], nothing remembered: for training."""
+        window = open_window(mx.zeros((x.shape[0],), mx.int32), x.shape[1], 0, self.context)
+        for layer in self.layers:
+            x, _ = layer(x, None, window)
+        return x
+
+
+def temporal_stack(dim: int, n_heads: int, n_layers: int, hidden: int, max_period: float, context: int) -> Transformer:
+    """The language model's kind: RMS norm (eps 1e-8, in float32), gated SiLU, no layer scale."""
+    layers = [
+        Layer(
+            Attention(dim, n_heads, max_period),
+            GatedFeedForward(dim, hidden),
+            (nn.RMSNorm(dim, eps=1e-8), nn.RMSNorm(dim, eps=1e-8)),
+            nn.Identity,
+        )
+        for _ in range(n_layers)
+    ]
+    return Transformer(layers, context)
+
+
+def codec_stack(
+    dim: int, n_heads: int, n_layers: int, hidden: int, max_period: float, context: int, layer_scale: float
+) -> Transformer:
+    """Mimi's kind: layer norm, plain GELU, a layer scale on each branch."""
+    layers = [
+        Layer(
+            Attention(dim, n_heads, max_period),
+            FeedForward(dim, hidden),
+            (nn.LayerNorm(dim), nn.LayerNorm(dim)),
+            lambda: LayerScale(dim, layer_scale),
+        )
+        for _ in range(n_layers)
+    ]
+    return Transformer(layers, context)
