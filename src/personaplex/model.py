@@ -81,6 +81,7 @@ class _Opening:
     sampling: Sampling
     seed: int
     prefill_ms: float
+    prompt_frames: int
 
 
 class PersonaPlex:
@@ -203,6 +204,7 @@ class PersonaPlex:
             sampling=opening.sampling,
             seed=opening.seed,
             prefill_ms=opening.prefill_ms,
+            prompt_frames=opening.prompt_frames,
             on_frame=options.get("on_frame"),
         )
 
@@ -245,16 +247,16 @@ class PersonaPlex:
             sampling = sampling or self.sampling()
             prompt = self.compose(options.get("voice", DEFAULT_VOICE), options.get("prompt", DEFAULT_PROMPT))
             duplex = self._machine(sampling)
-            state = duplex.open(prompt, seed=seed, sampling=sampling)
+            state, prompt_frames = duplex.open(prompt, seed=seed, sampling=sampling), prompt.n_frames
         else:
             if "voice" in options or "prompt" in options:
                 raise UsageError("a conversation that goes on keeps its voice and prompt; leave them out with `state`")
             earlier = earlier.state if isinstance(earlier, Reply) else earlier
             sampling = sampling or earlier.sampling
             duplex = self._machine(sampling)
-            state = duplex.resume(earlier.duplex, seed=seed, sampling=sampling)
+            state, prompt_frames = duplex.resume(earlier.duplex, seed=seed, sampling=sampling), 0
         talk = Talk(duplex, state, self.tokenizer)
-        return _Opening(talk, sampling, seed, 1000 * (time.perf_counter() - began))
+        return _Opening(talk, sampling, seed, 1000 * (time.perf_counter() - began), prompt_frames)
 
     def _machine(self, sampling: Sampling) -> Duplex:
         ceiling = Ceiling.over(sampling)

@@ -113,16 +113,19 @@ class ReplyStream:
         sampling: Sampling,
         seed: int,
         prefill_ms: float,
+        prompt_frames: int,
         on_frame: Callable[[int, int], None] | None = None,
     ) -> None:
         self._talk = talk
         self._user = user
-        self._rule = rule
         self._watch = SilenceWatch(rule, padding)
         self._chunk_frames = chunk_frames
-        self._sampling, self._seed = sampling, seed
-        self._prefill_ms = prefill_ms
-        self._on_frame = on_frame
+        self._sampling = sampling
+        self.seed = seed
+        self.prefill_ms = prefill_ms
+        self.prompt_frames = prompt_frames
+        self.most_frames = frames_in(len(user)) + rule.limit
+        self.on_frame = on_frame
         self._cancelled = Event()
         self._frames: list[AgentFrame] = []
         self._text: list[str] = []
@@ -156,8 +159,8 @@ class ReplyStream:
         frame = self._talk.hear(heard)
         self._frames.append(frame)
         self._text.append(frame.text)
-        if self._on_frame is not None:
-            self._on_frame(at + 1, n_user + self._rule.limit)
+        if self.on_frame is not None:
+            self.on_frame(at + 1, self.most_frames)
         return self._watch.is_over(heard, frame, at + 1 - n_user)
 
     def _whole(self, stopped: str) -> Reply:
@@ -165,8 +168,8 @@ class ReplyStream:
             _audio(self._frames),
             "".join(self._text).strip(),
             _tokens(self._frames),
-            Timings(self._prefill_ms, [frame.step_ms for frame in self._frames]),
-            self._seed,
+            Timings(self.prefill_ms, [frame.step_ms for frame in self._frames]),
+            self.seed,
             min(frames_in(len(self._user)), len(self._frames)),
             stopped,
             TalkState(self._talk.state, self._sampling),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from personaplex.errors import CheckpointError
@@ -10,11 +11,14 @@ from personaplex.errors import CheckpointError
 REVISIONS = {"nvidia/personaplex-7b-v1": "fdaf4090a61cb315c138a1faee287ffd6c716309"}
 """Commits that were checked; another repository is taken at its main branch."""
 
-_WANTED = ("config.json", "*.safetensors", "*.model", "voices.tgz", "voices/*")
+VOICE_FILES = ("config.json", "voices.tgz", "voices/*")
+CODEC_FILES = ("config.json", "tokenizer-*.safetensors", "mimi*.safetensors")
+LM_FILES = ("config.json", "model.safetensors")
+ALL_FILES = (*VOICE_FILES, *CODEC_FILES, *LM_FILES, "*.model")
 
 
-def resolve(path_or_repo: str | Path) -> Path:
-    """A folder as it is, or a Hub repository `owner/name` downloaded (or found) in the Hugging Face cache.
+def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
+    """A folder as it is, or a Hub repository `owner/name`, whose `files` are downloaded into the Hugging Face cache.
 
     Raises CheckpointError when there is no such folder or repository, or its licence was not accepted.
     """
@@ -28,7 +32,7 @@ def resolve(path_or_repo: str | Path) -> Path:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, revision=REVISIONS.get(repo), allow_patterns=list(_WANTED)))
+        return Path(snapshot_download(repo, revision=REVISIONS.get(repo), allow_patterns=list(files)))
     except GatedRepoError as error:
         raise CheckpointError(
             f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then run `hf auth login`"

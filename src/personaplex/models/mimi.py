@@ -57,6 +57,7 @@ class Mimi(nn.Module):
         super().__init__()
         self.latents_per_frame = config.latents_per_frame
         self.n_codebooks = config.num_codebooks
+        self.n_bins = config.quantizer.bins
         self.encoder = SeanetEncoder(config.seanet)
         self.encoder_transformer = _transformer(config.transformer)
         self.downsample = ReplicateDownsample(config.seanet.dimension, config.latents_per_frame)

@@ -1,0 +1,5 @@
+"""`python -m personaplex`."""
+
+from personaplex.cli.main import run
+
+run()

@@ -1,0 +1,7 @@
+"""Benchmarks that users can run: `personaplex bench NAME`. One file a benchmark, one report format for all.
+
+A benchmark is a module with a docstring that teaches the theory (what a frame costs at least), and
+`run(model: str | None, frames: int) -> list[Row]`.
+"""
+
+BENCHES = {"codec": "Mimi: encoder, quantiser, decoder and round trip, one 80 ms frame at a time."}

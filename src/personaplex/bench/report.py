@@ -1,0 +1,64 @@
+"""The one report format: a table for people, then one line of JSON for machines, the last on stdout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from personaplex.bench.machine import commit, describe_machine, mlx_version
+from personaplex.units import FRAME_SECONDS
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured thing: its name, milliseconds of each repetition, and whatever else belongs beside them."""
+
+    name: str
+    ms: list[float]
+    extra: dict[str, object] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        """Name, percentiles, share of repetitions longer than a frame, and the extras."""
+        p50, p95, p99 = (round(float(np.percentile(self.ms, p)), 3) for p in (50, 95, 99))
+        over = float(np.mean(np.array(self.ms) > 1000 * FRAME_SECONDS))
+        times = {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": round(max(self.ms), 3)}
+        return {"name": self.name, **times, "n": len(self.ms), "over_80_ms": round(over, 4), **self.extra}
+
+
+def measure(step: Callable[[], object], frames: int, warm_up: int = 5) -> list[float]:
+    """Milliseconds of each of `frames` calls; `step` must evaluate what it computes."""
+    for _ in range(warm_up):
+        step()
+    ms = []
+    for _ in range(frames):
+        began = time.perf_counter()
+        step()
+        ms.append(1000 * (time.perf_counter() - began))
+    return ms
+
+
+def as_report(bench: str, rows: list[Row]) -> dict[str, object]:
+    """Everything about one run."""
+    about = {"bench": bench, "machine": describe_machine(), "mlx": mlx_version(), "commit": commit()}
+    return {**about, "rows": [row.as_json() for row in rows]}
+
+
+def as_table(report: dict[str, object], theory: str) -> str:
+    """The report as a person reads it."""
+    rows: list[dict[str, object]] = report["rows"]  # type: ignore[assignment]
+    columns = list(rows[0])
+    cells = [columns, *[[str(row.get(column, "")) for column in columns] for row in rows]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    machine: dict[str, object] = report["machine"]  # type: ignore[assignment]
+    about = ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None)
+    return "\n".join([theory.strip(), "", f"{about}, mlx {report['mlx']}, commit {report['commit']}", "", *table])
+
+
+def as_line(report: dict[str, object]) -> str:
+    """The report as one line of JSON."""
+    return json.dumps(report)

@@ -1,0 +1,31 @@
+"""`personaplex bench`: measure this machine."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from personaplex.bench import BENCHES
+from personaplex.cli.options import note_blas
+
+
+@click.command("bench")
+@click.argument("name", type=click.Choice(list(BENCHES)))
+@click.option("--model", metavar="DIR|REPO", help="Weights to measure with (default: the real size, random values).")
+@click.option("--frames", type=click.IntRange(1), default=100, show_default=True, help="Repetitions.")
+@click.option("--json", "as_json", is_flag=True, help="Only the JSON line.")
+def command(name: str, model: str | None, frames: int, as_json: bool) -> None:
+    """Measure this machine: a table, and as the last line of stdout one JSON object.
+
+    The object holds bench, machine, mlx, commit and rows, each row with p50_ms, p95_ms, p99_ms and max_ms.
+    """
+    from personaplex.bench.report import as_line, as_report, as_table
+
+    note_blas()
+    module = importlib.import_module(f"personaplex.bench.{name}")
+    report = as_report(name, module.run(model, frames))
+    if not as_json:
+        click.echo(as_table(report, module.__doc__ or ""))
+        click.echo()
+    click.echo(as_line(report))

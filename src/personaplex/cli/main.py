@@ -1,0 +1,86 @@
+"""The `personaplex` program: its commands, and how every error ends it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from personaplex import __version__
+from personaplex.accelerator import explain
+from personaplex.errors import EXIT_INTERRUPTED, PersonaPlexError
+
+COMMANDS = {
+    "respond": "Answer a recording: speech in, speech and text out.",
+    "codec": "Mimi alone: audio to tokens and back.",
+    "trace": "A token-level run, for people who port or check models.",
+    "bench": "Measure this machine.",
+}
+
+
+class Program(click.Group):
+    """Imports a command when it is called, so that `--help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"personaplex.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 2 wrong usage, 3 unusable recording, 4 unusable model, 5 unknown voice or prompt, "
+    "6 unwritable output, 7 no working MLX backend, 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="personaplex")
+def program() -> None:
+    """Talk with a computer as with a person, on your own machine."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program and return its exit code; the errors we know end in one line on stderr."""
+    try:
+        program.main(args=arguments, prog_name="personaplex", standalone_mode=False)
+    except click.exceptions.Exit as finished:
+        return finished.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        return _fail(error.format_message() + hint, error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has gone (`| head`): say nothing, and keep Python from complaining while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except PersonaPlexError as error:
+        return _fail(str(error), error.exit_code)
+    except ImportError as error:
+        known = explain(error)
+        if isinstance(known, PersonaPlexError):
+            return _fail(str(known), known.exit_code)
+        raise
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"personaplex: {' '.join(message.split())}", err=True)
+    return code
+
+
+def run(*_: Any) -> None:
+    """Entry point of the installed script."""
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from personaplex.accelerator import blas
+
+DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
+
+model_option = click.option(
+    "--model",
+    metavar="DIR|REPO",
+    default=DEFAULT_MODEL,
+    envvar="PERSONAPLEX_MODEL",
+    show_default=True,
+    show_envvar=True,
+    help="A model folder in the reference's layout, or a Hugging Face repository.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+
+_SAMPLING = [
+    click.option("--text-temp", type=float, help="Text temperature (default: the model's, 0.7 for PersonaPlex)."),
+    click.option("--text-top-k", type=int, help="Text top-k, 0 for all (default: the model's, 25)."),
+    click.option("--audio-temp", type=float, help="Audio temperature (default: the model's, 0.8)."),
+    click.option("--audio-top-k", type=int, help="Audio top-k, 0 for all (default: the model's, 250)."),
+    click.option(
+        "--repetition-penalty", type=float, help="Push down tokens of the last 30 frames; 1 is off, the default."
+    ),
+    click.option("--greedy", is_flag=True, help="Always the likeliest token."),
+    click.option("--seed", type=int, help="The same seed gives the same answer (default: a fresh one, reported)."),
+]
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose tokens."""
+    for option in reversed(_SAMPLING):
+        command = option(command)
+    return command
+
+
+def note(message: str, *, quiet: bool = False) -> None:
+    """One line for the person, on stderr."""
+    if not quiet:
+        click.echo(message, err=True)
+
+
+def note_blas(*, quiet: bool = False) -> None:
+    """Say once how to get a fast BLAS where there is none."""
+    if blas.advice:
+        note(f"note: {blas.advice}", quiet=quiet)

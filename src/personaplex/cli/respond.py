@@ -1,0 +1,243 @@
+"""`personaplex respond`: a recording in, the agent's speech and text out."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from personaplex.audio import LONGEST_SECONDS, check_format, read_audio, rms, write_audio
+from personaplex.cli.options import json_option, model_option, note, note_blas, sampling_options
+from personaplex.errors import PersonaError, UsageError
+from personaplex.files import check_writable
+from personaplex.text import PROMPTS
+from personaplex.units import FRAME_RATE, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from personaplex.model import PersonaPlex
+    from personaplex.reply import Reply
+    from personaplex.talk import ReplyStream
+
+
+@click.command("respond")
+@click.option("-i", "--input", "source", metavar="FILE", help="The user's speech, any format; - is standard input.")
+@click.option("-o", "--output", metavar="FILE", default="response.wav", show_default=True,
+              help="The agent's speech (.wav, .flac, .ogg, .mp3); - writes WAV to standard output.")
+@model_option
+@click.option("--voice", metavar="NAME|FILE", help="A voice of the model (default NATM0), or a .pt, .safetensors or "
+              "audio file to speak like.")
+@click.option("--system-prompt", metavar="NAME|FILE", help=f"The agent's role: {', '.join(PROMPTS)} "
+              "(default assistant), or a text file.")
+@click.option("--system-prompt-text", metavar="TEXT", help="The agent's role in your words; empty for none.")
+@click.option("--max-steps", type=int, help="Frames (80 ms) to go on after the user's end (default 200).")
+@click.option("--max-seconds", type=float, help="The same in seconds.")
+@click.option("--stop-on-silence/--no-stop-on-silence", default=True, show_default=True,
+              help="Stop earlier once the agent has answered and fallen silent.")
+@click.option("--stream", is_flag=True, help="Give out text, and audio with --output -, while it is made.")
+@click.option("--chunk-frames", type=int, default=25, show_default=True, help="Frames per piece with --stream.")
+@click.option("--compile/--no-compile", "compiled", default=None, help="Fuse the step's graph (default: on a GPU).")
+@click.option("--transcript", is_flag=True, help="Print what the agent said on stdout.")
+@json_option
+@sampling_options
+@click.option("--max-input-seconds", type=float, default=LONGEST_SECONDS, show_default=True,
+              help="Refuse longer recordings.")
+@click.option("--list-voices", is_flag=True, help="Print the model's voices and exit.")
+@click.option("--list-prompts", is_flag=True, help="Print the role presets and exit.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors on stderr.")
+@click.option("-v", "--verbose", is_flag=True, help="More on stderr: model, prompt, times.")
+def command(**options: Any) -> None:
+    """Answer a recording: speech in, speech and text out.
+
+    The agent hears the recording and then silence, and speaks when it likes, as in a call; the output starts with the
+    user's first frame and runs past the user's end until the agent is silent or --max-steps is reached.
+    """
+    if options["list_prompts"]:
+        return _list(PROMPTS, options["as_json"])
+    if options["list_voices"]:
+        return _list(_voices(options["model"]), options["as_json"])
+    _check(options)
+    user = read_audio(options["source"], options["max_input_seconds"])
+    quiet = options["quiet"]
+    note_blas(quiet=quiet)
+    if rms(user) == 0:
+        note("note: the recording is silent; the agent hears nothing", quiet=quiet)
+    began = time.perf_counter()
+    model = _load(options)
+    load_ms = 1000 * (time.perf_counter() - began)
+    stream = _open(model, user, options)
+    began = time.perf_counter()
+    first_audio_ms = _drain(stream, options, began)
+    _finish(stream.reply, load_ms, first_audio_ms, options)
+
+
+def _list(entries: list[str] | dict[str, str], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(entries))
+    elif isinstance(entries, dict):
+        for name, text in entries.items():
+            click.echo(f"{name:18} {text}")
+    else:
+        click.echo("\n".join(entries))
+
+
+def _voices(model: str) -> list[str]:
+    from personaplex.checkpoint.folder import ModelFolder
+    from personaplex.checkpoint.hub import VOICE_FILES, resolve
+
+    return ModelFolder(resolve(model, VOICE_FILES)).voices.names()
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Everything that can be known to be wrong before minutes of loading."""
+    if options["source"] is None:
+        raise UsageError("--input is missing: name a recording, or - for standard input")
+    if options["max_steps"] is not None and options["max_seconds"] is not None:
+        raise UsageError("give --max-steps or --max-seconds, not both")
+    if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
+        raise UsageError("give --system-prompt or --system-prompt-text, not both")
+    if options["output"] != "-":
+        check_format(Path(options["output"]))
+        check_writable(Path(options["output"]))
+    elif options["as_json"] or options["transcript"]:
+        raise UsageError("--output - writes audio to stdout, where --json and --transcript would print; name a file")
+    elif sys.stdout.isatty():
+        raise UsageError("--output - writes audio to stdout, which is a terminal; pipe it into a player or a file")
+    options["prompt"] = _prompt(options)
+
+
+def _prompt(options: dict[str, Any]) -> str:
+    if options["system_prompt_text"] is not None:
+        return str(options["system_prompt_text"])
+    name = options["system_prompt"] or "assistant"
+    if name in PROMPTS:
+        return name
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PersonaError(
+            f"unknown prompt {name!r}: no such file, and the presets are {', '.join(PROMPTS)}; "
+            "--system-prompt-text takes a role in your words"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PersonaError(f"the prompt file {name} cannot be read as text: {error}") from error
+
+
+def _load(options: dict[str, Any]) -> PersonaPlex:
+    from personaplex.model import PersonaPlex
+
+    model = PersonaPlex.from_pretrained(options["model"], compiled=options["compiled"])
+    if options["verbose"]:
+        lm = model.config.lm
+        note(f"model: {model.folder.path} ({lm.num_layers} layers x {lm.dim}, {str(model.lm.dtype).split('.')[-1]})")
+    return model
+
+
+def _open(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> ReplyStream:
+    from personaplex.model import DEFAULT_VOICE
+
+    sampling = model.sampling(
+        text_temperature=options["text_temp"],
+        text_top_k=options["text_top_k"],
+        audio_temperature=options["audio_temp"],
+        audio_top_k=options["audio_top_k"],
+        repetition_penalty=options["repetition_penalty"],
+        greedy=options["greedy"],
+    )
+    voice = options["voice"] or DEFAULT_VOICE
+    stream = model.respond_stream(
+        user,
+        voice=voice,
+        prompt=options["prompt"],
+        sampling=sampling,
+        seed=options["seed"],
+        max_steps=options["max_steps"],
+        max_seconds=options["max_seconds"],
+        stop_on_silence=options["stop_on_silence"],
+        chunk_frames=options["chunk_frames"],
+    )
+    if options["verbose"]:
+        note(f"voice: {voice}; seed {stream.seed}; prompt of {stream.prompt_frames} frames read in {stream.prefill_ms:.0f} ms")
+    return stream
+
+
+def _drain(stream: ReplyStream, options: dict[str, Any], began: float) -> float:
+    """Run the reply to its end, giving out what --stream asks for; returns when the first chunk was there, in ms."""
+    to_stdout = options["output"] == "-"
+    live = options["stream"]
+    shows_bar = sys.stderr.isatty() and not options["quiet"] and not live
+    first_ms = None
+    if to_stdout and live:
+        _write_stdout(_wav_header(None))
+    bar = click.progressbar(length=stream.most_frames, label="responding", file=sys.stderr) if shows_bar else None
+    with bar or nullcontext():
+        if bar is not None:
+            stream.on_frame = lambda done, most: bar.update(1)
+        for chunk in stream:
+            first_ms = first_ms if first_ms is not None else 1000 * (time.perf_counter() - began)
+            if live and to_stdout:
+                _write_stdout(_pcm16(chunk.audio))
+            if live and not options["as_json"]:
+                at = chunk.first_frame / FRAME_RATE
+                note(f"[{at:6.2f} s] {chunk.text.strip()}", quiet=options["quiet"])
+    assert first_ms is not None
+    return first_ms
+
+
+def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[str, Any]) -> None:
+    output = None if options["output"] == "-" else Path(options["output"])
+    if output is not None:
+        write_audio(output, reply.audio)
+    elif not options["stream"]:
+        _write_stdout(_wav_header(len(reply.audio)) + _pcm16(reply.audio))
+    t = reply.timings
+    if options["as_json"]:
+        report = {
+            "input": options["source"],
+            "output": str(output),
+            "model": options["model"],
+            "voice": options["voice"] or "NATM0",
+            "seed": reply.seed,
+            "text": reply.text,
+            "tokens": reply.tokens[0].tolist(),
+            "stopped": reply.stopped,
+            "input_seconds": round(reply.user_frames / FRAME_RATE, 3),
+            "output_seconds": round(reply.seconds, 3),
+            "frames": t.n_frames,
+            "rtf": round(t.rtf, 4),
+            "load_ms": round(load_ms, 2),
+            "prefill_ms": round(t.prefill_ms, 2),
+            "first_chunk_ms": round(first_audio_ms, 2),
+            "step_ms_p50": round(t.percentile(50), 3),
+            "step_ms_p99": round(t.percentile(99), 3),
+        }
+        click.echo(json.dumps(report))
+    elif options["transcript"]:
+        click.echo(reply.text)
+    quiet = options["quiet"] or options["as_json"]
+    if output is not None:
+        note(f"wrote {output}: {reply.seconds:.1f} s ({reply.stopped}), seed {reply.seed}, rtf {t.rtf:.2f}, "
+             f"step p50 {t.percentile(50):.1f} ms p99 {t.percentile(99):.1f} ms", quiet=quiet)
+
+
+def _pcm16(audio: np.ndarray) -> bytes:
+    return (np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def _wav_header(n_samples: int | None) -> bytes:
+    """A 16-bit mono WAV header; a stream of unknown length gets the sizes that players take for endless."""
+    data = 0xFFFF_FFFF if n_samples is None else 2 * n_samples
+    riff = 0xFFFF_FFFF if n_samples is None else 36 + data
+    fmt = struct.pack("<IHHIIHH", 16, 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
+    return b"RIFF" + struct.pack("<I", riff) + b"WAVEfmt " + fmt + b"data" + struct.pack("<I", data)
+
+
+def _write_stdout(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
