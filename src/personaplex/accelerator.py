@@ -31,7 +31,7 @@ IMPORTED_TOO_EARLY = (
 
 @dataclass(frozen=True)
 class Blas:
-    """What this process uses: `library` is None where none was loaded, and `advice` then says what to do, if anything."""
+    """What this process uses: no `library` where none was loaded; `advice` then says what to do, if anything."""
 
     library: str | None
     advice: str | None = None

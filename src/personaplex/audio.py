@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -48,7 +48,7 @@ def read_audio(source: str | Path, longest_seconds: float = LONGEST_SECONDS) -> 
         if not isinstance(opened, str):
             opened.seek(0)
     try:
-        with av.open(opened) as container:
+        with av.open(opened, mode="r") as container:
             if not container.streams.audio:
                 raise AudioError(f"{name} holds no sound; give a recording (WAV, FLAC, MP3, Ogg, M4A, ...)")
             stream = container.streams.audio[0]
@@ -57,7 +57,7 @@ def read_audio(source: str | Path, longest_seconds: float = LONGEST_SECONDS) -> 
         raise AudioError(f"{name} is not a recording that can be read: not WAV, FLAC, MP3, Ogg, M4A, ...") from error
 
 
-def _open(source: str | Path) -> tuple[str, str | IO[bytes]]:
+def _open(source: str | Path) -> tuple[str, str | BinaryIO]:
     if str(source) == "-":
         if sys.stdin is None or sys.stdin.isatty():
             raise AudioError("standard input is a terminal; pipe a recording into it or name a file")
@@ -91,7 +91,8 @@ def _soundfile_blocks(sound: soundfile.SoundFile, name: str, longest_seconds: fl
         yield block
     if n_read < sound.frames - sound.samplerate // 2:
         raise AudioError(
-            f"{name} was cut short: {n_read / sound.samplerate:.2f} s of {sound.frames / sound.samplerate:.2f} s are there"
+            f"{name} was cut short: of {sound.frames / sound.samplerate:.2f} s "
+            f"only {n_read / sound.samplerate:.2f} s are there"
         )
 
 
@@ -112,7 +113,7 @@ def _av_blocks(container: av.container.InputContainer) -> Iterator[np.ndarray]:
 
 
 def _join(blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: float) -> np.ndarray:
-    """Blocks [n, channels] at `rate` -> one float32 array at 24 kHz, block by block to keep memory at the result's size."""
+    """Blocks [n, channels] at `rate` -> float32 [S] at 24 kHz, block by block: memory stays near the result's size."""
     resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
     pieces, n_read = [], 0
     for block in blocks:
@@ -181,14 +182,14 @@ def normalise_loudness(pcm: np.ndarray, name: str, lufs: float = VOICE_LUFS) -> 
 
     Raises AudioError for less than 0.4 s or for silence, whose loudness is undefined.
     """
-    from pyloudnorm import Meter  # imports scipy: half a second that only voice cloning pays
+    from pyloudnorm.meter import Meter  # imports scipy: half a second that only voice cloning pays
 
     if len(pcm) < 0.4 * SAMPLE_RATE:
         raise AudioError(f"{name} is {len(pcm) / SAMPLE_RATE:.2f} s long; a voice prompt needs at least 0.4 s")
-    loudness = Meter(SAMPLE_RATE).integrated_loudness(pcm.astype(np.float64))
+    loudness = float(Meter(SAMPLE_RATE).integrated_loudness(pcm.astype(np.float64)))
     if not math.isfinite(loudness):
         raise AudioError(f"{name} is silent; a voice prompt needs speech")
-    return (pcm * 10 ** ((lufs - loudness) / 20)).astype(np.float32)
+    return np.asarray(pcm * 10 ** ((lufs - loudness) / 20), np.float32)
 
 
 class Framer:

@@ -325,7 +325,9 @@ class ModelConfig:
             if len(getattr(self, name)) != N_CODEBOOKS:
                 raise ConfigError(f"{name} must hold {N_CODEBOOKS} codes")
         if self.mimi.num_codebooks < N_CODEBOOKS:
-            raise ConfigError(f"mimi.num_codebooks is {self.mimi.num_codebooks}; the language model needs {N_CODEBOOKS}")
+            raise ConfigError(
+                f"mimi.num_codebooks is {self.mimi.num_codebooks}; the language model needs {N_CODEBOOKS}"
+            )
         if self.mimi.quantizer.bins != self.lm.card:
             raise ConfigError(f"lm.card is {self.lm.card} but the codec has {self.mimi.quantizer.bins} bins")
 

@@ -56,4 +56,4 @@ def _log_softmax(logits: mx.array) -> np.ndarray:
 
 
 def _entropy(log_probabilities: np.ndarray) -> np.ndarray:
-    return -(np.exp(log_probabilities) * log_probabilities).sum(axis=-1)
+    return np.asarray(-(np.exp(log_probabilities) * log_probabilities).sum(axis=-1))

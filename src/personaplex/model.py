@@ -208,9 +208,7 @@ class PersonaPlex:
             on_frame=options.get("on_frame"),
         )
 
-    def respond_realtime(
-        self, frames: Iterable[np.ndarray], **options: Unpack[OpeningOptions]
-    ) -> Iterator[AgentFrame]:
+    def respond_realtime(self, frames: Iterable[np.ndarray], **options: Unpack[OpeningOptions]) -> Iterator[AgentFrame]:
         """Microphone samples in (24 kHz mono, any chunking), one AgentFrame out per 1920 samples, in lock step.
 
         Ends when `frames` does; a last partial frame is padded with silence.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +14,8 @@ from personaplex.engine.sampling import Sampling
 from personaplex.units import FRAME_SECONDS, SAMPLE_RATE
 
 
-class AgentFrame(NamedTuple):
+@dataclass(frozen=True)
+class AgentFrame:
     """80 ms of the agent: `audio` [1920] float32, the `text` completed in it, its `tokens` [17], the step's time."""
 
     index: int
@@ -77,7 +77,7 @@ class Reply:
     """A whole answer.
 
     `audio` [S] float32 at 24 kHz starts with the user's first frame and runs past the user's end; `tokens` [17, T]
-    int32 are all streams; `text` is what the agent said; `stopped` says why it ended: `silence`, `limit` or `cancelled`.
+    int32 are all streams; `text` is what the agent said; `stopped` is why it ended: silence, limit or cancelled.
     """
 
     audio: np.ndarray = field(repr=False)

@@ -78,7 +78,7 @@ class SilenceWatch:
         self._answered = False
 
     def is_over(self, user: np.ndarray, frame: AgentFrame, since_end: int) -> str | None:
-        """Why the reply is over with this frame, or None; `since_end` frames after the user's end (negative: before)."""
+        """Why the reply is over with this frame, or None; `since_end` counts from the user's end (before: negative)."""
         if rms(user) >= QUIET_RMS:
             self._user_quiet, self._answered = 0, False
         else:

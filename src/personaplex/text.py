@@ -39,7 +39,7 @@ def role_text(prompt: str) -> str:
     if prompt in PROMPTS:
         return PROMPTS[prompt]
     if prompt.strip() and len(prompt.split()) == 1 and TAG not in prompt:
-        raise PersonaError(f"unknown prompt {prompt!r}; known are {', '.join(PROMPTS)}, or write a role of several words")
+        raise PersonaError(f"unknown prompt {prompt!r}; known are {', '.join(PROMPTS)}; a role text has several words")
     return prompt
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import mlx.core as mx
-from mlx.utils import tree_map
+from mlx.utils import tree_unflatten
 
 from personaplex.bench.report import Row, measure
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import CODEC_FILES, resolve
 from personaplex.config import MimiConfig
 from personaplex.models.mimi import Mimi
+from personaplex.nn.state import parameters
 from personaplex.units import FRAME_SAMPLES
 
 
@@ -25,9 +26,10 @@ def random_mimi(config: MimiConfig) -> Mimi:
     """A codec of the given size with small random weights."""
     mimi = Mimi(config)
     mx.random.seed(0)
-    mimi.update(tree_map(lambda leaf: 0.05 * mx.random.normal(leaf.shape), mimi.parameters()))
+    values = {name: 0.05 * mx.random.normal(leaf.shape) for name, leaf in parameters(mimi).items()}
+    mimi.update(tree_unflatten(list(values.items())))
     mimi.quantizer.prepare()
-    mx.eval(mimi.parameters())
+    mx.eval(values)
     return mimi
 
 

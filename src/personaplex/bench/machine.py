@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import mlx.core as mx
@@ -32,7 +33,7 @@ def describe_machine() -> dict[str, object]:
 
 def mlx_version() -> str:
     """The version of MLX that is loaded."""
-    return str(mx.__version__)
+    return version("mlx")
 
 
 def commit() -> str:

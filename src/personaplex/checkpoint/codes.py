@@ -25,6 +25,6 @@ def read_codes(path: Path, name: str, n_codebooks: int, card: int) -> mx.array:
     if entry.dtype[0] not in "IU":
         raise AudioError(f"{path}: {name} is {entry.dtype}; codes are whole numbers")
     codes = file.take(name).astype(mx.int64)
-    if codes.min().item() < 0 or codes.max().item() >= card:
+    if bool(((codes < 0) | (codes >= card)).any().item()):
         raise AudioError(f"{path}: {name} holds codes outside 0 ... {card - 1}")
     return codes.astype(mx.int32)

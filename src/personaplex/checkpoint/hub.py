@@ -41,7 +41,9 @@ def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
         raise CheckpointError(f"there is no folder and no Hub repository called {repo}") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         # huggingface_hub's other failures (offline, time-outs, a cache without the files) are OSErrors or ValueErrors.
-        raise CheckpointError(f"{repo} is no folder here and could not be fetched from the Hub: {_short(error)}") from error
+        raise CheckpointError(
+            f"{repo} is no folder here and could not be fetched from the Hub: {_short(error)}"
+        ) from error
 
 
 def _short(error: Exception) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx import nn
+from mlx.utils import tree_unflatten
 
 from personaplex.checkpoint.rules import Rule, lm_rules, mimi_rules
 from personaplex.checkpoint.tensors import Entry, TensorFile
@@ -19,6 +19,7 @@ from personaplex.config import LMConfig, MimiConfig, QuantizationConfig
 from personaplex.errors import CheckpointError, ConfigError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
+from personaplex.nn.state import parameters
 
 Expected = dict[str, Entry | tuple[int, ...]]
 M = TypeVar("M", bound=nn.Module)
@@ -40,7 +41,8 @@ def expected_tensors(rules: Iterable[Rule], quantization: QuantizationConfig | N
             rows, columns = shape
             if columns % quantization.group_size:
                 raise ConfigError(
-                    f"quantization.group_size {quantization.group_size} does not divide the {columns} columns of {name!r}"
+                    f"quantization.group_size {quantization.group_size} does not divide "
+                    f"the {columns} columns of {name!r}"
                 )
             weight, scales, biases = packed_names(name)
             groups = (rows, columns // quantization.group_size)
@@ -93,9 +95,7 @@ def load_lm(
         assert quantization is not None
         triples = [[file.take(n) for n in packed_names(name)] for name in rule.sources]
         if unpack:
-            size = {"group_size": quantization.group_size, "bits": quantization.bits}
-            # Scales may be float16 or bfloat16; unpacked in float32 nothing is lost.
-            wide = [mx.dequantize(w, s.astype(mx.float32), b.astype(mx.float32), **size) for w, s, b in triples]
+            wide = [_unpacked(w, s, b, quantization) for w, s, b in triples]
             values[rule.target] = _finished(rule.transform(wide), dtype)
             continue
         for target, arrays in zip(packed_names(rule.target), zip(*triples, strict=True), strict=True):
@@ -119,6 +119,12 @@ def load_mimi(path: Path, config: MimiConfig) -> Mimi:
     return model
 
 
+def _unpacked(weight: mx.array, scales: mx.array, biases: mx.array, how: QuantizationConfig) -> mx.array:
+    """Scales may be float16 or bfloat16; unpacked in float32 nothing is lost."""
+    scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    return mx.dequantize(weight, scales, biases, group_size=how.group_size, bits=how.bits)
+
+
 def _finished(array: mx.array, dtype: mx.Dtype) -> mx.array:
     """Cast, copy and evaluate now, so that the source tensor is let go before the next one is read."""
     if array.dtype != mx.uint32:
@@ -130,7 +136,7 @@ def _finished(array: mx.array, dtype: mx.Dtype) -> mx.array:
 
 def _filled(model: M, values: dict[str, mx.array]) -> M:
     """`model` with every parameter set; the rules and the module tree must agree."""
-    wanted = {name: array.shape for name, array in tree_flatten(model.parameters())}
+    wanted = {name: array.shape for name, array in parameters(model).items()}
     given = {name: array.shape for name, array in values.items()}
     if wanted != given:
         odd = sorted(set(wanted.items()) ^ set(given.items()))

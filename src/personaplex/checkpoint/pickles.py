@@ -49,7 +49,9 @@ class _Unpickler(pickle.Unpickler):
             return _Storage(_STORAGES[name])
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        raise CheckpointError(f"{self._name} asks to run {module}.{name}; it holds more than tensors and was not opened")
+        raise CheckpointError(
+            f"{self._name} asks to run {module}.{name}; it holds more than tensors and was not opened"
+        )
 
     def persistent_load(self, pid: Any) -> mx.array:
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _Storage)):

@@ -7,14 +7,13 @@ tensors. Transforms act on whole tensors or on leading axes alone, so they serve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import mlx.core as mx
 
 from personaplex.config import CodecTransformerConfig, LMConfig, MimiConfig
-from personaplex.units import N_CODEBOOKS
 
 Shape = tuple[int, ...]
 Transform = Callable[[list[mx.array]], mx.array]
@@ -39,7 +38,7 @@ class Rule:
     """
 
     target: str | None
-    sources: dict[str, Shape]
+    sources: Mapping[str, Shape]
     transform: Transform = only
     part: Part | None = None
 

@@ -24,17 +24,17 @@ COMMANDS = {
 class Program(click.Group):
     """Imports a command when it is called, so that `--help` answers at once."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002, D102
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002, D102
         if cmd_name not in COMMANDS:
             return None
         command = importlib.import_module(f"personaplex.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002, D102
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -50,7 +50,7 @@ def program() -> None:
     """Talk with a computer as with a person, on your own machine."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one way out per kind of end
     """Run the program and return its exit code; the errors we know end in one line on stderr."""
     try:
         program.main(args=arguments, prog_name="personaplex", standalone_mode=False)

@@ -28,26 +28,43 @@ if TYPE_CHECKING:
 
 @click.command("respond")
 @click.option("-i", "--input", "source", metavar="FILE", help="The user's speech, any format; - is standard input.")
-@click.option("-o", "--output", metavar="FILE", default="response.wav", show_default=True,
-              help="The agent's speech (.wav, .flac, .ogg, .mp3); - writes WAV to standard output.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    default="response.wav",
+    show_default=True,
+    help="The agent's speech (.wav, .flac, .ogg, .mp3); - writes WAV to standard output.",
+)
 @model_option
-@click.option("--voice", metavar="NAME|FILE", help="A voice of the model (default NATM0), or a .pt, .safetensors or "
-              "audio file to speak like.")
-@click.option("--system-prompt", metavar="NAME|FILE", help=f"The agent's role: {', '.join(PROMPTS)} "
-              "(default assistant), or a text file.")
+@click.option(
+    "--voice",
+    metavar="NAME|FILE",
+    help="A voice of the model (default NATM0), or a .pt, .safetensors or audio file to speak like.",
+)
+@click.option(
+    "--system-prompt",
+    metavar="NAME|FILE",
+    help=f"The agent's role: {', '.join(PROMPTS)} (default assistant), or a text file.",
+)
 @click.option("--system-prompt-text", metavar="TEXT", help="The agent's role in your words; empty for none.")
 @click.option("--max-steps", type=int, help="Frames (80 ms) to go on after the user's end (default 200).")
 @click.option("--max-seconds", type=float, help="The same in seconds.")
-@click.option("--stop-on-silence/--no-stop-on-silence", default=True, show_default=True,
-              help="Stop earlier once the agent has answered and fallen silent.")
+@click.option(
+    "--stop-on-silence/--no-stop-on-silence",
+    default=True,
+    show_default=True,
+    help="Stop earlier once the agent has answered and fallen silent.",
+)
 @click.option("--stream", is_flag=True, help="Give out text, and audio with --output -, while it is made.")
 @click.option("--chunk-frames", type=int, default=25, show_default=True, help="Frames per piece with --stream.")
 @click.option("--compile/--no-compile", "compiled", default=None, help="Fuse the step's graph (default: on a GPU).")
 @click.option("--transcript", is_flag=True, help="Print what the agent said on stdout.")
 @json_option
 @sampling_options
-@click.option("--max-input-seconds", type=float, default=LONGEST_SECONDS, show_default=True,
-              help="Refuse longer recordings.")
+@click.option(
+    "--max-input-seconds", type=float, default=LONGEST_SECONDS, show_default=True, help="Refuse longer recordings."
+)
 @click.option("--list-voices", is_flag=True, help="Print the model's voices and exit.")
 @click.option("--list-prompts", is_flag=True, help="Print the role presets and exit.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors on stderr.")
@@ -59,9 +76,11 @@ def command(**options: Any) -> None:
     user's first frame and runs past the user's end until the agent is silent or --max-steps is reached.
     """
     if options["list_prompts"]:
-        return _list(PROMPTS, options["as_json"])
+        _list(PROMPTS, options["as_json"])
+        return
     if options["list_voices"]:
-        return _list(_voices(options["model"]), options["as_json"])
+        _list(_voices(options["model"]), options["as_json"])
+        return
     _check(options)
     user = read_audio(options["source"], options["max_input_seconds"])
     quiet = options["quiet"]
@@ -163,7 +182,8 @@ def _open(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> Repl
         chunk_frames=options["chunk_frames"],
     )
     if options["verbose"]:
-        note(f"voice: {voice}; seed {stream.seed}; prompt of {stream.prompt_frames} frames read in {stream.prefill_ms:.0f} ms")
+        read = f"{stream.prompt_frames} frames read in {stream.prefill_ms:.0f} ms"
+        note(f"voice: {voice}; seed {stream.seed}; prompt of {read}")
     return stream
 
 
@@ -178,7 +198,7 @@ def _drain(stream: ReplyStream, options: dict[str, Any], began: float) -> float:
     bar = click.progressbar(length=stream.most_frames, label="responding", file=sys.stderr) if shows_bar else None
     with bar or nullcontext():
         if bar is not None:
-            stream.on_frame = lambda done, most: bar.update(1)
+            stream.on_frame = lambda *_: bar.update(1)
         for chunk in stream:
             first_ms = first_ms if first_ms is not None else 1000 * (time.perf_counter() - began)
             if live and to_stdout:
@@ -222,12 +242,15 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
         click.echo(reply.text)
     quiet = options["quiet"] or options["as_json"]
     if output is not None:
-        note(f"wrote {output}: {reply.seconds:.1f} s ({reply.stopped}), seed {reply.seed}, rtf {t.rtf:.2f}, "
-             f"step p50 {t.percentile(50):.1f} ms p99 {t.percentile(99):.1f} ms", quiet=quiet)
+        note(
+            f"wrote {output}: {reply.seconds:.1f} s ({reply.stopped}), seed {reply.seed}, rtf {t.rtf:.2f}, "
+            f"step p50 {t.percentile(50):.1f} ms p99 {t.percentile(99):.1f} ms",
+            quiet=quiet,
+        )
 
 
 def _pcm16(audio: np.ndarray) -> bytes:
-    return (np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
+    return bytes((np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes())
 
 
 def _wav_header(n_samples: int | None) -> bytes:

@@ -22,14 +22,30 @@ def _token_list(_: click.Context, __: click.Parameter, value: str | None) -> lis
 
 @click.command("trace")
 @model_option
-@click.option("--voice", type=click.Path(path_type=Path), metavar="FILE",
-              help="A voice: .pt, safetensors (embeddings and cache), or safetensors with codes [1, 8, F].")
-@click.option("--prompt-tokens", callback=_token_list, metavar="7,19,...", help="The role prompt's tokens, tags included.")
-@click.option("--user-codes", type=click.Path(path_type=Path), metavar="FILE", required=True,
-              help="Safetensors with `user_codes` [1, 8, N].")
+@click.option(
+    "--voice",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A voice: .pt, safetensors (embeddings and cache), or safetensors with codes [1, 8, F].",
+)
+@click.option(
+    "--prompt-tokens", callback=_token_list, metavar="7,19,...", help="The role prompt's tokens, tags included."
+)
+@click.option(
+    "--user-codes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="Safetensors with `user_codes` [1, 8, N].",
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", required=True, help="Safetensors to write.")
-@click.option("--timing", type=click.Choice(["ours", "reference"]), default="ours", show_default=True,
-              help="Row n holds frame P + n (ours), or what the reference returns at that call, one frame earlier.")
+@click.option(
+    "--timing",
+    type=click.Choice(["ours", "reference"]),
+    default="ours",
+    show_default=True,
+    help="Row n holds frame P + n (ours), or what the reference returns at that call, one frame earlier.",
+)
 @click.option("--depformer-steps", type=click.Choice(["8", "16"]), default="8", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: as `respond`.")
 @sampling_options

@@ -8,6 +8,7 @@ role text. All columns are known beforehand, so they are one batched prefill.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mlx.core as mx
 import numpy as np
@@ -72,7 +73,7 @@ def compose(config: ModelConfig, voice: Voice | None = None, text: list[int] | N
         forced = forced[1:]
     frames += forced
     delayed = np.array(DELAYS) == 1
-    columns += [np.where(delayed, before, after) for before, after in zip(frames, frames[1:], strict=False)]
+    columns += [np.where(delayed, before, after) for before, after in pairwise(frames)]
     pending = np.where(delayed, frames[-1], UNGENERATED)
     return Prompt(embeddings, np.stack(columns).astype(np.int32), pending.astype(np.int32))
 

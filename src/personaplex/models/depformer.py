@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
 from personaplex.config import LMConfig
 from personaplex.nn.tables import PerStepLinear, TokenTables

@@ -7,7 +7,7 @@ a hidden vector z, the text head reads the next text token from z, and the depfo
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
 from personaplex.config import LMConfig
 from personaplex.models.depformer import Depformer

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
 from personaplex.config import CodecTransformerConfig, MimiConfig
 from personaplex.models.rvq import SplitQuantizer

@@ -7,7 +7,7 @@ Two branches read the same latent: the first codebook alone carries meaning ("se
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
 from personaplex.config import QuantizerConfig
 

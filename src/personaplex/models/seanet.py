@@ -6,10 +6,11 @@ Every 1x1 convolution is a linear map over channels. Streaming state is a tuple 
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
 from personaplex.config import SeanetConfig
-from personaplex.nn.conv import CausalConv1d, CausalConvTranspose1d, elu
+from personaplex.nn.activation import elu
+from personaplex.nn.conv import CausalConv1d, CausalConvTranspose1d
 
 SeanetState = tuple[mx.array, ...]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
 
 class KV(NamedTuple):
@@ -70,22 +70,20 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(dim, 3 * dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
 
-    def __call__(self, x: mx.array, ring: KV | None, window: Window) -> tuple[mx.array, KV | None]:
-        """x [B, T, dim] -> [B, T, dim], and the ring with these tokens in it."""
+    def __call__(self, x: mx.array, ring: KV | None, window: Window) -> tuple[mx.array, KV]:
+        """x [B, T, dim] -> [B, T, dim], and the ring with these tokens in it (or, without one, their keys, values)."""
         slots, n_tokens, dim = x.shape
         head = dim // self.n_heads
         qkv = self.in_proj(x).reshape(slots, n_tokens, 3, self.n_heads, head).transpose(2, 0, 3, 1, 4)
         q, k, v = self._rotate(qkv[0], window.start), self._rotate(qkv[1], window.start), qkv[2]
-        if ring is not None and window.rows is not None:
-            if not window.write_first:
-                keys, values = mx.concatenate([ring.k, k], axis=2), mx.concatenate([ring.v, v], axis=2)
-            ring = KV(_write(ring.k, window.rows, k), _write(ring.v, window.rows, v))
-            if window.write_first:
-                keys, values = ring
+        if ring is None or window.rows is None:
+            seen = after = KV(k, v)
         else:
-            keys, values = k, v
-        out = mx.fast.scaled_dot_product_attention(q, keys, values, scale=head**-0.5, mask=window.mask)
-        return self.out_proj(out.transpose(0, 2, 1, 3).reshape(slots, n_tokens, dim)), ring
+            after = KV(_write(ring.k, window.rows, k), _write(ring.v, window.rows, v))
+            beside = KV(mx.concatenate([ring.k, k], axis=2), mx.concatenate([ring.v, v], axis=2))
+            seen = after if window.write_first else beside
+        out = mx.fast.scaled_dot_product_attention(q, seen.k, seen.v, scale=head**-0.5, mask=window.mask)
+        return self.out_proj(out.transpose(0, 2, 1, 3).reshape(slots, n_tokens, dim)), after
 
     def _rotate(self, x: mx.array, start: mx.array) -> mx.array:
         return mx.fast.rope(x, x.shape[-1], traditional=True, base=self.max_period, scale=1.0, offset=start)

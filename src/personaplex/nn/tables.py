@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
 ZERO = -1
 """A token whose embedding is exactly zero."""
@@ -40,8 +40,8 @@ class QuantizedTokenTables(TokenTables):
         self.weight, self.scales, self.biases = mx.quantize(weight, group_size, bits)
 
     def _rows(self, index: mx.array) -> mx.array:
-        packed = (a.reshape(-1, a.shape[2])[index] for a in (self.weight, self.scales, self.biases))
-        return mx.dequantize(*packed, group_size=self.group_size, bits=self.bits)
+        weight, scales, biases = (a.reshape(-1, a.shape[2])[index] for a in (self.weight, self.scales, self.biases))
+        return mx.dequantize(weight, scales, biases, group_size=self.group_size, bits=self.bits)
 
 
 class PerStepLinear(nn.Module):

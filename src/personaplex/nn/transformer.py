@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
 from personaplex.nn.attention import KV, Attention, Window, open_window
 
@@ -51,7 +51,11 @@ class Layer(nn.Module):
     """x += attention(norm(x)); x += feedforward(norm(x)), each branch scaled if the network has layer scales."""
 
     def __init__(
-        self, attention: Attention, feedforward: nn.Module, norms: tuple[nn.Module, nn.Module], scale: Callable[[], nn.Module]
+        self,
+        attention: Attention,
+        feedforward: nn.Module,
+        norms: tuple[nn.Module, nn.Module],
+        scale: Callable[[], nn.Module],
     ) -> None:
         super().__init__()
         self.norm1, self.norm2 = norms
@@ -59,10 +63,10 @@ class Layer(nn.Module):
         self.feedforward = feedforward
         self.scale1, self.scale2 = scale(), scale()
 
-    def __call__(self, x: mx.array, ring: KV | None, window: Window) -> tuple[mx.array, KV | None]:
-        attended, ring = self.attention(self.norm1(x), ring, window)
+    def __call__(self, x: mx.array, ring: KV | None, window: Window) -> tuple[mx.array, KV]:
+        attended, after = self.attention(self.norm1(x), ring, window)
         x = x + self.scale1(attended)
-        return x + self.scale2(self.feedforward(self.norm2(x))), ring
+        return x + self.scale2(self.feedforward(self.norm2(x))), after
 
 
 class TransformerState(NamedTuple):
@@ -96,8 +100,8 @@ class Transformer(nn.Module):
         window = open_window(state.position, n_tokens, n_rows, self.context)
         rings = []
         for layer, ring in zip(self.layers, state.rings, strict=True):
-            x, ring = layer(x, ring, window)
-            rings.append(ring)
+            x, after = layer(x, ring, window)
+            rings.append(after)
         return x, TransformerState(tuple(rings), state.position + n_tokens)
 
     def whole(self, x: mx.array) -> mx.array:

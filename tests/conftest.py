@@ -1,0 +1,92 @@
+"""Shared fixtures: the tiny reference model, loaded once, and what the reference computed with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import personaplex  # before mlx: it loads a fast BLAS where one is needed
+import mlx.core as mx  # isort: skip
+
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.models.lm import LanguageModel
+from personaplex.models.mimi import Mimi
+
+FIXTURES = Path(__file__).parent / "fixtures"
+PARITY = FIXTURES / "parity"
+WINDOW = FIXTURES / "window"
+AUDIO = Path(__file__).parents[2] / "shared" / "audio"
+
+settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
+settings.load_profile("default")
+
+Tensors = dict[str, mx.array]
+
+
+def read_expected(folder: Path) -> Tensors:
+    loaded = mx.load(str(folder / "expected.safetensors"))
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def peak_error(found: mx.array, expected: mx.array) -> float:
+    """Largest difference, relative to the largest expected value."""
+    return float((mx.abs(found - expected).max() / mx.abs(expected).max()).item())
+
+
+def same(found: mx.array, expected: mx.array) -> bool:
+    return bool(mx.array_equal(found, expected.astype(found.dtype)).item())
+
+
+@pytest.fixture(scope="session")
+def folder() -> ModelFolder:
+    return ModelFolder(PARITY)
+
+
+@pytest.fixture(scope="session")
+def expected() -> Tensors:
+    return read_expected(PARITY)
+
+
+@pytest.fixture(scope="session")
+def mimi(folder: ModelFolder) -> Mimi:
+    return folder.load_mimi()
+
+
+@pytest.fixture(scope="session")
+def lm(folder: ModelFolder) -> LanguageModel:
+    return folder.load_lm()
+
+
+@pytest.fixture(scope="session")
+def model() -> personaplex.PersonaPlex:
+    return personaplex.PersonaPlex.from_pretrained(PARITY, compiled=False)
+
+
+@pytest.fixture(scope="session")
+def speech() -> np.ndarray:
+    """Two and a bit seconds of something that is not silence, not a whole number of frames."""
+    t = np.arange(52_345) / 24_000
+    return (0.2 * np.sin(2 * np.pi * 180 * t * (1 + 0.1 * np.sin(3 * t))) * (np.sin(5 * t) > -0.3)).astype(np.float32)
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may damage."""
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for path in PARITY.iterdir():
+        if path.is_file() and path.name != "expected.safetensors":
+            (copy / path.name).write_bytes(path.read_bytes())
+    (copy / "voices").mkdir()
+    (copy / "voices" / "VOICE0.pt").write_bytes((PARITY / "voices" / "VOICE0.pt").read_bytes())
+    return copy
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
