@@ -1,0 +1,78 @@
+"""What must hold for the codec whatever the sound and however it is cut."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personaplex.models.mimi import Mimi
+from personaplex.nn.activation import elu
+from personaplex.nn.state import extract, stack
+from personaplex.units import FRAME_SAMPLES
+from tests.conftest import same
+
+cuts = st.lists(st.integers(1, 5), min_size=1, max_size=5)
+
+
+def noise(seed: int, frames: int) -> mx.array:
+    return mx.array(np.random.default_rng(seed).normal(0, 0.1, (1, frames * FRAME_SAMPLES)).astype(np.float32))
+
+
+@given(sizes=cuts, seed=st.integers(0, 99))
+def test_any_chunking_gives_the_same_codes_and_sound(mimi: Mimi, sizes: list[int], seed: int) -> None:
+    pcm = noise(seed, sum(sizes))
+    whole = mimi.encode(pcm)
+    encoder, decoder, codes, decoded, at = mimi.init_encoder(1), mimi.init_decoder(1), [], [], 0
+    for size in sizes:
+        code, encoder = mimi.encode_step(pcm[:, at * FRAME_SAMPLES : (at + size) * FRAME_SAMPLES], encoder)
+        sound, decoder = mimi.decode_step(whole[:, :, at : at + size], decoder)
+        codes.append(code)
+        decoded.append(sound)
+        at += size
+    assert same(mx.concatenate(codes, axis=2), whole)
+    reference = mimi.decode(whole)
+    assert float(mx.abs(mx.concatenate(decoded, axis=1) - reference).max() / mx.abs(reference).max()) < 1e-5
+
+
+@given(seed=st.integers(0, 99), cut=st.integers(1, 7))
+def test_the_future_never_changes_the_past(mimi: Mimi, seed: int, cut: int) -> None:
+    pcm = noise(seed, 8)
+    other = mx.concatenate([pcm[:, : cut * FRAME_SAMPLES], noise(seed + 1, 8 - cut)], axis=1)
+    assert same(mimi.encode(pcm)[:, :, :cut], mimi.encode(other)[:, :, :cut])
+    codes = mimi.encode(pcm)
+    changed = mx.concatenate([codes[:, :, :cut], (codes[:, :, cut:] + 1) % 2048], axis=2)
+    past = cut * FRAME_SAMPLES
+    # The last 1-tap stretch of a frame already overlaps nothing: a causal decoder keeps whole frames.
+    assert float(mx.abs(mimi.decode(codes)[:, :past] - mimi.decode(changed)[:, :past]).max()) == 0
+
+
+@given(seed=st.integers(0, 99), head_start=st.integers(1, 4))
+def test_slots_at_different_places_equal_each_alone(mimi: Mimi, seed: int, head_start: int) -> None:
+    """The first slot has heard `head_start` frames more than the second, which begins in the middle of its stream."""
+    a, b = noise(seed, head_start + 3), noise(seed + 1, 3)
+    early, at = mimi.init_encoder(1), head_start * FRAME_SAMPLES
+    _, early = mimi.encode_step(a[:, :at], early)
+    both = stack([early, mimi.init_encoder(1)])
+    codes, both = mimi.encode_step(mx.concatenate([a[:, at:], b]), both)
+    assert same(codes[:1], mimi.encode(a)[:, :, head_start:])
+    assert same(codes[1:], mimi.encode(b))
+    assert extract(both, 1).transformer.position.tolist() == [6]
+
+
+def test_downsampling_repeats_the_first_latent(mimi: Mimi) -> None:
+    """The reference pads this one convolution by replication, all others with zeros."""
+    x = mx.random.normal((1, 4, 32), key=mx.random.key(0))
+    padded = mx.concatenate([x[:, :1], x[:, :1], x], axis=1)
+    expected = mx.conv1d(padded, mimi.downsample.conv.weight, stride=2)
+    found, _ = mimi.downsample(x, mimi.downsample.init_state(1))
+    assert float(mx.abs(found - expected).max()) < 1e-5
+
+
+def test_elu_is_elu() -> None:
+    x = np.concatenate([np.linspace(-100, 5, 20_001), [0.0, -0.0, -1e-9, -1e30, 1e30]]).astype(np.float32)
+    reference = np.where(x > 0, x, np.expm1(np.minimum(x, 0).astype(np.float64)))
+    found = np.array(elu(mx.array(x)))
+    assert np.abs(found - reference)[x < 100].max() < 2e-7
+    assert elu(mx.array([0.0])).item() == 0
