@@ -154,8 +154,8 @@ def as_mono(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
         array = array.astype(np.float32) / 32768
     if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
         raise AudioError(f"expected samples [S] or [S, channels] of floats or int16, found {array.dtype} {array.shape}")
-    block = array.astype(np.float32).reshape(len(array), -1)
-    return _join([block] if len(block) else [], rate, "the array of samples", math.inf)
+    blocks = [array.astype(np.float32).reshape(len(array), -1)] if array.size else []
+    return _join(blocks, rate, "the array of samples", math.inf)
 
 
 def write_audio(path: Path, pcm: np.ndarray) -> None:
