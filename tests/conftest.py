@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 import personaplex  # before mlx: it loads a fast BLAS where one is needed
+
 import mlx.core as mx  # isort: skip
 
 from personaplex.checkpoint.folder import ModelFolder
@@ -35,7 +36,7 @@ def read_expected(folder: Path) -> Tensors:
 
 def peak_error(found: mx.array, expected: mx.array) -> float:
     """Largest difference, relative to the largest expected value."""
-    return float((mx.abs(found - expected).max() / mx.abs(expected).max()).item())
+    return float(mx.abs(found - expected).max() / mx.abs(expected).max())
 
 
 def same(found: mx.array, expected: mx.array) -> bool:

@@ -159,16 +159,21 @@ def as_mono(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
 
 
 def write_audio(path: Path, pcm: np.ndarray) -> None:
-    """Write 24 kHz mono, 16 bit where the format has it, clipped to [-1, 1], whole or not at all.
+    """Write 24 kHz mono from 16-bit samples, clipped to [-1, 1], whole or not at all.
 
     Raises OutputError when it cannot be written, UsageError for an unknown suffix.
     """
     check_format(path)
     with whole_file(path) as temporary:
         try:
-            soundfile.write(temporary, np.clip(pcm, -1.0, 1.0), SAMPLE_RATE, format=OUTPUT_FORMATS[path.suffix.lower()])
+            soundfile.write(temporary, pcm16(pcm), SAMPLE_RATE, format=OUTPUT_FORMATS[path.suffix.lower()])
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from error
+
+
+def pcm16(pcm: np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1] (clipped to it) as 16-bit integers."""
+    return np.asarray(np.rint(np.clip(pcm, -1.0, 1.0) * 32767), "<i2")
 
 
 def check_format(path: Path) -> None:

@@ -14,7 +14,7 @@ LOGITS = 1e-3
 
 
 def worst(found: mx.array, wanted: mx.array, mask: mx.array) -> float:
-    return float(mx.abs(mx.where(mask[..., None], found - wanted, 0)).max().item())
+    return float(mx.abs(mx.where(mask[..., None], found - wanted, 0)).max())
 
 
 def test_teacher_forced_logits_of_all_sixteen_steps(folder: ModelFolder, expected: Tensors) -> None:
@@ -34,7 +34,7 @@ def test_eight_steps_are_the_first_eight_of_sixteen(folder: ModelFolder, lm: Lan
     _, _, eight, _ = lm.teacher_forced(codes)
     _, _, sixteen, _ = folder.load_lm(depformer_steps=16).teacher_forced(codes)
     assert eight.shape[1] == 8
-    assert float(mx.abs(eight - sixteen[:, :8]).max().item()) < 1e-4
+    assert float(mx.abs(eight - sixteen[:, :8]).max()) < 1e-4
 
 
 def test_logits_past_a_window_of_twelve() -> None:
@@ -63,7 +63,7 @@ def test_stepping_through_the_ring_equals_the_whole_sequence() -> None:
     for t in range(columns.shape[1]):
         z, state = lm.advance(lm.embed(columns[:, t : t + 1]), state)
         stepped.append(z)
-    assert float(mx.abs(mx.concatenate(stepped, axis=1) - whole).max().item()) < 1e-5
+    assert float(mx.abs(mx.concatenate(stepped, axis=1) - whole).max()) < 1e-5
     # Any other grouping into calls, longer than the ring too, is the same stream.
     for sizes in ([40], [25, 15], [5, 12, 13, 10], [11, 2, 27]):
         state, grouped, at = lm.init_state(1), [], 0
@@ -71,7 +71,7 @@ def test_stepping_through_the_ring_equals_the_whole_sequence() -> None:
             z, state = lm.advance(lm.embed(columns[:, at : at + size]), state)
             grouped.append(z)
             at += size
-        assert float(mx.abs(mx.concatenate(grouped, axis=1) - whole).max().item()) < 1e-5
+        assert float(mx.abs(mx.concatenate(grouped, axis=1) - whole).max()) < 1e-5
 
 
 def _columns(lm: LanguageModel, frames: mx.array) -> mx.array:
@@ -80,7 +80,9 @@ def _columns(lm: LanguageModel, frames: mx.array) -> mx.array:
     return delay(frames, initial_column(lm.config)).swapaxes(1, 2)
 
 
-def test_a_rope_of_the_other_kind_shows(folder: ModelFolder, expected: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rope_of_the_other_kind_shows(
+    folder: ModelFolder, expected: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The reference rotates interleaved pairs; rotating halves must break parity, or parity proves nothing."""
     lm, rope = folder.load_lm(), mx.fast.rope
     monkeypatch.setattr(mx.fast, "rope", lambda x, dims, **kw: rope(x, dims, **(kw | {"traditional": False})))

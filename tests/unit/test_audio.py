@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import av
@@ -12,7 +13,6 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personaplex import audio
 from personaplex.audio import Framer, as_mono, read_audio, rms, write_audio
 from personaplex.errors import AudioError, OutputError, UsageError
 from personaplex.units import FRAME_SAMPLES, frames_in
@@ -136,7 +136,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         def isatty() -> bool:
             return False
 
-    monkeypatch.setattr(audio.sys, "stdin", Piped)
+    monkeypatch.setattr(sys, "stdin", Piped)
     assert len(read_audio("-")) == len(tone(24_000))
     with pytest.raises(AudioError, match="standard input is empty"):
         read_audio("-")

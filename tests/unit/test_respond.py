@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import mlx.core as mx
@@ -55,7 +56,9 @@ def test_text_comes_from_every_frame_also_while_the_user_speaks(model: PersonaPl
     assert any(model.tokenizer.is_text(int(t)) for t in reply.tokens[0, : reply.user_frames])
 
 
-def test_the_same_seed_gives_the_same_answer_and_another_another(model: PersonaPlex, reply: Reply, speech: np.ndarray) -> None:
+def test_the_same_seed_gives_the_same_answer_and_another_another(
+    model: PersonaPlex, reply: Reply, speech: np.ndarray
+) -> None:
     again = model.respond(speech, voice="VOICE0", seed=5, max_steps=12)
     assert np.array_equal(again.tokens, reply.tokens) and np.array_equal(again.audio, reply.audio)
     other = model.respond(speech, voice="VOICE0", seed=6, max_steps=12)
@@ -122,7 +125,9 @@ def test_a_conversation_goes_on_from_a_reply(model: PersonaPlex, speech: np.ndar
         model.respond(speech, state=first, prompt="teacher")
 
 
-def test_nothing_is_left_over_from_one_conversation_to_the_next(model: PersonaPlex, speech: np.ndarray, reply: Reply) -> None:
+def test_nothing_is_left_over_from_one_conversation_to_the_next(
+    model: PersonaPlex, speech: np.ndarray, reply: Reply
+) -> None:
     model.respond(speech[::-1].copy(), voice=None, prompt=None, seed=1, max_steps=3)
     assert np.array_equal(model.respond(speech, voice="VOICE0", seed=5, max_steps=12).tokens, reply.tokens)
 
@@ -153,7 +158,7 @@ def test_a_look_inside_every_step(model: PersonaPlex, speech: np.ndarray) -> Non
     reply = model.respond(speech, voice="VOICE0", sampling=model.sampling(greedy=True), max_steps=2)
     assert [s.frame for s in steps] == list(range(30))
     assert np.array_equal(np.array([s.tokens for s in steps]).T, reply.tokens)
-    for now, following in zip(steps, steps[1:], strict=False):
+    for now, following in pairwise(steps):
         assert now.top_text[0][0] == model.tokenizer.piece(following.tokens[0])
         assert now.top_codes[1:] == now.tokens[2:9]
         assert 0 < now.text_entropy <= np.log(320) and all(0 < e <= np.log(2048) for e in now.code_entropies)

@@ -52,7 +52,12 @@ def test_keys_differ_by_seed_and_by_frame_and_not_by_neighbour() -> None:
     a = np.array(frame_keys(both, mx.array([0, 5]), 3))
     b = np.array(frame_keys(session_key(2), mx.array([5]), 3))
     assert np.array_equal(a[1:], b)
-    seen = {tuple(k) for s in range(20) for p in range(20) for k in np.array(frame_keys(session_key(s), mx.array([p]), 3))[0]}
+    seen = {
+        tuple(k)
+        for s in range(20)
+        for p in range(20)
+        for k in np.array(frame_keys(session_key(s), mx.array([p]), 3))[0]
+    }
     assert len(seen) == 20 * 20 * 3
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from personaplex.audio import LONGEST_SECONDS, check_format, read_audio, rms, write_audio
+from personaplex.audio import LONGEST_SECONDS, check_format, pcm16, read_audio, rms, write_audio
 from personaplex.cli.options import json_option, model_option, note, note_blas, sampling_options
 from personaplex.errors import PersonaError, UsageError
 from personaplex.files import check_writable
@@ -202,7 +202,7 @@ def _drain(stream: ReplyStream, options: dict[str, Any], began: float) -> float:
         for chunk in stream:
             first_ms = first_ms if first_ms is not None else 1000 * (time.perf_counter() - began)
             if live and to_stdout:
-                _write_stdout(_pcm16(chunk.audio))
+                _write_stdout(pcm16(chunk.audio).tobytes())
             if live and not options["as_json"]:
                 at = chunk.first_frame / FRAME_RATE
                 note(f"[{at:6.2f} s] {chunk.text.strip()}", quiet=options["quiet"])
@@ -215,7 +215,7 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
     if output is not None:
         write_audio(output, reply.audio)
     elif not options["stream"]:
-        _write_stdout(_wav_header(len(reply.audio)) + _pcm16(reply.audio))
+        _write_stdout(_wav_header(len(reply.audio)) + pcm16(reply.audio).tobytes())
     t = reply.timings
     if options["as_json"]:
         report = {
@@ -247,10 +247,6 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
             f"step p50 {t.percentile(50):.1f} ms p99 {t.percentile(99):.1f} ms",
             quiet=quiet,
         )
-
-
-def _pcm16(audio: np.ndarray) -> bytes:
-    return bytes((np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes())
 
 
 def _wav_header(n_samples: int | None) -> bytes:
