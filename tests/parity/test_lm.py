@@ -80,9 +80,7 @@ def _columns(lm: LanguageModel, frames: mx.array) -> mx.array:
     return delay(frames, initial_column(lm.config)).swapaxes(1, 2)
 
 
-def test_a_rope_of_the_other_kind_shows(
-    folder: ModelFolder, expected: Tensors, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rotating_halves_shows(folder: ModelFolder, expected: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference rotates interleaved pairs; rotating halves must break parity, or parity proves nothing."""
     lm, rope = folder.load_lm(), mx.fast.rope
     monkeypatch.setattr(mx.fast, "rope", lambda x, dims, **kw: rope(x, dims, **(kw | {"traditional": False})))

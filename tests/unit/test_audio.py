@@ -97,7 +97,7 @@ def test_missing_files_folders_and_pictures(tmp_path: Path) -> None:
             "6360000000020001e221bc330000000049454e44ae426082"
         )
     )
-    with pytest.raises(AudioError, match="no sound|not a recording"):
+    with pytest.raises(AudioError, match=r"no sound|not a recording"):
         read_audio(picture)
 
 

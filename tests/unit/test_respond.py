@@ -56,9 +56,7 @@ def test_text_comes_from_every_frame_also_while_the_user_speaks(model: PersonaPl
     assert any(model.tokenizer.is_text(int(t)) for t in reply.tokens[0, : reply.user_frames])
 
 
-def test_the_same_seed_gives_the_same_answer_and_another_another(
-    model: PersonaPlex, reply: Reply, speech: np.ndarray
-) -> None:
+def test_the_same_seed_gives_the_same_answer(model: PersonaPlex, reply: Reply, speech: np.ndarray) -> None:
     again = model.respond(speech, voice="VOICE0", seed=5, max_steps=12)
     assert np.array_equal(again.tokens, reply.tokens) and np.array_equal(again.audio, reply.audio)
     other = model.respond(speech, voice="VOICE0", seed=6, max_steps=12)
@@ -125,9 +123,7 @@ def test_a_conversation_goes_on_from_a_reply(model: PersonaPlex, speech: np.ndar
         model.respond(speech, state=first, prompt="teacher")
 
 
-def test_nothing_is_left_over_from_one_conversation_to_the_next(
-    model: PersonaPlex, speech: np.ndarray, reply: Reply
-) -> None:
+def test_nothing_is_left_over_for_the_next(model: PersonaPlex, speech: np.ndarray, reply: Reply) -> None:
     model.respond(speech[::-1].copy(), voice=None, prompt=None, seed=1, max_steps=3)
     assert np.array_equal(model.respond(speech, voice="VOICE0", seed=5, max_steps=12).tokens, reply.tokens)
 

@@ -1,0 +1,42 @@
+# Everything is installed into .venv, by a Python that PYTHON=/path/to/python3 may name. `make` lists the targets.
+python = .venv/bin/python
+
+.PHONY: help setup packages demo test test-oldest check fix lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Make .venv, or bring it up to date: all that this machine needs to run and to test
+	@sh scripts/setup
+
+packages: setup
+	@sh scripts/system-packages tests
+
+demo: setup ## Run the demonstration
+	@sh scripts/demo
+
+test: packages check ## Run the linters, the type checker and the tests
+	$(python) -m pytest
+
+test-oldest: ## Run the tests with the oldest versions that pyproject.toml allows (in .venv-oldest, Python 3.11)
+	@"$${PYTHON:-python3.11}" -m venv --clear .venv-oldest
+	@echo '*' >.venv-oldest/.gitignore
+	@.venv-oldest/bin/python -m pip install -qq uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -e '.[cpu,dev]'
+	.venv-oldest/bin/python -m pytest -q
+
+check: setup ## Run the linters and the type checker
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+	$(python) -m mypy
+
+fix: setup ## Format the code and mend what ruff can mend
+	$(python) -m ruff format
+	$(python) -m ruff check --fix
+
+lock: ## Pin anew after pyproject.toml changed (LOCK=--upgrade: the newest of everything)
+	@sh scripts/lock $(LOCK)
+
+clean: ## Remove .venv and everything else that these targets made, but for demo/
+	rm -rf .venv .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
