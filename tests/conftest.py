@@ -60,12 +60,12 @@ def mimi(folder: ModelFolder) -> Mimi:
 
 @pytest.fixture(scope="session")
 def lm(folder: ModelFolder) -> LanguageModel:
-    return folder.load_lm()
+    return folder.load_lm(dtype=mx.float32)
 
 
 @pytest.fixture(scope="session")
 def model() -> personaplex.PersonaPlex:
-    return personaplex.PersonaPlex.from_pretrained(PARITY, compiled=False)
+    return personaplex.PersonaPlex.from_pretrained(PARITY, dtype=mx.float32, compiled=False)
 
 
 @pytest.fixture(scope="session")

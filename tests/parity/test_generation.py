@@ -36,7 +36,7 @@ def prompt_of(mode: str, folder: ModelFolder, expected: Tensors) -> Prompt:
 
 
 def trace(mode: str, folder: ModelFolder, expected: Tensors, steps: int = 8, *, shifted: bool = False) -> Tensors:
-    generator = Generator(folder.load_lm(depformer_steps=steps), folder.config)
+    generator = Generator(folder.load_lm(steps, mx.float32), folder.config)
     prompt = prompt_of(mode, folder, expected)
     return run_trace(generator, prompt, expected["gen.user_codes"], GREEDY, 0, shifted=shifted)
 
@@ -92,7 +92,7 @@ def test_the_formula_for_the_length_of_a_prompt(folder: ModelFolder, expected: T
 
 
 def test_a_saved_voice_and_its_recording_prompt_alike(folder: ModelFolder, expected: Tensors) -> None:
-    lm = folder.load_lm()
+    lm = folder.load_lm(dtype=mx.float32)
     voice = folder.voices.load("VOICE0")
     assert voice.embeddings is not None
     prompt = prompt_of("audio", folder, expected)

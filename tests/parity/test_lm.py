@@ -18,7 +18,7 @@ def worst(found: mx.array, wanted: mx.array, mask: mx.array) -> float:
 
 
 def test_teacher_forced_logits_of_all_sixteen_steps(folder: ModelFolder, expected: Tensors) -> None:
-    lm = folder.load_lm(depformer_steps=16)
+    lm = folder.load_lm(16, mx.float32)
     text, text_mask, audio, audio_mask = lm.teacher_forced(expected["lm.codes"].astype(mx.int32))
     assert same(text_mask, expected["lm.text_mask"][:, 0])
     assert same(audio_mask, expected["lm.audio_mask"])
@@ -32,14 +32,14 @@ def test_teacher_forced_logits_of_all_sixteen_steps(folder: ModelFolder, expecte
 def test_eight_steps_are_the_first_eight_of_sixteen(folder: ModelFolder, lm: LanguageModel, expected: Tensors) -> None:
     codes = expected["lm.codes"].astype(mx.int32)
     _, _, eight, _ = lm.teacher_forced(codes)
-    _, _, sixteen, _ = folder.load_lm(depformer_steps=16).teacher_forced(codes)
+    _, _, sixteen, _ = folder.load_lm(16, mx.float32).teacher_forced(codes)
     assert eight.shape[1] == 8
     assert float(mx.abs(eight - sixteen[:, :8]).max()) < 1e-4
 
 
 def test_logits_past_a_window_of_twelve() -> None:
     folder, expected = ModelFolder(WINDOW), read_expected(WINDOW)
-    lm = folder.load_lm(depformer_steps=16)
+    lm = folder.load_lm(16, mx.float32)
     text, text_mask, audio, audio_mask = lm.teacher_forced(expected["lm.codes"].astype(mx.int32))
     assert worst(text, expected["lm.text_logits"][:, 0], text_mask) < LOGITS
     assert worst(audio[..., :64], expected["lm.audio_logits_first64"], audio_mask) < LOGITS
@@ -47,7 +47,7 @@ def test_logits_past_a_window_of_twelve() -> None:
 
 @pytest.mark.parametrize("wrong", [11, 13])
 def test_a_window_that_is_off_by_one_shows(wrong: int) -> None:
-    expected, lm = read_expected(WINDOW), ModelFolder(WINDOW).load_lm()
+    expected, lm = read_expected(WINDOW), ModelFolder(WINDOW).load_lm(dtype=mx.float32)
     lm.temporal.context = wrong
     text, mask, _, _ = lm.teacher_forced(expected["lm.codes"].astype(mx.int32))
     assert worst(text, expected["lm.text_logits"][:, 0], mask) > 10 * LOGITS
@@ -56,7 +56,7 @@ def test_a_window_that_is_off_by_one_shows(wrong: int) -> None:
 def test_stepping_through_the_ring_equals_the_whole_sequence() -> None:
     """Forty columns through a ring of twelve: the window of a stream is that of training, however long it lasts."""
     folder, expected = ModelFolder(WINDOW), read_expected(WINDOW)
-    lm = folder.load_lm()
+    lm = folder.load_lm(dtype=mx.float32)
     columns = _columns(lm, expected["lm.codes"].astype(mx.int32))
     whole = lm.out_norm(lm.temporal.whole(lm.embed(columns)))
     state, stepped = lm.init_state(1), []
@@ -82,7 +82,7 @@ def _columns(lm: LanguageModel, frames: mx.array) -> mx.array:
 
 def test_rotating_halves_shows(folder: ModelFolder, expected: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference rotates interleaved pairs; rotating halves must break parity, or parity proves nothing."""
-    lm, rope = folder.load_lm(), mx.fast.rope
+    lm, rope = folder.load_lm(dtype=mx.float32), mx.fast.rope
     monkeypatch.setattr(mx.fast, "rope", lambda x, dims, **kw: rope(x, dims, **(kw | {"traditional": False})))
     text, mask, _, _ = lm.teacher_forced(expected["lm.codes"].astype(mx.int32))
     assert worst(text, expected["lm.text_logits"][:, 0], mask) > 10 * LOGITS

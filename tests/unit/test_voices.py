@@ -134,7 +134,8 @@ def test_a_voice_from_the_archive_is_the_voice_from_the_folder(tmp_path: Path) -
     packed, unpacked = shelf.load("VOICE0"), ModelFolder(PARITY).voices.load("VOICE0")
     assert packed.embeddings is not None and unpacked.embeddings is not None
     assert same(packed.embeddings, unpacked.embeddings)
-    assert packed.ring is not None and np.array_equal(packed.ring, unpacked.ring)
+    assert packed.ring is not None and unpacked.ring is not None
+    assert np.array_equal(packed.ring, unpacked.ring)
     assert [p.name for p in tmp_path.iterdir()] == ["voices.tgz"], "nothing is unpacked to disk"
 
 

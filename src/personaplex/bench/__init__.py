@@ -4,4 +4,7 @@ A benchmark is a module with a docstring that teaches the theory (what a frame c
 `run(model: str | None, frames: int) -> list[Row]`.
 """
 
-BENCHES = {"codec": "Mimi: encoder, quantiser, decoder and round trip, one 80 ms frame at a time."}
+BENCHES = {
+    "codec": "Mimi: encoder, quantiser, decoder and round trip, one 80 ms frame at a time.",
+    "load": "Loading a model, its memory, and the frames of a conversation with it.",
+}

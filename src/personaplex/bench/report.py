@@ -50,7 +50,7 @@ def as_report(bench: str, rows: list[Row]) -> dict[str, object]:
 def as_table(report: dict[str, object], theory: str) -> str:
     """The report as a person reads it."""
     rows: list[dict[str, object]] = report["rows"]  # type: ignore[assignment]
-    columns = list(rows[0])
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [columns, *[[str(row.get(column, "")) for column in columns] for row in rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

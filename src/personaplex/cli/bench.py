@@ -18,6 +18,8 @@ from personaplex.cli.options import note_blas
 def command(name: str, model: str | None, frames: int, as_json: bool) -> None:
     """Measure this machine: a table, and as the last line of stdout one JSON object.
 
+    The benchmarks: codec (Mimi frame by frame), load (a model from disk, its memory, its frames).
+
     The object holds bench, machine, mlx, commit and rows, each row with p50_ms, p95_ms, p99_ms and max_ms.
     """
     from personaplex.bench.report import as_line, as_report, as_table
