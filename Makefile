@@ -20,7 +20,6 @@ test: packages check ## Run the linters, the type checker and the tests
 
 test-oldest: ## Run the tests with the oldest versions that pyproject.toml allows (in .venv-oldest, Python 3.11)
 	@"$${PYTHON:-python3.11}" -m venv --clear .venv-oldest
-	@echo '*' >.venv-oldest/.gitignore
 	@.venv-oldest/bin/python -m pip install -qq uv
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -e '.[cpu,dev]'
 	.venv-oldest/bin/python -m pytest -q

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def load() -> Blas:
         return Blas(None)
     if "mlx.core" in sys.modules:
         return Blas(None, IMPORTED_TOO_EARLY)
+    _keep_freed_memory()
     for candidate in [wish] if wish else _candidates():
         try:
             ctypes.CDLL(candidate, mode=ctypes.RTLD_GLOBAL)
@@ -56,6 +58,19 @@ def load() -> Blas:
             continue
         return Blas(candidate)
     return Blas(None, f"PERSONAPLEX_BLAS={wish} cannot be loaded" if wish else HOW_TO_GET_ONE)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a frame frees for the next frame: by default every large array is mapped and faulted in anew.
+
+    MLX's CPU backend takes each intermediate result from malloc; this makes Mimi about a fifth faster. Up to 256 MiB
+    of freed memory stays with the process; arrays of 32 MiB and more are returned at once, as ever.
+    """
+    mmap_threshold, trim_threshold = -3, -1
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 256 << 20)
 
 
 def _mlx_is_linux_cpu_build() -> bool:
@@ -81,10 +96,10 @@ def explain(error: ImportError) -> ImportError | BackendError:
 
 
 def _candidates() -> list[str]:
-    names = ["libopenblas.so.0", "libopenblas.so"]
-    # The `mkl` wheel puts its single dynamic library into the environment's lib folder.
-    names += [str(path) for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*"))]
-    return names
+    # The `mkl` wheel puts its single dynamic library into the environment's lib folder. Who has installed it wants it:
+    # for one or two rows, which is what a frame is, it does not copy the weights first, as OpenBLAS does.
+    mkl = [str(path) for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*"))]
+    return [*mkl, "libopenblas.so.0", "libopenblas.so"]
 
 
 blas = load()

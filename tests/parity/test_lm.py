@@ -8,6 +8,7 @@ import pytest
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.models.lm import LanguageModel
 from personaplex.models.streams import initial_column
+from personaplex.nn.rope import Rotation
 from tests.conftest import PARITY, WINDOW, Tensors, read_expected, same
 
 LOGITS = 1e-3
@@ -82,8 +83,12 @@ def _columns(lm: LanguageModel, frames: mx.array) -> mx.array:
 
 def test_rotating_halves_shows(folder: ModelFolder, expected: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference rotates interleaved pairs; rotating halves must break parity, or parity proves nothing."""
-    lm, rope = folder.load_lm(dtype=mx.float32), mx.fast.rope
-    monkeypatch.setattr(mx.fast, "rope", lambda x, dims, **kw: rope(x, dims, **(kw | {"traditional": False})))
+
+    def halves(self: Rotation, x: mx.array) -> mx.array:
+        return mx.fast.rope(x, x.shape[-1], traditional=False, base=self.period, scale=1.0, offset=self.start)
+
+    lm = folder.load_lm(dtype=mx.float32)
+    monkeypatch.setattr(Rotation, "__call__", halves)
     text, mask, _, _ = lm.teacher_forced(expected["lm.codes"].astype(mx.int32))
     assert worst(text, expected["lm.text_logits"][:, 0], mask) > 10 * LOGITS
 

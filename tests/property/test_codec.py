@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mlx.core as mx
 import numpy as np
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from personaplex.models.mimi import Mimi
 from personaplex.nn.activation import elu
+from personaplex.nn.rope import Rotation, open_rotation
 from personaplex.nn.state import extract, stack
 from personaplex.units import FRAME_SAMPLES
 from tests.conftest import same
@@ -76,3 +79,18 @@ def test_elu_is_elu() -> None:
     found = np.array(elu(mx.array(x)))
     assert np.abs(found - reference)[x < 100].max() < 2e-7
     assert elu(mx.array([0.0])).item() == 0
+
+
+@given(seed=st.integers(0, 99), start=st.lists(st.integers(0, 100_000), min_size=1, max_size=3))
+def test_both_forms_of_rotation_turn_alike(seed: int, start: list[int]) -> None:
+    """The CPU's complex product and the GPU's fused kernel, at different positions in each slot."""
+    x = mx.random.normal((len(start), 3, 2, 8), key=mx.random.key(seed))
+    position = mx.array(start)[:, None] + mx.arange(2)
+    rates = mx.exp(mx.arange(4) * (-2 * math.log(1e4) / 8))
+    angles = position[:, None, :, None] * rates
+    turn = mx.stack([mx.cos(angles), mx.sin(angles)], axis=-1).view(mx.complex64)[..., 0]
+    ours, fused = Rotation(position[:, 0], 1e4, turn)(x), Rotation(position[:, 0], 1e4, None)(x)
+    # At position 100,000 an angle in float32 is known to some hundredths.
+    assert float(mx.abs(ours - fused).max()) < 1e-4 + 1e-6 * max(start)
+    opened = open_rotation(position, 8, 1e4)(x)
+    assert float(mx.abs(opened - fused).max()) < 1e-4 + 1e-6 * max(start)

@@ -41,8 +41,7 @@ def run(model: str | None, frames: int) -> list[Row]:
     weights = {"weights_gib": round(n_bytes(parameters(lm)) / 2**30, 3)}
     sampling = Sampling()
     generator = Generator(lm, folder.config)
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    duplex = Duplex(mimi, generator, Ceiling.over(sampling), compiled=on_gpu)
+    duplex = Duplex(mimi, generator, Ceiling.over(sampling), compiled=mx.metal.is_available())
     prompt = compose(folder.config, None, [5] * PROMPT_TOKENS)
     state, prompt_row = _measured(f"prompt of {prompt.n_frames} frames", lambda: duplex.open(prompt, sampling=sampling))
     pcm = 0.1 * mx.random.normal((1, FRAME_SAMPLES))

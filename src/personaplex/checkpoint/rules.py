@@ -102,8 +102,8 @@ def _conv(arrays: list[mx.array]) -> mx.array:
 
 
 def _conv_transpose(arrays: list[mx.array]) -> mx.array:
-    """(in, out, kernel) -> (in, kernel, out)."""
-    return arrays[0].swapaxes(1, 2)
+    """(in, out, kernel) -> (kernel, out, in)."""
+    return arrays[0].T
 
 
 def _pointwise(arrays: list[mx.array]) -> mx.array:

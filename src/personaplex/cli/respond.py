@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 )
 @click.option("--stream", is_flag=True, help="Give out text, and audio with --output -, while it is made.")
 @click.option("--chunk-frames", type=int, default=25, show_default=True, help="Frames per piece with --stream.")
-@click.option("--compile/--no-compile", "compiled", default=None, help="Fuse the step's graph (default: on a GPU).")
+@click.option("--compile/--no-compile", "compiled", default=None, help="Fuse the step's graph (default: on a Mac).")
 @click.option("--transcript", is_flag=True, help="Print what the agent said on stdout.")
 @json_option
 @sampling_options

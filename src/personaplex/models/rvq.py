@@ -33,19 +33,22 @@ class ResidualBranch(nn.Module):
         """latent [B, T, width] -> codes [B, T, n]: nearest centroid of what is left, the first index on ties."""
         residual = self.input_proj(latent)
         codes = []
-        for table, half_energy in zip(self.centroids, self._half_energy, strict=True):
+        for k, table in enumerate(self.centroids):
             # |residual - centroid|^2 / 2 up to a term that all centroids share.
-            code = mx.argmin(half_energy - residual @ table.T, axis=-1)
-            residual = residual - table[code]
-            codes.append(code.astype(mx.int32))
+            code = mx.argmin(self._half_energy[k] - residual @ table.T, axis=-1).astype(mx.int32)
+            residual = residual - self._rows(code[..., None], k)[..., 0, :]
+            codes.append(code)
         return mx.stack(codes, axis=-1)
 
     def decode(self, codes: mx.array) -> mx.array:
         """codes [B, T, n] -> latent [B, T, width]."""
-        total = self.centroids[0][codes[..., 0]]
-        for k in range(1, self.centroids.shape[0]):
-            total = total + self.centroids[k][codes[..., k]]
-        return self.output_proj(total)
+        return self.output_proj(self._rows(codes).sum(axis=-2))
+
+    def _rows(self, codes: mx.array, first: int = 0) -> mx.array:
+        """Centroids [..., n, dimension] of codes [..., n] of codebooks first ... first + n - 1, in one look-up."""
+        n_codebooks, bins, dimension = self.centroids.shape
+        index = codes + mx.arange(first, first + codes.shape[-1]) * bins
+        return self.centroids.reshape(n_codebooks * bins, dimension)[index]
 
 
 class SplitQuantizer(nn.Module):

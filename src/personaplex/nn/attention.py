@@ -11,6 +11,8 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx import nn
 
+from personaplex.nn.rope import Rotation, open_rotation
+
 
 class KV(NamedTuple):
     """The ring of one layer: keys and values [B, H, R, D]; the token at position p lies in row p mod R."""
@@ -22,20 +24,23 @@ class KV(NamedTuple):
 class Window(NamedTuple):
     """Where one call's tokens go and what they may see; the same for all layers, so computed once.
 
-    `start` [B] is the position of the first new token, `rows` [B, 1, T, 1] the ring rows to write, `mask`
-    [B or 1, 1, T, keys] what each query sees. With `write_first` the queries read the ring after the write;
+    `rotation` turns queries and keys by their positions, `rows` [B, 1, T, 1] are the ring rows to write, `mask`
+    [B, 1, T, keys] is what each query sees. With `write_first` the queries read the ring after the write;
     otherwise the ring is too short for that (the write would bury keys that the first query still needs)
     and they read old ring and new tokens side by side.
     """
 
-    start: mx.array
+    rotation: Rotation
     rows: mx.array | None
     mask: mx.array
     write_first: bool
 
 
-def open_window(start: mx.array, n_tokens: int, n_rows: int, context: int) -> Window:
-    """Plan a call of `n_tokens` at positions `start` [B] on a ring of `n_rows`; 0 rows means no ring at all."""
+def open_window(start: mx.array, n_tokens: int, n_rows: int, context: int, head: int, period: float) -> Window:
+    """Plan a call of `n_tokens` at positions `start` [B] on a ring of `n_rows`; 0 rows means no ring at all.
+
+    `context` keys are seen; heads have `head` channels and positions the longest `period`.
+    """
     query = start[:, None] + mx.arange(n_tokens)
     row = mx.arange(n_rows)
     write_first = n_rows >= context + n_tokens - 1
@@ -52,7 +57,7 @@ def open_window(start: mx.array, n_tokens: int, n_rows: int, context: int) -> Wi
     mask = (distance >= 0) & (distance < context) & (key >= 0)[:, None, :]
     kept = query[:, -min(n_tokens, n_rows) :] % n_rows if n_rows else None
     rows = None if kept is None else kept[:, None, :, None]
-    return Window(start, rows, mask[:, None], write_first)
+    return Window(open_rotation(query, head, period), rows, mask[:, None], write_first)
 
 
 def _write(ring: mx.array, rows: mx.array, new: mx.array) -> mx.array:
@@ -63,10 +68,9 @@ def _write(ring: mx.array, rows: mx.array, new: mx.array) -> mx.array:
 class Attention(nn.Module):
     """Multi-head attention with interleaved rotary positions (reference transformer.py); no biases."""
 
-    def __init__(self, dim: int, n_heads: int, max_period: float) -> None:
+    def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.max_period = max_period
         self.in_proj = nn.Linear(dim, 3 * dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
 
@@ -76,7 +80,7 @@ class Attention(nn.Module):
         head = dim // self.n_heads
         qkv = self.in_proj(x).reshape(slots, n_tokens, 3 * self.n_heads, head).swapaxes(1, 2)
         # Queries and keys turn by the same angles: one call for both.
-        turned = self._rotate(qkv[:, : 2 * self.n_heads], window.start)
+        turned = window.rotation(qkv[:, : 2 * self.n_heads])
         q, k, v = turned[:, : self.n_heads], turned[:, self.n_heads :], qkv[:, 2 * self.n_heads :]
         if ring is None or window.rows is None:
             seen = after = KV(k, v)
@@ -86,6 +90,3 @@ class Attention(nn.Module):
             seen = after if window.write_first else beside
         out = mx.fast.scaled_dot_product_attention(q, seen.k, seen.v, scale=head**-0.5, mask=window.mask)
         return self.out_proj(out.transpose(0, 2, 1, 3).reshape(slots, n_tokens, dim)), after
-
-    def _rotate(self, x: mx.array, start: mx.array) -> mx.array:
-        return mx.fast.rope(x, x.shape[-1], traditional=True, base=self.max_period, scale=1.0, offset=start)

@@ -42,18 +42,18 @@ class CausalConvTranspose1d(nn.Module):
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.weight = mx.zeros((n_in, 2 * stride, n_out))
+        self.weight = mx.zeros((2 * stride, n_out, n_in))  # as a linear map's: rows are outputs
         self.bias = mx.zeros((n_out,))
 
     def init_state(self, slots: int) -> mx.array:
         """The overlap before the first input: zeros [B, stride, n_out]."""
-        return mx.zeros((slots, self.stride, self.weight.shape[2]))
+        return mx.zeros((slots, self.stride, self.weight.shape[1]))
 
     def __call__(self, x: mx.array, overlap: mx.array) -> tuple[mx.array, mx.array]:
         """x [B, T, n_in] -> [B, T x stride, n_out]."""
-        n_in, kernel, n_out = self.weight.shape
+        _, n_out, n_in = self.weight.shape
         slots, n_tokens, _ = x.shape
-        windows = (x @ self.weight.reshape(n_in, kernel * n_out)).reshape(slots, n_tokens, 2, self.stride, n_out)
+        windows = (x @ self.weight.reshape(-1, n_in).T).reshape(slots, n_tokens, 2, self.stride, n_out)
         late = mx.concatenate([overlap[:, None], windows[:, :, 1]], axis=1)
         y = windows[:, :, 0] + late[:, :-1] + self.bias
         return y.reshape(slots, n_tokens * self.stride, n_out), late[:, -1]

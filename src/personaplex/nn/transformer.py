@@ -79,9 +79,10 @@ class TransformerState(NamedTuple):
 class Transformer(nn.Module):
     """A causal stack with a sliding window of `context` tokens."""
 
-    def __init__(self, layers: list[Layer], context: int) -> None:
+    def __init__(self, layers: list[Layer], context: int, max_period: float) -> None:
         super().__init__()
         self.context = context
+        self.max_period = max_period
         self.layers = layers
 
     def init_state(self, slots: int, n_tokens: int = 1, dtype: mx.Dtype = mx.float32) -> TransformerState:
@@ -89,15 +90,19 @@ class Transformer(nn.Module):
         attention = self.layers[0].attention
         rows = self.context + n_tokens - 1
         rows += -rows % n_tokens  # whole calls only, so that a call's rows never wrap half way
-        head = self.layers[0].norm1.weight.size // attention.n_heads
-        shape = (slots, attention.n_heads, rows, head)
+        shape = (slots, attention.n_heads, rows, self._head)
         rings = tuple(KV(mx.zeros(shape, dtype), mx.zeros(shape, dtype)) for _ in self.layers)
         return TransformerState(rings, mx.zeros((slots,), mx.int32))
+
+    @property
+    def _head(self) -> int:
+        """Channels of one attention head."""
+        return int(self.layers[0].norm1.weight.size // self.layers[0].attention.n_heads)
 
     def __call__(self, x: mx.array, state: TransformerState) -> tuple[mx.array, TransformerState]:
         """The next tokens x [B, T, dim] -> [B, T, dim], and the state after them."""
         n_tokens, n_rows = x.shape[1], state.rings[0].k.shape[2]
-        window = open_window(state.position, n_tokens, n_rows, self.context)
+        window = open_window(state.position, n_tokens, n_rows, self.context, self._head, self.max_period)
         rings = []
         for layer, ring in zip(self.layers, state.rings, strict=True):
             x, after = layer(x, ring, window)
@@ -106,7 +111,8 @@ class Transformer(nn.Module):
 
     def whole(self, x: mx.array) -> mx.array:
         """A whole sequence x [B, T, dim] -> [B, T, dim], nothing remembered: for training."""
-        window = open_window(mx.zeros((x.shape[0],), mx.int32), x.shape[1], 0, self.context)
+        start = mx.zeros((x.shape[0],), mx.int32)
+        window = open_window(start, x.shape[1], 0, self.context, self._head, self.max_period)
         for layer in self.layers:
             x, _ = layer(x, None, window)
         return x
@@ -116,14 +122,14 @@ def temporal_stack(dim: int, n_heads: int, n_layers: int, hidden: int, max_perio
     """The language model's kind: RMS norm (eps 1e-8, in float32), gated SiLU, no layer scale."""
     layers = [
         Layer(
-            Attention(dim, n_heads, max_period),
+            Attention(dim, n_heads),
             GatedFeedForward(dim, hidden),
             (nn.RMSNorm(dim, eps=1e-8), nn.RMSNorm(dim, eps=1e-8)),
             nn.Identity,
         )
         for _ in range(n_layers)
     ]
-    return Transformer(layers, context)
+    return Transformer(layers, context, max_period)
 
 
 def codec_stack(
@@ -132,11 +138,11 @@ def codec_stack(
     """Mimi's kind: layer norm, plain GELU, a layer scale on each branch."""
     layers = [
         Layer(
-            Attention(dim, n_heads, max_period),
+            Attention(dim, n_heads),
             FeedForward(dim, hidden),
             (nn.LayerNorm(dim), nn.LayerNorm(dim)),
             lambda: LayerScale(dim, layer_scale),
         )
         for _ in range(n_layers)
     ]
-    return Transformer(layers, context)
+    return Transformer(layers, context, max_period)
