@@ -1,4 +1,4 @@
-"""Which MLX is installed here, and a fast BLAS for its CPU backend on Linux, loaded before MLX.
+"""What MLX needs before it is loaded: exact float32 with CUDA, and a fast BLAS on a Linux CPU.
 
 MLX's Linux CPU wheel carries the reference BLAS: one thread, no vector code. A library that exports the same
 symbols and is loaded first, globally, is the one the dynamic linker binds: float32 matmul and convolution become
@@ -43,6 +43,9 @@ def load() -> Blas:
 
     The environment variable PERSONAPLEX_BLAS names a library to use instead (`none` for none at all).
     """
+    # With CUDA, MLX multiplies float32 in TF32 (10 bits) unless told otherwise before it is loaded; here float32 means
+    # float32: only the codec uses it, and its codes must be the reference's.
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")
     if not _mlx_is_linux_cpu_build():
         return Blas(None)
     wish = os.environ.get("PERSONAPLEX_BLAS")
