@@ -1,7 +1,7 @@
 # Everything is installed into .venv, by a Python that PYTHON=/path/to/python3 may name. `make` lists the targets.
 python = .venv/bin/python
 
-.PHONY: help setup packages demo test test-oldest check fix lock clean
+.PHONY: help setup packages demo test test-oldest soak check fix lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ test-oldest: ## Run the tests with the oldest versions that pyproject.toml allow
 	@.venv-oldest/bin/python -m pip install -qq uv
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -e '.[cpu,dev]'
 	.venv-oldest/bin/python -m pytest -q
+
+soak: packages ## Run the property tests for long: half-hour calls, hundreds of examples
+	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property
 
 check: setup ## Run the linters and the type checker
 	$(python) -m ruff check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,12 @@ PARITY = FIXTURES / "parity"
 WINDOW = FIXTURES / "window"
 AUDIO = Path(__file__).parents[2] / "shared" / "audio"
 
+SOAK = bool(os.environ.get("PERSONAPLEX_SOAK"))
+"""`make soak`: the same tests, with half-hour calls and many more examples."""
+
 settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
-settings.load_profile("default")
+settings.register_profile("soak", deadline=None, max_examples=300)
+settings.load_profile("soak" if SOAK else "default")
 
 Tensors = dict[str, mx.array]
 
