@@ -27,7 +27,7 @@ under a temporary name and renamed when it is whole. Whatever goes wrong is one 
 | 5 | an unknown or unusable voice, prompt or role |
 | 6 | an output that cannot be written |
 | 7 | MLX has no backend that works here |
-| 130 | interrupted with Ctrl-C; nothing was written |
+| 130 | interrupted with Ctrl-C; no file was written |
 
 `PERSONAPLEX_MODEL` sets the default of `--model`; `PERSONAPLEX_BLAS` names a BLAS to load on a Linux CPU (`none`:
 MLX's own).

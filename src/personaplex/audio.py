@@ -5,6 +5,7 @@ Decoding, resampling and loudness are libsndfile's, FFmpeg's, soxr's and pyloudn
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from personaplex.errors import AudioError, UsageError
+from personaplex.errors import AudioError, OutputError, UsageError
 from personaplex.files import whole_file
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
 
@@ -41,7 +42,10 @@ def read_audio(source: str | Path, longest_seconds: float = LONGEST_SECONDS) -> 
     """
     name, opened = _open(source)
     try:
-        with soundfile.SoundFile(opened) as sound:
+        with contextlib.ExitStack() as stack:
+            # As a file, not a name: soundfile would take `.raw` in a name for samples without a header.
+            file = stack.enter_context(Path(opened).open("rb")) if isinstance(opened, str) else opened
+            sound = stack.enter_context(soundfile.SoundFile(file))
             rate, blocks = sound.samplerate, _soundfile_blocks(sound, name, longest_seconds)
             return _join(blocks, rate, name, longest_seconds)
     except soundfile.LibsndfileError:
@@ -128,11 +132,14 @@ def _join(blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: f
         raise AudioError(f"{name} holds no samples")
     if resampler:
         pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    return np.concatenate(pieces)
+    joined = np.concatenate([*pieces, np.zeros(0, np.float32)])
+    if not len(joined):
+        raise AudioError(f"{name} is too short to be heard: {n_read} samples at {rate} Hz")
+    return joined
 
 
 def _check_length(seconds: float, name: str, longest_seconds: float) -> None:
-    if seconds > longest_seconds:
+    if not seconds <= longest_seconds:
         raise AudioError(
             f"{name} is {_clock(seconds)} long or longer; at most {_clock(longest_seconds)} is read; "
             "cut it, or raise the limit (--max-input-seconds)"
@@ -150,6 +157,8 @@ def as_mono(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
     Raises AudioError as `read_audio` does.
     """
     array = np.asarray(samples)
+    if array.ndim == 2 and array.shape[1] > max(32, len(array)):
+        raise AudioError(f"expected samples [S] or [S, channels], found {array.shape}; transpose it, or take one row")
     if array.dtype == np.int16:
         array = array.astype(np.float32) / 32768
     if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
@@ -166,7 +175,11 @@ def write_audio(path: Path, pcm: np.ndarray) -> None:
     check_format(path)
     with whole_file(path) as temporary:
         try:
-            soundfile.write(temporary, pcm16(pcm), SAMPLE_RATE, format=OUTPUT_FORMATS[path.suffix.lower()])
+            kind = OUTPUT_FORMATS[path.suffix.lower()]
+            with soundfile.SoundFile(temporary, "w", SAMPLE_RATE, 1, format=kind) as sound:
+                # In pieces: libsndfile's Vorbis encoder overflows its stack on minutes at once.
+                for start in range(0, len(pcm), SAMPLE_RATE):
+                    sound.write(pcm16(pcm[start : start + SAMPLE_RATE]))
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from error
 
@@ -177,7 +190,9 @@ def pcm16(pcm: np.ndarray) -> np.ndarray:
 
 
 def check_format(path: Path) -> None:
-    """Raise UsageError unless the suffix names a format that can be written."""
+    """Raise UsageError unless the suffix names a format that can be written, OutputError for a folder."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file to write")
     if path.suffix.lower() not in OUTPUT_FORMATS:
         raise UsageError(f"{path}: the suffix must be one of {', '.join(OUTPUT_FORMATS)}")
 

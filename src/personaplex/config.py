@@ -65,10 +65,12 @@ def _read(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a list, found {value!r}")
         item = typing.get_args(hint)[0]
         return tuple(_read(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if hint is float and type(value) is int:
-        return float(value)
+    if hint is float and type(value) is int and abs(value) < 1 << 53:
+        value = float(value)
     if type(value) is not hint:
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+    if hint in (int, float) and not 0 <= value < 1 << 31:
+        raise ConfigError(f"{where}: {value} is out of range")
     return value
 
 
@@ -143,7 +145,15 @@ class LMConfig:
             raise ConfigError(f"delays are {list(self.delays)}; only 0 | 0,1x7 | 0,1x7 is supported")
         _check_heads(self.dim, self.num_heads, "temporal transformer")
         _check_heads(self.depformer_dim, self.depformer_num_heads, "depformer")
-        for name in ("context", "num_layers", "depformer_num_layers", "card", "text_card"):
+        for name in (
+            "context",
+            "num_layers",
+            "depformer_num_layers",
+            "card",
+            "text_card",
+            "max_period",
+            "hidden_scale",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.existing_text_padding_id < self.text_card:
@@ -260,6 +270,11 @@ class MimiConfig:
             raise ConfigError(
                 f"num_codebooks is {self.num_codebooks}; the quantiser has {self.quantizer.n_q} (at least 2 are needed)"
             )
+        if (
+            min(*self.seanet.ratios, self.seanet.compress, self.transformer.context) < 1
+            or self.transformer.max_period < 1
+        ):
+            raise ConfigError("ratios, compress, context and max_period must be at least 1")
         if round(SAMPLE_RATE / FRAME_RATE) % self.seanet.hop:
             raise ConfigError(f"ratios multiply to {self.seanet.hop} samples, which do not divide a frame of 1920")
         width = self.seanet.dimension
@@ -282,6 +297,10 @@ class SamplingDefaults:
     text_top_k: int = 25
     audio_temp: float = 0.8
     audio_top_k: int = 250
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number here")
 
 
 PARTS = ("temporal", "depformer", "heads", "embeddings")
@@ -340,7 +359,7 @@ class ModelConfig:
         if not path.exists():
             return cls()
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
         return from_json(cls, data, str(path))

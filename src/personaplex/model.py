@@ -20,7 +20,7 @@ from personaplex.diagnosis import StepDiagnosis, diagnose_step
 from personaplex.engine.duplex import Duplex
 from personaplex.engine.generator import Generator
 from personaplex.engine.prompt import Prompt, compose
-from personaplex.engine.sampling import Ceiling, Sampling
+from personaplex.engine.sampling import Ceiling, Sampling, check_seed
 from personaplex.errors import AudioError, PersonaError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
@@ -44,7 +44,7 @@ RolePrompt = str | Sequence[int] | None
 class OpeningOptions(TypedDict, total=False):
     """How a conversation starts.
 
-    `voice`: a name, a `.pt`, `.safetensors` or audio file, a Voice, or None for none; default NATM0.
+    `voice`: a name, a `.pt`, `.safetensors` or audio file, a Voice, or None; default NATM0, or the first.
     `prompt`: a preset's name, a role text, token ids, or None for none; default "assistant".
     `sampling`: default the checkpoint's own (`PersonaPlex.sampling` changes parts of it).
     `seed`: the same seed gives the same answer; default a fresh one, which the Reply names.
@@ -131,6 +131,12 @@ class PersonaPlex:
         """Names of the voices that came with the model."""
         return self.folder.voices.names()
 
+    @property
+    def default_voice(self) -> str:
+        """NATM0, or the first voice of a model that has no NATM0."""
+        names = self.list_voices()
+        return names[0] if names and DEFAULT_VOICE not in names else DEFAULT_VOICE
+
     @staticmethod
     def list_prompts() -> dict[str, str]:
         """Role prompts by name."""
@@ -154,7 +160,7 @@ class PersonaPlex:
         Raises PersonaError, CheckpointError or AudioError.
         """
         path = Path(voice)
-        if "/" not in str(voice) and not path.is_file():
+        if "/" not in str(voice) and not path.is_file() and path.suffix in ("", *SUFFIXES):
             return self.folder.voices.load(str(voice))
         if path.suffix in SUFFIXES:
             return voice_from_file(path)
@@ -169,7 +175,7 @@ class PersonaPlex:
         codes = self.mimi.encode(mx.array(normalise_loudness(pcm, str(path)))[None])
         return Voice(path.stem, codes=np.array(codes[0]).T)
 
-    def compose(self, voice: str | Path | Voice | None = DEFAULT_VOICE, prompt: RolePrompt = DEFAULT_PROMPT) -> Prompt:
+    def compose(self, voice: str | Path | Voice | None, prompt: RolePrompt) -> Prompt:
         """Voice and role laid out as forced frames. With neither (None, None) the model starts unprompted."""
         if isinstance(voice, str | Path):
             voice = self.load_voice(voice)
@@ -237,14 +243,16 @@ class PersonaPlex:
 
     def _open(self, options: OpeningOptions) -> _Opening:
         began = time.perf_counter()
+        if unknown := set(options) - set(ResponseOptions.__annotations__):
+            raise UsageError(f"unknown option {sorted(unknown)[0]!r}")
         seed, sampling, earlier = options.get("seed"), options.get("sampling"), options.get("state")
         if seed is None:
             seed = secrets.randbits(32)
-        if not 0 <= seed < 1 << 63:
-            raise UsageError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
+        check_seed(seed)
         if earlier is None:
             sampling = sampling or self.sampling()
-            prompt = self.compose(options.get("voice", DEFAULT_VOICE), options.get("prompt", DEFAULT_PROMPT))
+            voice = options.get("voice", self.default_voice)
+            prompt = self.compose(voice, options.get("prompt", DEFAULT_PROMPT))
             duplex = self._machine(sampling)
             state, prompt_frames = duplex.open(prompt, seed=seed, sampling=sampling), prompt.n_frames
         else:
@@ -265,7 +273,11 @@ class PersonaPlex:
 
 
 def _samples(audio: Audio) -> np.ndarray:
-    return as_mono(audio) if isinstance(audio, np.ndarray) else read_audio(audio)
+    if isinstance(audio, np.ndarray):
+        return as_mono(audio)
+    if not isinstance(audio, str | Path):
+        raise AudioError(f"expected a file's name or samples in a numpy array, found {type(audio).__name__}")
+    return read_audio(audio)
 
 
 def _limit(max_steps: int | None, max_seconds: float | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,10 +36,10 @@ def wrapped(text: str) -> str:
 
 
 def role_text(prompt: str) -> str:
-    """A preset's text, or `prompt` itself. Raises PersonaError for a single word that is no preset."""
+    """A preset's text, or `prompt` itself. Raises PersonaError for a lone name that is no preset."""
     if prompt in PROMPTS:
         return PROMPTS[prompt]
-    if prompt.strip() and len(prompt.split()) == 1 and TAG not in prompt:
+    if re.fullmatch(r"[a-z]+(-[a-z]+)*", prompt.strip()):
         raise PersonaError(f"unknown prompt {prompt!r}; known are {', '.join(PROMPTS)}; a role text has several words")
     return prompt
 
@@ -87,7 +88,10 @@ class TextStream:
         self._bytes = b""
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty for padding."""
+        """The text that `token` completes; empty for padding. Control characters become spaces."""
+        return "".join(c if c.isprintable() else " " for c in self._push(token))
+
+    def _push(self, token: int) -> str:
         if not self._tokenizer.is_text(token):
             return ""
         byte = self._tokenizer.byte(token)

@@ -118,9 +118,18 @@ def test_pipes(question: Path, tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_accident(question: Path, tmp_path: Path) -> None:
-    command = f"'{sys.executable}' -m personaplex respond --list-prompts | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
-    assert done.returncode == 0 and done.stderr == b""
+    program = f"'{sys.executable}' -m personaplex respond"
+    speak = f"{program} {' '.join(SPEAK)} -q -i '{question}' -o - --stream --chunk-frames 2"
+    for command in (f"{program} --list-prompts | true", f"{speak} | head -c 100 >/dev/null"):
+        line = f"{command}; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, b""), command
+
+
+def test_the_program_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    printed = capsys.readouterr()
+    assert "Commands:\n  respond" in printed.out + printed.err
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -133,7 +142,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     child.send_signal(signal.SIGINT)
     _, rest = child.communicate(timeout=60)
     assert child.returncode == 130, rest
-    assert b"Traceback" not in rest and rest.splitlines()[-1] == b"personaplex: interrupted; nothing was written"
+    assert b"Traceback" not in rest and rest.splitlines()[-1] == b"personaplex: interrupted; no file was written"
     assert first.startswith(b"[") and sorted(p.name for p in tmp_path.iterdir()) == ["long.wav"]
 
 

@@ -123,7 +123,7 @@ def test_samples_in_memory() -> None:
     stereo = np.stack([tone(48_000), tone(48_000)], axis=1)
     assert abs(len(as_mono(stereo, 48_000)) - len(tone(24_000))) <= 2
     assert as_mono(np.array([16384], np.int16))[0] == 0.5
-    for bad in (np.zeros((2, 2, 2)), np.zeros(3, np.int64), np.zeros(0), np.array([np.nan])):
+    for bad in (np.zeros((2, 2, 2)), np.zeros(3, np.int64), np.zeros(0), np.array([np.nan]), np.zeros((1, 24_000))):
         with pytest.raises(AudioError):
             as_mono(bad)
 
@@ -151,6 +151,17 @@ def test_writing_clips_and_leaves_no_temporary_file(tmp_path: Path, suffix: str)
     assert path.stat().st_mode & 0o044 == 0o044
 
 
+def test_minutes_of_ogg(tmp_path: Path) -> None:
+    """Given to the encoder at once they overflow its stack and end the process."""
+    write_audio(tmp_path / "long.ogg", np.tile(tone(24_000, 1.0), 300))
+    assert soundfile.info(tmp_path / "long.ogg").frames == 300 * 24_000
+
+
+def test_a_name_does_not_decide_what_a_file_is(tmp_path: Path) -> None:
+    (tmp_path / "voice.raw").write_bytes(wav(tone(24_000)))
+    assert len(read_audio(tmp_path / "voice.raw")) == len(tone(24_000))
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.wav"
     path.write_bytes(b"old")
@@ -158,7 +169,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(soundfile, "write", full)
+    monkeypatch.setattr(soundfile.SoundFile, "write", full)
     with pytest.raises(OutputError, match="No space left"):
         write_audio(path, tone(24_000))
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1

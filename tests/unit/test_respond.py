@@ -194,6 +194,8 @@ def test_saving_a_reply(reply: Reply, tmp_path: Path) -> None:
         ({"voice": "VOICE0", "max_seconds": float("nan")}, UsageError),
         ({"voice": "VOICE0", "chunk_frames": 0}, UsageError),
         ({"voice": "VOICE0", "seed": -1}, UsageError),
+        ({"voice": "VOICE0", "seed": 1.5}, UsageError),
+        ({"voice": "VOICE0", "max_step": 5}, UsageError),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_the_first_chunk(

@@ -79,7 +79,8 @@ def test_bytes_that_are_no_character_do_not_hold_up_the_rest(
 
 def test_presets_and_texts() -> None:
     assert role_text("teacher") == PROMPTS["teacher"]
-    assert role_text("You sell shoes.") == "You sell shoes."
+    for text in ("You sell shoes.", "你是一位友善的老师", "Brief!", ""):
+        assert role_text(text) == text
     with pytest.raises(PersonaError, match="unknown prompt 'teachr'; known are assistant, focused"):
         role_text("teachr")
 

@@ -16,7 +16,7 @@ import pytest
 
 from personaplex import PersonaPlex
 from personaplex.checkpoint.folder import ModelFolder
-from personaplex.checkpoint.pickles import read_tensors
+from personaplex.checkpoint.pickles import _rebuild, read_tensors
 from personaplex.checkpoint.voices import VoiceShelf, voice_from_file
 from personaplex.engine.prompt import compose
 from personaplex.errors import CheckpointError, PersonaError, PersonaPlexError
@@ -111,6 +111,22 @@ def test_any_byte_may_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         except CheckpointError:
             refused += 1
     assert refused > 50
+
+
+def test_a_tensor_larger_than_its_storage_is_refused() -> None:
+    """Strides of zero make a terabyte of eight bytes; MLX would end the process over it."""
+    for size in (2**40, 2**31 - 1, 9):
+        with pytest.raises(ValueError, match="beyond its storage"):
+            _rebuild(mx.zeros(8), 0, (size, 1), (0, 0))
+    assert _rebuild(mx.arange(8), 2, (3, 2), (2, 1)).tolist() == [[2, 3], [4, 5], [6, 7]]
+
+
+def test_an_encrypted_or_corrupted_member_is_one_error() -> None:
+    encrypted = bytearray(GOOD.read_bytes())
+    for at in (encrypted.index(b"PK\x03\x04") + 6, encrypted.index(b"PK\x01\x02") + 8):
+        encrypted[at] |= 1
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_tensors(bytes(encrypted), "voice.pt")
 
 
 def archive_of(path: Path, *members: tarfile.TarInfo, good: bool = True) -> VoiceShelf:

@@ -25,10 +25,15 @@ def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return path
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file; --model takes the folder that holds the model's files")
     repo = str(path_or_repo)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
         raise CheckpointError(f"the model folder {repo} does not exist (nor is it a Hub repository, owner/name)")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # its retries are no news; the error below is
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
@@ -42,7 +47,8 @@ def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
     except (HfHubHTTPError, OSError, ValueError) as error:
         # huggingface_hub's other failures (offline, time-outs, a cache without the files) are OSErrors or ValueErrors.
         raise CheckpointError(
-            f"{repo} is no folder here and could not be fetched from the Hub: {_short(error)}"
+            f"{repo} is no folder here and could not be fetched from the Hub ({_short(error)}); "
+            f"check the network, or name a model folder"
         ) from error
 
 

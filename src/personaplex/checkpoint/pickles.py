@@ -7,10 +7,13 @@ knows those and refuses every other cannot be made to do anything else.
 from __future__ import annotations
 
 import io
+import lzma
 import pickle
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
+from math import prod
 from typing import Any
 
 import mlx.core as mx
@@ -71,7 +74,8 @@ def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> mx.a
     if len(size) != len(stride):
         raise ValueError("a tensor has as many strides as sizes")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if 0 not in size and last >= storage.size:
+    # Overlapping strides would make much of little; PyTorch saves no such tensors.
+    if (0 not in size and last >= storage.size) or prod(size) > storage.size or max(size, default=0) >= 1 << 31:
         raise ValueError("a tensor reaches beyond its storage")
     return mx.contiguous(mx.as_strided(storage, tuple(size), tuple(stride), offset))
 
@@ -105,7 +109,17 @@ def read_tensors(data: bytes, name: str) -> dict[str, mx.array]:
     # A damaged pickle fails in many ways, each of them this one to the caller.
     except (pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError) as error:
         raise CheckpointError(f"{name} is damaged: {error}") from error
-    except (struct.error, MemoryError, OverflowError, RecursionError, UnicodeError, NotImplementedError) as error:
+    except (
+        struct.error,
+        MemoryError,
+        OverflowError,
+        RecursionError,
+        UnicodeError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
+        raise CheckpointError(f"{name} is damaged: {error}") from error
+    except (RuntimeError, OSError) as error:  # an encrypted zip, for one
         raise CheckpointError(f"{name} is damaged: {error}") from error
     if not isinstance(loaded, dict) or not all(isinstance(v, mx.array) for v in loaded.values()):
         raise CheckpointError(f"{name} does not hold a dict of tensors")

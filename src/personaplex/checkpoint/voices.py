@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 import mlx.core as mx
@@ -29,7 +30,7 @@ class VoiceShelf:
     def names(self) -> list[str]:
         """Names of all voices, sorted. Raises CheckpointError for an archive that is damaged or unsafe."""
         if self._folder.is_dir():
-            return sorted({path.stem for path in self._folder.iterdir() if path.suffix in SUFFIXES})
+            return sorted({path.stem for path in self._folder.iterdir() if path.suffix in SUFFIXES and path.is_file()})
         if self._archive.is_file():
             return sorted(self._members())
         return []
@@ -53,7 +54,7 @@ class VoiceShelf:
         try:
             with tarfile.open(self._archive, "r:gz") as archive:
                 members = archive.getmembers()
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise CheckpointError(f"{self._archive} is not a readable .tgz archive: {error}") from error
         for member in members:
             path = PurePosixPath(member.name)
@@ -72,7 +73,7 @@ class VoiceShelf:
                 file = archive.extractfile(member)
                 assert file is not None
                 return file.read()
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise CheckpointError(f"{self._archive} is damaged: {error}") from error
 
 

@@ -60,7 +60,7 @@ def decode(source: Path, target: Path, model: str, as_json: bool) -> None:
     check_format(target)
     check_writable(target)
     mimi = _load(model)
-    codes = read_codes(source, "codes", mimi.n_codebooks, mimi.n_bins)
+    codes = read_codes(source, ["codes"], mimi.n_codebooks, mimi.n_bins)
     pcm, ms = _timed(lambda: np.array(mimi.decode(codes)[0]))
     write_audio(target, pcm)
     _report({"output": str(target), **_speed("decode", ms, codes.shape[2])}, as_json)

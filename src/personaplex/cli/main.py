@@ -11,7 +11,7 @@ import click
 
 from personaplex import __version__
 from personaplex.accelerator import explain
-from personaplex.errors import EXIT_INTERRUPTED, PersonaPlexError
+from personaplex.errors import EXIT_INTERRUPTED, OutputError, PersonaPlexError
 
 COMMANDS = {
     "respond": "Answer a recording: speech in, speech and text out.",
@@ -56,18 +56,24 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one way 
         program.main(args=arguments, prog_name="personaplex", standalone_mode=False)
     except click.exceptions.Exit as finished:
         return finished.exit_code
+    except SystemExit:
+        # Click's way to say that the reader of a pipe has gone (`| head`): nothing is wrong, and nothing more to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except click.ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # since click 8.2
+            click.echo(error.format_message(), err=True)
+            return error.exit_code
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
         return _fail(error.format_message() + hint, error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader has gone (`| head`): say nothing, and keep Python from complaining while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _fail("interrupted; no file was written", EXIT_INTERRUPTED)
     except PersonaPlexError as error:
         return _fail(str(error), error.exit_code)
+    except (OSError, UnicodeError) as error:
+        # A full or closed stdout, a name that the file system refuses.
+        return _fail(f"{error}", OutputError.exit_code)
     except ImportError as error:
         known = explain(error)
         if isinstance(known, PersonaPlexError):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--voice",
     metavar="NAME|FILE",
-    help="A voice of the model (default NATM0), or a .pt, .safetensors or audio file to speak like.",
+    help="A voice of the model (default NATM0, or its first), or a .pt, .safetensors or audio file to speak like.",
 )
 @click.option(
     "--system-prompt",
@@ -122,11 +122,13 @@ def _check(options: dict[str, Any]) -> None:
     if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
         raise UsageError("give --system-prompt or --system-prompt-text, not both")
     if options["output"] != "-":
+        if Path(options["output"]).resolve() == Path(options["source"]).resolve():
+            raise UsageError("--output is the recording that --input names; choose another name")
         check_format(Path(options["output"]))
         check_writable(Path(options["output"]))
     elif options["as_json"] or options["transcript"]:
         raise UsageError("--output - writes audio to stdout, where --json and --transcript would print; name a file")
-    elif sys.stdout.isatty():
+    elif sys.stdout is None or sys.stdout.isatty():
         raise UsageError("--output - writes audio to stdout, which is a terminal; pipe it into a player or a file")
     options["prompt"] = _prompt(options)
 
@@ -159,8 +161,6 @@ def _load(options: dict[str, Any]) -> PersonaPlex:
 
 
 def _open(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> ReplyStream:
-    from personaplex.model import DEFAULT_VOICE
-
     sampling = model.sampling(
         text_temperature=options["text_temp"],
         text_top_k=options["text_top_k"],
@@ -169,7 +169,7 @@ def _open(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> Repl
         repetition_penalty=options["repetition_penalty"],
         greedy=options["greedy"],
     )
-    voice = options["voice"] or DEFAULT_VOICE
+    voice = options["voice"] = options["voice"] or model.default_voice
     stream = model.respond_stream(
         user,
         voice=voice,
@@ -222,7 +222,7 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
             "input": options["source"],
             "output": str(output),
             "model": options["model"],
-            "voice": options["voice"] or "NATM0",
+            "voice": options["voice"],
             "seed": reply.seed,
             "text": reply.text,
             "tokens": reply.tokens[0].tolist(),

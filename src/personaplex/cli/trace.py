@@ -36,7 +36,7 @@ def _token_list(_: click.Context, __: click.Parameter, value: str | None) -> lis
     type=click.Path(path_type=Path),
     metavar="FILE",
     required=True,
-    help="Safetensors with `user_codes` [1, 8, N].",
+    help="Safetensors with `user_codes` (or `codes`) [1, 8, N].",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", required=True, help="Safetensors to write.")
 @click.option(
@@ -73,7 +73,7 @@ def command(
     from personaplex.checkpoint.voices import voice_from_file
     from personaplex.engine.generator import Generator
     from personaplex.engine.prompt import compose
-    from personaplex.engine.sampling import Sampling
+    from personaplex.engine.sampling import Sampling, check_seed
     from personaplex.engine.trace import run_trace
     from personaplex.units import N_CODEBOOKS
 
@@ -83,8 +83,10 @@ def command(
     note_blas()
     folder = ModelFolder(resolve(model, LM_FILES))
     config = folder.config
-    codes = read_codes(user_codes, "user_codes", N_CODEBOOKS, config.lm.card)
-    prompt = compose(config, voice_from_file(voice) if voice else None, prompt_tokens)
+    codes = read_codes(user_codes, ["user_codes", "codes"], N_CODEBOOKS, config.lm.card)
+    named = voice is not None and not voice.suffix and not voice.exists()
+    loaded = None if voice is None else folder.voices.load(str(voice)) if named else voice_from_file(voice)
+    prompt = compose(config, loaded, prompt_tokens)
     lm = folder.load_lm(int(depformer_steps), getattr(mx, dtype) if dtype else None)
     own = config.sampling
     sampling = Sampling(
@@ -95,7 +97,8 @@ def command(
         repetition_penalty=_or(choices["repetition_penalty"], 1.0),
         greedy=bool(choices["greedy"]),
     )
-    seed = int(_or(choices["seed"], 0))
+    seed = int(choices["seed"] or 0)
+    check_seed(seed)
     trace = run_trace(Generator(lm, config), prompt, codes, sampling, seed, shifted=timing == "reference")
     with whole_file(out) as temporary:
         mx.save_safetensors(str(temporary), trace)

@@ -140,7 +140,7 @@ class Generator:
         spoken, text_logits, audio_logits = self._speak(z, wanted, position, state, ceiling)
         after = mx.concatenate([spoken, heard], axis=1)
         tokens = mx.concatenate([column[:, : AGENT_ACOUSTIC.start], spoken[:, AGENT_ACOUSTIC], user], axis=1)
-        recent = self._remember(state.recent, spoken) if ceiling.penalty else state.recent
+        recent = self._remember(state.recent, spoken)
         next_state = GeneratorState(temporal, after, state.key, state.sampling, recent)
         return Step(tokens, ~first[:, 0], z, text_logits, audio_logits), next_state
 

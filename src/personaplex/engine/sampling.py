@@ -37,7 +37,7 @@ class Sampling:
             if not 0 <= getattr(self, name) < 100:
                 raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be from 0 to 100")
         for name in ("text_top_k", "audio_top_k"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < 1 << 31:
                 raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be 0 (all) or more")
         if not 1 <= self.repetition_penalty <= 10:
             raise UsageError(f"repetition penalty is {self.repetition_penalty}; it must be from 1 (off) to 10")
@@ -99,6 +99,12 @@ class Ceiling(NamedTuple):
             highest([s.audio_top_k for s in resolved]),
             any(s.repetition_penalty > 1 for s in resolved),
         )
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError unless `seed` is a whole number from 0 to 2^63 - 1."""
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise UsageError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
 
 
 def session_key(seed: int) -> mx.array:
