@@ -5,7 +5,6 @@ Decoding, resampling and loudness are libsndfile's, FFmpeg's, soxr's and pyloudn
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import sys
@@ -42,13 +41,10 @@ def read_audio(source: str | Path, longest_seconds: float = LONGEST_SECONDS) -> 
     """
     name, opened = _open(source)
     try:
-        with contextlib.ExitStack() as stack:
-            # As a file, not a name: soundfile would take `.raw` in a name for samples without a header.
-            file = stack.enter_context(Path(opened).open("rb")) if isinstance(opened, str) else opened
-            sound = stack.enter_context(soundfile.SoundFile(file))
+        with soundfile.SoundFile(opened) as sound:
             rate, blocks = sound.samplerate, _soundfile_blocks(sound, name, longest_seconds)
             return _join(blocks, rate, name, longest_seconds)
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, TypeError):  # the second for a name that ends in .raw
         if not isinstance(opened, str):
             opened.seek(0)
     try:

@@ -135,7 +135,7 @@ def test_a_folder_as_a_recording(scene: Scene) -> None:
         (["--text-top-k", "-1"], USAGE, "must be 0"),
         (["--text-top-k", "1000000000000"], USAGE, "must be 0"),
         (["-o", "x" * 300 + ".wav"], OUTPUT, "too long"),
-        (["--max-input-seconds", "nan"], AUDIO, "at most"),
+        (["--max-input-seconds", "nan"], USAGE, "more than 0"),
         (["--repetition-penalty", "0.1"], USAGE, "must be from 1"),
         (["--seed", "-4"], USAGE, "seed is -4"),
         (["-o", "no/folder/out.wav"], OUTPUT, "does not exist"),

@@ -117,6 +117,8 @@ def _check(options: dict[str, Any]) -> None:
     """Everything that can be known to be wrong before minutes of loading."""
     if options["source"] is None:
         raise UsageError("--input is missing: name a recording, or - for standard input")
+    if not options["max_input_seconds"] > 0:
+        raise UsageError(f"--max-input-seconds is {options['max_input_seconds']}; it must be more than 0")
     if options["max_steps"] is not None and options["max_seconds"] is not None:
         raise UsageError("give --max-steps or --max-seconds, not both")
     if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
