@@ -3,7 +3,7 @@
 MLX's Linux CPU wheel carries the reference BLAS: one thread, no vector code. A library that exports the same
 symbols and is loaded first, globally, is the one the dynamic linker binds: float32 matmul and convolution become
 many times faster (`PERSONAPLEX_BLAS=none personaplex bench codec` shows it without). macOS uses Accelerate and CUDA
-its own libraries; there this module does nothing. It must not import MLX.
+its own libraries; there nothing is loaded. This module must not import MLX.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import importlib.util
 import os
 import platform
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +52,6 @@ def load() -> Blas:
         return Blas(None)
     if "mlx.core" in sys.modules:
         return Blas(None, IMPORTED_TOO_EARLY)
-    _keep_freed_memory()
     for candidate in [wish] if wish else _candidates():
         try:
             ctypes.CDLL(candidate, mode=ctypes.RTLD_GLOBAL)
@@ -61,19 +59,6 @@ def load() -> Blas:
             continue
         return Blas(candidate)
     return Blas(None, f"PERSONAPLEX_BLAS={wish} cannot be loaded" if wish else HOW_TO_GET_ONE)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what a frame frees for the next frame: by default every large array is mapped and faulted in anew.
-
-    MLX's CPU backend takes each intermediate result from malloc; this makes Mimi about a fifth faster. Up to 256 MiB
-    of freed memory stays with the process; arrays of 32 MiB and more are returned at once, as ever.
-    """
-    mmap_threshold, trim_threshold = -3, -1
-    with suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 32 << 20)
-        libc.mallopt(trim_threshold, 256 << 20)
 
 
 def _mlx_is_linux_cpu_build() -> bool:
