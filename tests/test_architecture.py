@@ -12,19 +12,19 @@ SOURCE = Path(__file__).parents[1] / "src" / "personaplex"
 LEVELS = [
     {"errors", "units"},
     {"accelerator", "config", "files", "voice"},
-    {"audio", "text"},
+    {"audio", "text", "speech", "dialogue"},
     {"nn"},
     {"models"},
     {"engine", "checkpoint"},
     {"reply", "diagnosis"},
     {"talk"},
-    {"model"},
-    {"bench"},
+    {"model", "train"},
+    {"bench", "evaluate"},
     {"cli"},
 ]
 """From the bottom up. A module may import what lies below its own level, and its own package."""
 
-HEAVY = {"click": {"cli"}, "sentencepiece": {"text"}, "soundfile": {"audio"}, "av": {"audio"}, "soxr": {"audio"}}
+HEAVY = {"click": {"cli"}, "sentencepiece": {"text"}, "soundfile": {"audio"}, "av": {"audio"}, "soxr": {"audio", "speech"}}
 """Third parties that only one part of the program knows."""
 
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -62,6 +62,10 @@ class Tokenizer:
         """The tokens of a role prompt, tags added; none for an empty text."""
         return list(self._pieces.encode(wrapped(text))) if text.strip() else []
 
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text as it is."""
+        return list(self._pieces.encode(text))
+
     def piece(self, token: int) -> str:
         """A token as a person reads it in a log."""
         return str(self._pieces.id_to_piece(token))

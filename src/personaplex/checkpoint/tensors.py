@@ -2,6 +2,8 @@
 
 The header is parsed here, before MLX touches the file, so that a cut, renamed or misshapen tensor is an error that
 names it and costs no memory.
+
+A float tensor may be stored as int8: `name` (I8) and `name.scale` (F32 or F16), one scale for each index of axis 0.
 """
 
 from __future__ import annotations
@@ -47,16 +49,25 @@ class TensorFile:
         self._arrays: dict[str, mx.array] = loaded
 
     def take(self, name: str) -> mx.array:
-        """The lazy array of `name`; the file forgets it, so that its memory is free when the caller is done."""
+        """The lazy array of `name`; the file forgets it, so that its memory is free when the caller is done.
+
+        A tensor stored as int8 with its scale comes as float32.
+        """
         if name not in self._arrays:
             raise CheckpointError(f"{self.path}: the tensor {name!r} is missing")
-        return self._arrays.pop(name)
+        array = self._arrays.pop(name)
+        if not self._has_scale(name):
+            return array
+        scale = self._scale(name).reshape(-1, *(1,) * (array.ndim - 1))
+        self._arrays.pop(scale_name(name))
+        return array.astype(mx.float32) * scale
 
     def check(self, expected: Mapping[str, Entry | tuple[int, ...]]) -> None:
         """Raise CheckpointError naming the first tensor that is missing, unknown or misshapen.
 
-        `expected` maps names to a shape, or to an Entry where the type matters too.
+        `expected` maps names to a shape, for a float tensor, or to an Entry where the type matters too.
         """
+        known = set(expected)
         for name, want in expected.items():
             found = self.entries.get(name)
             shape, dtype = (want.shape, want.dtype) if isinstance(want, Entry) else (want, None)
@@ -68,12 +79,45 @@ class TensorFile:
                 )
             if dtype and found.dtype != dtype:
                 raise CheckpointError(f"{self.path}: the tensor {name!r} is {found.dtype}, expected {dtype}")
-        if unknown := sorted(set(self.entries) - set(expected)):
+            if dtype is None and found.dtype == "I8":
+                self._scale(name)
+            if scale_name(name) in self.entries and scale_name(name) not in expected:
+                if found.dtype != "I8":
+                    raise CheckpointError(
+                        f"{self.path}: the scale {scale_name(name)!r} is there, but {name!r} is {found.dtype}, not I8"
+                    )
+                known.add(scale_name(name))
+        if unknown := sorted(set(self.entries) - known):
             raise CheckpointError(
                 f"{self.path}: unknown tensor {unknown[0]!r}"
                 + (f" and {len(unknown) - 1} more" if unknown[1:] else "")
                 + "; the file does not fit the configuration"
             )
+
+    def _has_scale(self, name: str) -> bool:
+        return self.entries[name].dtype == "I8" and scale_name(name) in self._arrays
+
+    def _scale(self, name: str) -> mx.array:
+        """The scales [rows] of the int8 tensor `name`, float32, checked: they are small, so they are read at once."""
+        shape, scale = self.entries[name].shape, self.entries.get(scale_name(name))
+        if scale is None:
+            raise CheckpointError(f"{self.path}: the tensor {name!r} is I8, but its {scale_name(name)!r} is missing")
+        if len(shape) < 2:
+            raise CheckpointError(f"{self.path}: the tensor {name!r} is I8 and {list(shape)}; only rows can be scaled")
+        if scale.shape != shape[:1] or scale.dtype not in ("F32", "F16"):
+            raise CheckpointError(
+                f"{self.path}: the scale {scale_name(name)!r} is {scale.dtype} {list(scale.shape)}, "
+                f"expected F32 or F16 {list(shape[:1])}"
+            )
+        values = self._arrays[scale_name(name)].astype(mx.float32)
+        if not bool((mx.isfinite(values) & (values >= 0)).all().item()):
+            raise CheckpointError(f"{self.path}: the scale {scale_name(name)!r} holds values that are no scales")
+        return values
+
+
+def scale_name(name: str) -> str:
+    """The tensor that holds the scales of the int8 tensor `name`."""
+    return f"{name}.scale"
 
 
 def _read_header(path: Path) -> dict[str, Entry]:

@@ -18,6 +18,7 @@ COMMANDS = {
     "codec": "Mimi alone: audio to tokens and back.",
     "trace": "A token-level run, for people who port or check models.",
     "bench": "Measure this machine.",
+    "train": "Make the small model from nothing.",
 }
 
 

@@ -1,0 +1,150 @@
+"""`personaplex train`: the small model from nothing, step by step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def command() -> None:
+    """Train a codec and a language model on synthesised speech (see docs/training.md).
+
+    The steps, in order: clips, corpus, codec, bank, lm. Each can be interrupted and run again: it goes on where it was.
+    """
+    # In training TF32 is exact enough, and several times faster; MLX reads this when it is loaded.
+    os.environ["MLX_ENABLE_TF32"] = "1"
+
+
+def _config(path: Path, kind: type[Any]) -> Any:
+    """A TOML file as the dataclass `kind`. Raises ConfigError naming the field."""
+    import tomllib
+
+    from personaplex.config import from_json
+    from personaplex.errors import ConfigError
+
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    return from_json(kind, data, str(path))
+
+
+def _processes(wish: int | None) -> int:
+    return wish if wish is not None else max(1, (os.cpu_count() or 2) - 2)
+
+
+@command.command()
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the clips (about 2 MB per minute).")
+@click.option("--config", type=_FILE, help="TOML with the numbers of clips; see runs/nano-clips.toml.")
+@click.option("--processes", type=click.IntRange(1), help="How many synthesise at a time; default: all cores but two.")
+def clips(out: Path, config: Path | None, processes: int | None) -> None:
+    """Synthesise every line that agents and users may say."""
+    from personaplex.train.clips import ClipsConfig, make_clips
+
+    wanted = _config(config, ClipsConfig) if config else ClipsConfig()
+    make_clips(out, wanted, _processes(processes), click.echo)
+
+
+@command.command()
+@click.option("--config", type=_FILE, required=True, help="TOML; see runs/nano-codec.toml.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the corpus; it must not exist.")
+@click.option("--processes", type=click.IntRange(1), help="How many synthesise at a time; default: all cores but two.")
+def corpus(config: Path, out: Path, processes: int | None) -> None:
+    """Synthesise the speech that the codec learns from."""
+    import numpy as np
+
+    from personaplex.dialogue import agent_plan, user_plan
+    from personaplex.train.codec import read_codec_training
+    from personaplex.train.corpus import make_corpus, plan
+
+    wanted = read_codec_training(config).corpus
+    rng = np.random.default_rng(wanted.seed)
+    agents, users = ([line.text for line in lines] for lines in (agent_plan(rng), user_plan(rng, 20_000)))
+    make_corpus(out, plan(wanted, agents, users), _processes(processes), click.echo)
+
+
+@command.command()
+@click.option("--config", type=_FILE, required=True, help="TOML; see runs/nano-codec.toml.")
+@click.option("--corpus", type=_FOLDER, required=True, help="What `train corpus` made.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the run; one that holds a run goes on with it.")
+@click.option("--minutes", type=float, help="Stop after so long; run again to go on.")
+@click.option("--processes", type=click.IntRange(0), help="How many cut batches; default: all cores but two, at most 4.")
+def codec(config: Path, corpus: Path, out: Path, minutes: float | None, processes: int | None) -> None:
+    """Train the codec."""
+    from dataclasses import asdict
+
+    from personaplex.checkpoint.save import save_mimi
+    from personaplex.train.codec import CropsOf, read_codec_training, train_codec
+    from personaplex.train.corpus import Corpus
+    from personaplex.train.feed import feed
+    from personaplex.train.run import Run
+
+    wanted = read_codec_training(config)
+    speech, run = Corpus(corpus), Run(out, asdict(wanted), click.echo)
+    restored = run.restore()
+    cutters = _processes(processes) if processes is not None else min(4, _processes(None))
+    with feed(CropsOf(corpus, wanted), cutters, restored[0] if restored else 0) as batches:
+        trainer, state, _ = train_codec(run, wanted, speech, minutes and minutes * 60, batches)
+    save_mimi(out / "mimi.safetensors", trainer.export(state), wanted.mimi)
+
+
+@command.command()
+@click.option("--clips", type=_FOLDER, required=True, help="What `train clips` made.")
+@click.option("--codec", type=_FOLDER, required=True, help="The run that trained the codec.")
+@click.option("--out", type=_FILE, required=True, help="The bank, an .npz file.")
+def bank(clips: Path, codec: Path, out: Path) -> None:
+    """Run every clip through the codec."""
+    from personaplex.files import check_writable
+    from personaplex.train.bank import encode_bank, load_codec
+    from personaplex.train.clips import read_clips
+
+    check_writable(out)
+    encode_bank(load_codec(codec), read_clips(clips), click.echo).save(out)
+
+
+@command.command()
+@click.option("--config", type=_FILE, required=True, help="TOML; see runs/nano-lm.toml.")
+@click.option("--bank", type=_FILE, required=True, help="What `train bank` made.")
+@click.option("--tokenizer", type=_FILE, required=True, help="The SentencePiece model.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the run; one that holds a run goes on with it.")
+@click.option("--start-from", type=_FILE, help="Begin with the weights of this model.safetensors.")
+@click.option("--minutes", type=float, help="Stop after so long; run again to go on.")
+@click.option("--processes", type=click.IntRange(0), help="How many compose batches; default: all cores but two.")
+def lm(
+    config: Path,
+    bank: Path,
+    tokenizer: Path,
+    out: Path,
+    start_from: Path | None,
+    minutes: float | None,
+    processes: int | None,
+) -> None:
+    """Train the language model on dialogues composed from the bank."""
+    from dataclasses import asdict
+
+    import mlx.core as mx
+
+    from personaplex.train.compose import Batch, ComposerFiles
+    from personaplex.train.feed import feed
+    from personaplex.train.lm import LMTraining, train_lm
+    from personaplex.train.run import Run
+
+    wanted = _config(config, LMTraining)
+    run = Run(out, asdict(wanted), click.echo)
+    files = ComposerFiles(bank, tokenizer, wanted.lm.text_card, wanted.composition, wanted.seed, wanted.batch)
+    restored = run.restore()
+    with feed(files, _processes(processes), restored[0] if restored else 0) as made:
+        train_lm(
+            run,
+            wanted,
+            lambda step: Batch(*map(mx.array, made(step))),
+            start_from=start_from,
+            stop_after_seconds=minutes and minutes * 60,
+        )

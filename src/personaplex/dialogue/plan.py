@@ -1,0 +1,96 @@
+"""How much of everything: the lines that one agent voice needs, and a balanced set of user lines."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from personaplex.dialogue.facts import Facts, sample_address
+from personaplex.dialogue.line import TOLD, Line, agent_line, agent_lines, answer_key, filled, phrasings
+from personaplex.dialogue.numbers import SPOKEN
+from personaplex.dialogue.world import ITEMS, LISTS, THINGS, USER_INTENTS, USER_KEYS, VALUES, Key, Split
+
+WEIGHTS = {
+    **dict.fromkeys(USER_INTENTS, 1.0),
+    **{"price": 14.0, "has_item": 6.0, "ask_name": 3.0, "ask_company": 3.0},
+    **dict.fromkeys(("opens", "closes", "hours", "address"), 5.0),
+    **{"unknown": 10.0, "backchannel": 5.0},
+    **{"tell_name": 6.0, "tell_color": 1.5, "tell_number": 2.0, "tell_pet": 1.5, "tell_place": 1.5},
+    **dict.fromkeys(("recall_name", "recall_color", "recall_number", "recall_pet", "recall_place"), 1.3),
+    **dict.fromkeys(("plus", "minus", "times"), 3.5),
+    **{"capital": 4.0, "opposite": 4.0, "color": 3.0, "animal_sound": 1.2, "animal_legs": 1.5, "animal_fact": 1.5},
+    **{"after": 1.5, "before": 1.5, "joke": 2.0, "spell": 3.0, "repeat": 3.0, "again": 2.0, "wait": 2.0},
+    **{"greeting": 2.5, "thanks": 1.5, "goodbye": 1.5, "ask_role": 1.5, "help": 1.5},
+}
+"""How often each user intent comes up in `user_plan`; questions about facts are about 35 %."""
+
+
+def _draw(rng: np.random.Generator, values: tuple[str, ...], n: int) -> list[str]:
+    """n of the values, every one before any comes twice."""
+    rounds = [rng.permutation(len(values)) for _ in range(-(-n // len(values)))]
+    return [values[i] for i in np.concatenate(rounds)[:n]]
+
+
+def agent_plan(rng: np.random.Generator) -> list[Line]:
+    """Every line that one voice needs in a bank of clips: all closed answers, and a sample of the facts of roles."""
+    values = VALUES["train"]
+    names, companies = _draw(rng, values.names, 400), _draw(rng, values.companies, 400)
+    once: list[tuple[str, Key]] = [("greet", pair) for pair in zip(names, companies, strict=True)]
+    once += [("ask_name", (name,)) for name in names]
+    once += [("ask_company", (company,)) for company in companies]
+    once += [("price", pair) for pair in zip(_draw(rng, ITEMS, 850), _draw(rng, values.prices, 850), strict=True)]
+    once += [("hours", values.hours[i]) for i in rng.permutation(len(values.hours))[:250]]
+    once += [("address", (address,)) for address in dict.fromkeys(sample_address(rng, "train") for _ in range(350))]
+    once += [("has_item", (item, has)) for item in ITEMS for has in ("yes", "no")]
+    told = {"name": _draw(rng, values.names, 220), "number": list(SPOKEN[1:])}
+    told |= {what: list(LISTS[f"tell_{what}"]) for what in ("color", "pet", "place")}
+    once += [(f"{verb}_{what}", (value,)) for what in TOLD for value in told[what] for verb in ("tell", "recall")]
+
+    every: list[tuple[str, Key]] = [("opens", (time,)) for time in values.opens]
+    every += [("closes", (time,)) for time in values.closes]
+    every += [("arithmetic", (number,)) for number in SPOKEN]
+    nothing_known = Facts()
+    closed = [*THINGS, "after", "before", "spell", "repeat"]
+    for intent in closed:
+        every += [answer for key in USER_KEYS[intent] if (answer := answer_key(intent, key, nothing_known, {}))]
+    every += [("help", ("assistant",)), ("help", ("service",))]
+    every += [(intent, ()) for intent in WITHOUT_KEY]
+    return [agent_line(rng, *answer) for answer in once] + [line for answer in every for line in agent_lines(*answer)]
+
+
+WITHOUT_KEY = (
+    "greeting",
+    "thanks",
+    "goodbye",
+    "no_name",
+    "ask_role",
+    "how_are_you",
+    "weather",
+    "bored",
+    "favorite_food",
+    "robot",
+    "joke",
+    "not_told",
+    "wait",
+    "unknown",
+    "unknown_fact",
+)
+"""The agent's intents that have the empty key."""
+
+
+def user_plan(rng: np.random.Generator, n: int, split: Split = "train") -> list[Line]:
+    """n user lines in random order, intents by `WEIGHTS`; keys and phrasings each come round before they repeat."""
+    total = sum(WEIGHTS.values())
+    bounds = np.rint(np.cumsum(list(WEIGHTS.values())) / total * n).astype(int)
+    lines: list[Line] = []
+    for intent, bound in zip(WEIGHTS, bounds, strict=True):
+        count = int(bound) - len(lines)
+        keys, texts = USER_KEYS[intent], phrasings(intent, split)
+        which_key = _round_robin(rng, len(keys), count)
+        which_text = _round_robin(rng, len(texts), count)
+        lines += [filled(intent, keys[k], texts[t]) for k, t in zip(which_key, which_text, strict=True)]
+    return [lines[i] for i in rng.permutation(n)]
+
+
+def _round_robin(rng: np.random.Generator, size: int, n: int) -> list[int]:
+    rounds = [rng.permutation(size) for _ in range(-(-n // size))]
+    return [int(i) for part in rounds for i in part][:n]

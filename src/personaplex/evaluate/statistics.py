@@ -1,0 +1,110 @@
+"""Shares with their intervals, word errors, and words found in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+Z95 = 1.959964
+"""Standard deviations that hold 95 % of a normal distribution."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """`hits` of `n`, with the Wilson interval: honest also at 0 % and 100 %."""
+
+    hits: int
+    n: int
+
+    @classmethod
+    def of(cls, outcomes: Iterable[bool]) -> Self:
+        """Count outcomes."""
+        counted = [bool(outcome) for outcome in outcomes]
+        return cls(sum(counted), len(counted))
+
+    @property
+    def value(self) -> float:
+        """The share itself; NaN of nothing."""
+        return self.hits / self.n if self.n else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the true share lies, 95 times of 100."""
+        if not self.n:
+            return 0.0, 1.0
+        spread = Z95**2 / self.n
+        centre = (self.value + spread / 2) / (1 + spread)
+        half = Z95 / (1 + spread) * math.sqrt(self.value * (1 - self.value) / self.n + spread / (4 * self.n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def word_errors(wanted: Sequence[str], heard: Sequence[str]) -> int:
+    """Fewest substitutions, insertions and deletions that turn `heard` into `wanted`."""
+    row = list(range(len(heard) + 1))
+    for i, word in enumerate(wanted, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(heard, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
+    return row[-1]
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Word errors over words wanted, with an interval that resamples whole utterances (errors come in clusters)."""
+
+    errors: tuple[int, ...]
+    words: tuple[int, ...]
+
+    @classmethod
+    def over(cls, pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> Self:
+        """From pairs of wanted and heard words."""
+        counted = [(word_errors(wanted, heard), len(wanted)) for wanted, heard in pairs]
+        return cls(tuple(e for e, _ in counted), tuple(n for _, n in counted))
+
+    @property
+    def n(self) -> int:
+        """Utterances."""
+        return len(self.words)
+
+    @property
+    def value(self) -> float:
+        """The rate; NaN of nothing. Above 1 when much was heard that was not said."""
+        return sum(self.errors) / sum(self.words) if sum(self.words) else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the ratio, from the spread of its residuals over utterances."""
+        total = sum(self.words)
+        if self.n < 2 or not total:
+            return 0.0, 1.0
+        squares = sum((e - self.value * w) ** 2 for e, w in zip(self.errors, self.words, strict=True))
+        half = Z95 * math.sqrt(squares * self.n / (self.n - 1)) / total
+        return max(0.0, self.value - half), self.value + half
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The value below which a share `q` of `values` lies, between neighbours linearly; NaN of nothing."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    at = q * (len(ordered) - 1)
+    low, high = math.floor(at), math.ceil(at)
+    # An infinite neighbour (never stopped) must not turn into NaN when its weight is nought.
+    return ordered[low] if low == high else ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the median, from order statistics; no shape of the distribution is assumed."""
+    n = len(values)
+    if not n:
+        return math.nan, math.nan
+    ordered, reach = sorted(values), Z95 * math.sqrt(n) / 2
+    return ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach))]
+
+
+def words_of(text: str) -> list[str]:
+    """Words as a recogniser knows them: lower case, letters and apostrophes."""
+    letters = "".join(c if c.isalpha() or c == "'" else " " for c in text.lower())
+    return [word for word in letters.split() if word.strip("'")]

@@ -1,0 +1,21 @@
+"""The synthesisers' shared libraries, or an error that says what to install."""
+
+from __future__ import annotations
+
+import ctypes
+
+from personaplex.errors import SynthesisError
+
+FLITE_PACKAGES = "libflite1"
+ESPEAK_PACKAGES = "libespeak-ng1 espeak-ng-data"
+
+
+def load(name: str, packages: str, mode: int = ctypes.DEFAULT_MODE) -> ctypes.CDLL:
+    """Load the shared library `name`. Raises SynthesisError naming the Debian `packages` when it is not there."""
+    try:
+        return ctypes.CDLL(name, mode)
+    except OSError as error:
+        raise SynthesisError(
+            f"the speech synthesiser's library {name} cannot be loaded ({error}); "
+            f"install it (apt-get install {packages}), or name its folder in LD_LIBRARY_PATH"
+        ) from error

@@ -1,0 +1,174 @@
+"""The clip bank: the codes of every clip, indexed by what is said in it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from personaplex.checkpoint.load import load_mimi
+from personaplex.config import from_json
+from personaplex.errors import TrainingError
+from personaplex.files import whole_file
+from personaplex.models.mimi import Mimi
+from personaplex.train.codec import CodecTraining
+from personaplex.train.clips import LEAD_FRAMES, TAIL_FRAMES, Clip
+from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
+
+Key = tuple[str, ...]
+
+_BATCH_SAMPLES = 200 * 40 * FRAME_SAMPLES
+_START_FRAMES = 40
+_SINE_HERTZ, _SINE_LEVEL = 440.0, 0.5
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Codes of all clips [frames, 8], where each clip begins, what is said in it, and by whom.
+
+    `words[i]` are the words of clip i as (index into `vocabulary`, first frame, last frame) [n, 3]. `start` [40, 8] is
+    what the codec makes of silence from its first frame on, `silence` [8] what that settles to, and `sine` [8] the
+    440 Hz tone, which the user's streams hold while the agent is prompted.
+    """
+
+    codes: np.ndarray
+    begins: np.ndarray
+    kinds: list[str]
+    voices: np.ndarray
+    lines: list[tuple[str, Key, str] | None]
+    words: np.ndarray
+    word_begins: np.ndarray
+    vocabulary: list[str]
+    start: np.ndarray
+    silence: np.ndarray
+    sine: np.ndarray
+
+    def clip(self, index: int) -> np.ndarray:
+        """Codes [F, 8] of one clip."""
+        return self.codes[self.begins[index] : self.begins[index + 1]]
+
+    def words_of(self, index: int) -> np.ndarray:
+        """Words of one clip [n, 3]: vocabulary index, first frame, last frame."""
+        return self.words[self.word_begins[index] : self.word_begins[index + 1]]
+
+    def index(self) -> dict[tuple[int, str], dict[Key, list[int]]]:
+        """Clips by (agent's voice or -1, intent), then by key; sounds and beds are under (-1, kind)."""
+        found: dict[tuple[int, str], dict[Key, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for i, (kind, voice, line) in enumerate(zip(self.kinds, self.voices, self.lines, strict=True)):
+            intent, key = (line[0], line[1]) if line else (kind, ())
+            found[int(voice), intent][key].append(i)
+        return {at: dict(keys) for at, keys in found.items()}
+
+    def save(self, path: Path) -> None:
+        """Write the bank as one NumPy archive: processes that only read it need no device."""
+        text = {"kinds": self.kinds, "lines": self.lines, "vocabulary": self.vocabulary}
+        arrays = {
+            "codes": self.codes.astype(np.uint16),
+            "begins": self.begins.astype(np.int64),
+            "voices": self.voices.astype(np.int16),
+            "words": self.words.astype(np.uint16),
+            "word_begins": self.word_begins.astype(np.int64),
+            "start": self.start.astype(np.uint16),
+            "silence": self.silence.astype(np.uint16),
+            "sine": self.sine.astype(np.uint16),
+            "text": np.frombuffer(json.dumps(text).encode(), np.uint8),
+        }
+        with whole_file(path) as name:
+            np.savez(name, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def read(cls, path: Path) -> Bank:
+        """Read what `save` wrote. Raises TrainingError when it is not there or damaged."""
+        try:
+            with np.load(path) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            text = json.loads(arrays.pop("text").tobytes())
+            lines = [line and (line[0], tuple(line[1]), line[2]) for line in text["lines"]]
+            return cls(kinds=text["kinds"], lines=lines, vocabulary=text["vocabulary"], **arrays)
+        except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise TrainingError(f"{path} is no clip bank ({error}); make it with `personaplex train bank`") from error
+
+
+def load_codec(run: Path) -> Mimi:
+    """The codec that a training run left. Raises CheckpointError or TrainingError."""
+    try:
+        config = from_json(CodecTraining, json.loads((run / "config.json").read_text(encoding="utf-8")), str(run))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{run} is no run that trained a codec: {error}") from error
+    return load_mimi(run / "mimi.safetensors", config.mimi)
+
+
+def encode_bank(mimi: Mimi, clips: Iterable[tuple[Clip, np.ndarray]], say: Callable[[str], None]) -> Bank:
+    """Run every clip through the codec, many of about the same length at a time."""
+    about: list[Clip] = []
+    coded: dict[int, np.ndarray] = {}
+    waiting: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+
+    def flush(n_frames: int, rows: int) -> None:
+        group, waiting[n_frames] = waiting[n_frames], []
+        pcm = np.zeros((rows, n_frames * FRAME_SAMPLES), np.int16)
+        for row, (_, samples) in zip(pcm, group, strict=False):
+            row[: len(samples)] = samples
+        heard, _ = mimi.encode_step(mx.array(pcm).astype(mx.float32) / 32768.0, mimi.init_encoder(rows))
+        codes = np.array(heard.astype(mx.uint16))
+        for (index, _), row in zip(group, codes, strict=False):
+            coded[index] = row.T[LEAD_FRAMES:][: _kept(about[index])]
+
+    for index, (clip, samples) in enumerate(clips):
+        about.append(clip)
+        lead = (LEAD_FRAMES - clip.lead) * FRAME_SAMPLES
+        n_frames = LEAD_FRAMES + _kept(clip)
+        n_frames += -n_frames % 8  # few shapes: each is a graph of its own
+        waiting[n_frames].append((index, np.concatenate([np.zeros(lead, np.int16), samples])))
+        rows = _rows(n_frames)
+        if len(waiting[n_frames]) == rows:
+            flush(n_frames, rows)
+        if (index + 1) % 20_000 == 0:
+            say(f"bank: {index + 1} clips")
+    for n_frames in [n for n, group in waiting.items() if group]:
+        flush(n_frames, _rows(n_frames))
+    return _collected(mimi, about, [coded[i] for i in range(len(about))])
+
+
+def _kept(clip: Clip) -> int:
+    """Frames of codes kept: a clip that follows digital silence also rings into it."""
+    return clip.frames + (0 if clip.lead else TAIL_FRAMES)
+
+
+def _rows(n_frames: int) -> int:
+    return max(1, _BATCH_SAMPLES // (n_frames * FRAME_SAMPLES))
+
+
+def _collected(mimi: Mimi, about: list[Clip], codes: list[np.ndarray]) -> Bank:
+    vocabulary = sorted({word for clip in about for word, _, _ in clip.words})
+    number = {word: i for i, word in enumerate(vocabulary)}
+    words = [[(number[word], first, last) for word, first, last in clip.words] for clip in about]
+    quiet = np.array(mimi.encode(mx.zeros((1, 2 * _START_FRAMES * FRAME_SAMPLES)))[0]).T
+    seconds = np.arange(2 * _START_FRAMES * FRAME_SAMPLES) / 24_000
+    tone = _SINE_LEVEL * np.sin(2 * np.pi * _SINE_HERTZ * seconds).astype(np.float32)
+    hum = np.array(mimi.encode(mx.array(tone)[None])[0]).T
+    return Bank(
+        codes=np.concatenate(codes).reshape(-1, N_CODEBOOKS),
+        begins=np.cumsum([0, *map(len, codes)]),
+        kinds=[clip.kind for clip in about],
+        voices=np.array([clip.voice for clip in about]),
+        lines=[clip.line for clip in about],
+        words=np.array([word for clip in words for word in clip]).reshape(-1, 3),
+        word_begins=np.cumsum([0, *map(len, words)]),
+        vocabulary=vocabulary,
+        start=quiet[:_START_FRAMES],
+        silence=_settled(quiet),
+        sine=_settled(hum),
+    )
+
+
+def _settled(codes: np.ndarray) -> np.ndarray:
+    """The column seen most often once the codec has settled."""
+    columns, counts = np.unique(codes[_START_FRAMES:], axis=0, return_counts=True)
+    return columns[np.argmax(counts)]

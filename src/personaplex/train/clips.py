@@ -1,0 +1,179 @@
+"""The clip bank's sound: every line that may be said in a training dialogue, synthesised once.
+
+Dialogues are composed from these clips with fresh facts, prompts and timing each time (see `compose`), so that nothing
+said in training is ever replayed as a whole. Clips are made in shards by several processes; a shard depends on the seed
+and its own number alone, so the bank is the same whatever the number of processes, and making it can be resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from personaplex.dialogue import Line, agent_plan, user_plan
+from personaplex.errors import TrainingError
+from personaplex.files import whole_file
+from personaplex.speech import AGENTS, Speaker, degrade, noise, say, sound, user_speaker
+from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
+
+SHARD_CLIPS = 500
+LEAD_FRAMES, TAIL_FRAMES = 12, 2
+"""Sound before a clip that its codes depend on, and frames after its last sample in which it still rings."""
+
+DEGRADED = 0.5
+"""Share of the users' clips with a room, a microphone and noise."""
+
+
+@dataclass(frozen=True)
+class ClipsConfig:
+    """How many lines each agent's voice says at most, and clips of users, of no speech, and of background noise."""
+
+    seed: int = 1
+    agent_lines: int = 10_000
+    user_clips: int = 100_000
+    sounds: int = 3_000
+    beds: int = 1_500
+    bed_frames: int = 150
+    split: str = "train"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to be made. `voice` is the agent's number, -1 for users, sounds and beds."""
+
+    kind: str
+    voice: int
+    line: Line | None
+    speaker: Speaker | None
+    degraded: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is known of a clip: frames count from its first, which holds the first sample of speech.
+
+    `words` are (word, frame in which it begins, frame in which it ends). `lead` frames of its own noise precede it in
+    the file; where it is 0 the clip follows digital silence.
+    """
+
+    kind: str
+    voice: int
+    line: tuple[str, tuple[str, ...], str] | None
+    words: tuple[tuple[str, int, int], ...]
+    lead: int
+    frames: int
+
+
+def plan(config: ClipsConfig) -> list[Job]:
+    """Every clip, in an order in which each shard takes about as long as another."""
+    jobs: list[Job] = []
+    if config.split == "train":
+        for number, speaker in enumerate(AGENTS.values()):
+            rng = np.random.default_rng([config.seed, 1, number])
+            lines = agent_plan(rng)
+            chosen = rng.permutation(len(lines))[: config.agent_lines]
+            jobs += [Job("agent", number, lines[i], speaker, False, 0) for i in chosen]
+    rng = np.random.default_rng([config.seed, 2])
+    for line in user_plan(rng, config.user_clips, config.split):
+        jobs.append(Job("user", -1, line, user_speaker(rng), bool(rng.random() < DEGRADED), 0))
+    jobs += [Job("sound", -1, None, None, bool(rng.random() < DEGRADED), 0) for _ in range(config.sounds)]
+    jobs += [Job("bed", -1, None, None, False, 0) for _ in range(config.beds)]
+    order = np.random.default_rng([config.seed, 3]).permutation(len(jobs))
+    return [Job(**{**jobs[j].__dict__, "seed": i}) for i, j in enumerate(order)]
+
+
+def make_clips(folder: Path, config: ClipsConfig, processes: int, say_progress: Callable[[str], None]) -> None:
+    """Make every shard that is not in `folder` yet.
+
+    Raises TrainingError when the folder holds another plan's clips, and SynthesisError without a synthesiser.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = folder / "clips.json"
+    if about.exists() and json.loads(about.read_text()) != asdict(config):
+        raise TrainingError(f"{folder} holds clips made with other settings; choose another folder or remove it")
+    about.write_text(json.dumps(asdict(config)))
+    jobs = plan(config)
+    shards = [(folder, config, i, jobs[at : at + SHARD_CLIPS]) for i, at in enumerate(range(0, len(jobs), SHARD_CLIPS))]
+    missing = [shard for shard in shards if not _table(folder, shard[2]).exists()]
+    seconds = 0.0
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for done, made in enumerate(pool.imap_unordered(_make_shard, missing), 1):
+            seconds += made
+            if done % 20 == 0 or done == len(missing):
+                say_progress(f"clips: shard {done} of {len(missing)}, {seconds / 3600:.1f} h of sound")
+
+
+def read_clips(folder: Path) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Every clip with its samples (int16, with its lead), in the plan's order.
+
+    Raises TrainingError when the folder holds no clips, or not all of them.
+    """
+    tables = sorted(folder.glob("clips-*.json"))
+    if not tables:
+        raise TrainingError(f"{folder} holds no clips; make them with `personaplex train clips`")
+    for table in tables:
+        pcm, at = np.load(table.with_suffix(".npy"), mmap_mode="r"), 0
+        for entry in json.loads(table.read_text()):
+            clip = _clip(entry)
+            n_samples = (clip.lead + clip.frames) * FRAME_SAMPLES
+            yield clip, pcm[at : at + n_samples]
+            at += n_samples
+
+
+def _clip(entry: dict[str, object]) -> Clip:
+    clip = Clip(**entry)  # type: ignore[arg-type]
+    line = clip.line and (clip.line[0], tuple(clip.line[1]), clip.line[2])
+    return Clip(clip.kind, clip.voice, line, tuple((w, a, b) for w, a, b in clip.words), clip.lead, clip.frames)
+
+
+def _table(folder: Path, shard: int) -> Path:
+    return folder / f"clips-{shard:04d}.json"
+
+
+def _make_shard(shard: tuple[Path, ClipsConfig, int, list[Job]]) -> float:
+    folder, config, number, jobs = shard
+    made = [_make(job, config) for job in jobs]
+    path = _table(folder, number)
+    with whole_file(path.with_suffix(".npy")) as name:
+        np.save(name, np.concatenate([pcm for _, pcm in made]))
+    with whole_file(path) as name:  # last: a shard with a table is whole
+        name.write_text(json.dumps([asdict(clip) for clip, _ in made]))
+    return sum(len(pcm) for _, pcm in made) / SAMPLE_RATE
+
+
+def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
+    rng = np.random.default_rng([config.seed, 4, job.seed])
+    words: tuple[tuple[str, int, int], ...] = ()
+    if job.kind == "bed":
+        pcm = noise(rng, (LEAD_FRAMES + config.bed_frames) * FRAME_SAMPLES)
+        return Clip("bed", -1, None, (), LEAD_FRAMES, config.bed_frames), _int16(pcm)
+    # Speech may begin anywhere within a frame.
+    offset = int(rng.integers(FRAME_SAMPLES))
+    if job.speaker is not None and job.line is not None:
+        said = say(job.speaker, job.line.text)
+        pcm = said.pcm
+        words = tuple(
+            (w.text, (offset + w.start) // FRAME_SAMPLES, (offset + w.end) // FRAME_SAMPLES) for w in said.words
+        )
+    else:
+        pcm = sound(rng, int(rng.integers(SAMPLE_RATE // 4, 3 * SAMPLE_RATE)))
+    frames = -(-(offset + len(pcm)) // FRAME_SAMPLES)
+    lead = LEAD_FRAMES if job.degraded else 0
+    padded = np.zeros((lead + frames + (TAIL_FRAMES if job.degraded else 0)) * FRAME_SAMPLES, np.float32)
+    padded[lead * FRAME_SAMPLES + offset :][: len(pcm)] = pcm
+    if job.degraded:
+        padded = degrade(rng, padded)
+    elif job.kind == "user":
+        padded *= 10 ** (rng.uniform(-12, 4) / 20)
+    line = job.line and (job.line.intent, tuple(job.line.key), job.line.text)
+    return Clip(job.kind, job.voice, line, words, lead, len(padded) // FRAME_SAMPLES - lead), _int16(padded)
+
+
+def _int16(pcm: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(pcm, -1, 1) * 32767).astype(np.int16)

@@ -1,0 +1,340 @@
+"""Composing training dialogues from clips: fresh facts, prompts and timing in every batch.
+
+A dialogue is laid out as the engine would live it: voice prompt, silence, role text, silence (as in
+`engine.prompt.compose`), then talk. What is said comes from the clip bank; who says what to whom, what the role text
+holds, when people begin, pause, interrupt and fall silent is drawn anew each time, so there is nothing to memorise.
+The batch of a step depends on the seed and the step alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from personaplex.dialogue import (
+    Facts,
+    Line,
+    Memory,
+    answer_key,
+    assistant_prompt,
+    key_words,
+    remember,
+    role_prompt,
+    sample_facts,
+)
+from personaplex.dialogue.plan import WEIGHTS
+from personaplex.engine.prompt import SPACER_FRAMES
+from personaplex.errors import TrainingError
+from personaplex.text import Tokenizer
+from personaplex.train.bank import Bank, Key
+from personaplex.train.timeline import Timeline
+from personaplex.units import N_CODEBOOKS
+
+FACT_QUESTIONS = ("price", "has_item", "opens", "closes", "hours", "address", "ask_name", "ask_company")
+HEARING_FRAMES = 2
+"""From the frame in which a word ends to the column that has heard all its codes."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What dialogues are like. Shares are probabilities, delays and gaps are in frames."""
+
+    n_frames: int = 512
+    service: float = 0.65
+    fact_questions: float = 0.6
+    pinned: float = 0.5
+    noisy: float = 0.45
+    pauses: float = 0.2
+    interruptions: float = 0.12
+    backchannels: float = 0.12
+    not_speech: float = 0.07
+    long_silence: float = 0.07
+    quiet_calls: float = 0.04
+    answer_delay: tuple[int, ...] = (3, 3, 3, 4)
+    stop_delay: tuple[int, ...] = (2, 3)
+    longest_prompt: int = 100
+    quiet_frames: float = 0.12
+    audio_frames: float = 0.34
+    heard_words: int = 28
+
+
+class Batch(NamedTuple):
+    """One step's dialogues.
+
+    `frames` [B, 17, T], `pinned` [B] columns of the prompt that stay in view, `text_weight` and `fact` [B, T];
+    `audio_at` [K] are the columns (b T + t) whose codes count, with `audio_weight` [K, 8]; `heard_at` [H] are columns
+    that have heard a word and `heard` [H] its token, -1 for none.
+    """
+
+    frames: mx.array
+    pinned: mx.array
+    text_weight: mx.array
+    fact: mx.array
+    audio_at: mx.array
+    audio_weight: mx.array
+    heard_at: mx.array
+    heard: mx.array
+
+
+class Composer:
+    """Draws dialogues from a bank. Raises TrainingError when the bank lacks a kind of clip altogether."""
+
+    def __init__(self, bank: Bank, tokenizer: Tokenizer, config: Composition, seed: int) -> None:
+        self.bank, self.tokenizer, self.config, self.seed = bank, tokenizer, config, seed
+        self._clips = bank.index()
+        self._voices = sorted({voice for voice, _ in self._clips if voice >= 0})
+        self._tokens = [tokenizer.tokens(word) for word in bank.vocabulary]
+        users = {intent: keys for (voice, intent), keys in self._clips.items() if voice == -1}
+        self._beds = users.pop("bed", {}).get((), [])
+        self._sounds = users.pop("sound", {}).get((), [])
+        self._backchannels = users.pop("backchannel", {}).get((), [])
+        self._users = {intent: (list(keys), keys) for intent, keys in users.items()}
+        if not (self._voices and self._users and self._beds and self._sounds and self._backchannels):
+            raise TrainingError("the clip bank lacks agents, users, sounds, backgrounds or backchannels; make it anew")
+        self._general = [i for i in self._users if i not in FACT_QUESTIONS]
+        self._asked = [i for i in self._users if i in FACT_QUESTIONS]
+
+    def batch(self, step: int, size: int) -> Batch:
+        """The batch of a step, as NumPy arrays (a process that makes batches does not touch the device)."""
+        c = self.config
+        talks = [self.dialogue(np.random.default_rng([self.seed, step, i])) for i in range(size)]
+        rng = np.random.default_rng([self.seed, step, size])
+        at, weight = self._audio(rng, talks, int(c.audio_frames * size * c.n_frames))
+        heard_at, heard = self._heard(rng, talks, c.heard_words * size)
+        return Batch(
+            np.stack([talk.frames for talk, _ in talks]),
+            np.array([n if rng.random() < c.pinned else 0 for _, n in talks], np.int32),
+            np.stack([talk.text_weight for talk, _ in talks]),
+            np.stack([talk.fact for talk, _ in talks]),
+            at,
+            weight,
+            heard_at,
+            heard,
+        )  # type: ignore[arg-type]
+
+    def _audio(
+        self, rng: np.random.Generator, talks: list[tuple[Timeline, int]], n: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Columns to speak in: those of speech, some of silence. A column holds its frame's semantic code and the
+        acoustic codes of the frame before."""
+        speech = np.stack([talk.speech for talk, _ in talks])
+        talking = np.stack([np.arange(talk.n_frames) >= start for talk, start in talks])
+        counts = np.where(speech, 1.0, rng.random(speech.shape) < self.config.quiet_frames) * talking
+        before = np.pad(counts[:, :-1], [(0, 0), (1, 0)])
+        wanted = np.maximum(counts, before).reshape(-1)
+        order = np.argsort(-wanted - rng.random(wanted.size) * 0.5)[:n]
+        acoustic = np.repeat(before.reshape(-1)[order][:, None], N_CODEBOOKS - 1, axis=1)
+        return order.astype(np.int32), np.concatenate([counts.reshape(-1)[order][:, None], acoustic], axis=1).astype(
+            np.float32
+        )
+
+    @staticmethod
+    def _heard(
+        rng: np.random.Generator, talks: list[tuple[Timeline, int]], n: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        heard = [(b * talk.n_frames + frame, token) for b, (talk, _) in enumerate(talks) for frame, token in talk.heard]
+        chosen = rng.permutation(len(heard))[:n]
+        at, tokens = np.zeros(n, np.int32), np.full(n, -1, np.int32)
+        for place, i in enumerate(chosen):
+            at[place], tokens[place] = heard[i]
+        return at, tokens
+
+    def dialogue(self, rng: np.random.Generator) -> tuple[Timeline, int]:
+        """One call, and the frame in which the talk begins."""
+        return _Call(self, rng).compose()
+
+
+class _Call:
+    """One dialogue in the making."""
+
+    def __init__(self, composer: Composer, rng: np.random.Generator) -> None:
+        self.composer, self.rng, self.config, self.bank = composer, rng, composer.config, composer.bank
+        self.voice = int(rng.choice(composer._voices))
+        self.memory: Memory = {}
+        self.facts, self.greeting, tokens = self._role()
+        noisy = rng.random() < self.config.noisy
+        background = self._background(noisy)
+        self.line = Timeline(self.config.n_frames, self.bank.silence, background)
+        self.start = self.line.prompt(self._voice_prompt(), tokens, SPACER_FRAMES, self.bank.sine)
+        if not noisy:
+            self.line.user(self.bank.start, self.start)
+
+    def _pick(self, values: list[int]) -> int:
+        return values[self.rng.integers(len(values))]
+
+    def _clips(self, intent: str) -> dict[Key, list[int]]:
+        return self.composer._clips.get((self.voice, intent), {})
+
+    def _key(self, intent: str) -> Key:
+        keys = list(self._clips(intent))
+        return keys[self.rng.integers(len(keys))]
+
+    def _role(self) -> tuple[Facts, int | None, list[int]]:
+        """Facts that this voice can say, the greeting clip of a service role, and the tokens of the role prompt."""
+        rng = self.rng
+        while True:
+            if rng.random() < self.config.service:
+                facts, greeting = self._service()
+                text = role_prompt(rng, facts, "train")
+            else:
+                facts, greeting = Facts(name=self._key("ask_name")[0] if rng.random() < 0.5 else None), None
+                text = assistant_prompt(rng, facts.name, "train")
+            tokens = self.composer.tokenizer.role_tokens(text)
+            if len(tokens) <= self.config.longest_prompt:
+                return facts, greeting, tokens
+
+    def _service(self) -> tuple[Facts, int]:
+        """The shape of drawn facts (which are given, how many), filled with values that this voice has clips of."""
+        shape = sample_facts(self.rng, "train")
+        name, company = self._key("greet")
+        prices = dict(self._key("price") for _ in shape.prices)  # type: ignore[arg-type, misc]
+        opens, closes = self._key("hours")
+        facts = Facts(
+            name=name,
+            company=company,
+            business=shape.business,
+            prices=tuple(prices.items()),
+            opens=opens if shape.opens else None,
+            closes=closes if shape.closes else None,
+            address=self._key("address")[0] if shape.address else None,
+        )
+        return facts, self._pick(self._clips("greet")[name, company])
+
+    def _background(self, noisy: bool) -> np.ndarray:
+        n = self.config.n_frames
+        if not noisy:
+            return np.repeat(self.bank.silence[None], n, axis=0)
+        bed = self.bank.clip(self._pick(self.composer._beds))
+        return np.concatenate([bed] * (n // len(bed) + 2))[self.rng.integers(len(bed)) :][:n]
+
+    def _voice_prompt(self) -> np.ndarray:
+        n_frames = int(self.rng.integers(22, 38))
+        parts: list[np.ndarray] = []
+        while sum(map(len, parts)) < n_frames:
+            parts.append(self.bank.clip(self._pick(self._clips("greet")[self._key("greet")])))
+        return np.concatenate(parts)[:n_frames]
+
+    def compose(self) -> tuple[Timeline, int]:
+        """Talk until the frames are full."""
+        rng, c = self.rng, self.config
+        at, interrupting = self.start, False
+        if rng.random() < c.quiet_calls:
+            at = c.n_frames
+        if self.greeting is not None:
+            begin = self.start + int(rng.integers(3, 9))
+            end = self._agent(self.greeting, begin)
+            at, interrupting = self._after(begin, end) if at < c.n_frames else (at, False)
+        while at < c.n_frames - 12:
+            if not interrupting:
+                at += int(rng.integers(30, 90) if rng.random() < c.long_silence else rng.integers(3, 18))
+            if not interrupting and rng.random() < c.not_speech:
+                other = self.composer._sounds if rng.random() < 0.6 else self.composer._backchannels
+                at = self.line.user(self.bank.clip(self._pick(other)), at)
+                continue
+            at, interrupting = self._exchange(at, interrupting)
+        return self.line, self.start
+
+    def _exchange(self, at: int, interrupting: bool) -> tuple[int, bool]:
+        """One thing said by the user from frame `at` and its answer; returns where the talk goes on, and how."""
+        user, reply = self._question()
+        line = Line(*self.bank.lines[user])  # type: ignore[misc]
+        silent_from = self._user(user, at, may_pause=not interrupting)
+        begin = silent_from + int(self.rng.choice(self.config.answer_delay))
+        end = self._agent(reply, begin)
+        remember(self.memory, line, Line(*self.bank.lines[reply]))  # type: ignore[misc]
+        self.last = reply
+        return self._after(begin, end)
+
+    def _after(self, begin: int, end: int) -> tuple[int, bool]:
+        """What the user does while the agent speaks: listens, says "mm hmm", or interrupts."""
+        rng, c = self.rng, self.config
+        if end - begin < 10 or end >= c.n_frames:
+            return end, False
+        drawn = rng.random()
+        if drawn < c.interruptions:
+            at = int(rng.integers(begin + 4, end - 3))
+            self.line.interrupt(min(at + int(rng.choice(c.stop_delay)), end))
+            return at, True
+        if drawn < c.interruptions + c.backchannels:
+            at = int(rng.integers(begin + 3, end - 3))
+            return max(end, self.line.user(self.bank.clip(self._pick(self.composer._backchannels)), at)), False
+        return end, False
+
+    def _question(self) -> tuple[int, int]:
+        """A user's clip, and the clip that answers it in this voice."""
+        composer, rng = self.composer, self.rng
+        while True:
+            share = self.config.fact_questions if self.facts.company else 0.1
+            pool = composer._asked if rng.random() < share else composer._general
+            weights = np.array([WEIGHTS[intent] for intent in pool])
+            intent = pool[rng.choice(len(pool), p=weights / weights.sum())]
+            keys, clips = composer._users[intent]
+            key = keys[rng.integers(len(keys))]
+            if intent in ("price", "has_item") and self.facts.prices and rng.random() < 0.85:
+                key = (self.facts.prices[rng.integers(len(self.facts.prices))][0],)
+            if intent.startswith("recall_") and intent.removeprefix("recall_") not in self.memory and rng.random() < 0.7:
+                continue
+            user = self._pick(clips[key]) if key in clips else None
+            answer = answer_key(intent, key, self.facts, self.memory)
+            if user is None or answer is None:
+                continue
+            if intent == "again" and "last" in self.memory:
+                return user, self.last
+            if replies := self._clips(answer.intent).get(answer.key):
+                return user, self._pick(replies)
+
+    def _user(self, clip: int, at: int, may_pause: bool) -> int:
+        """Place a user's clip, perhaps with a pause between two words; returns the first frame after the last word."""
+        codes, words = self.bank.clip(clip), self.bank.words_of(clip)
+        pause, split = 0, len(codes)
+        if may_pause and len(words) > 3 and self.rng.random() < self.config.pauses:
+            split = int(words[self.rng.integers(1, len(words)), 1])
+            pause = int(self.rng.integers(5, 17))
+        middle = self.line.user(codes[:split], at)
+        if pause:
+            self.line.user(codes[split:], middle + pause)
+            self.line.text_weight[middle : middle + pause + 1] = 1.5
+        for word, first, last in words:
+            moved = at + last + (pause if first >= split else 0)
+            self.line.hear(moved + HEARING_FRAMES, self.composer._tokens[word][0])
+        return int(at + words[-1, 2] + 1 + pause)
+
+    def _agent(self, clip: int, at: int) -> int:
+        """Place an agent's clip with its words; returns the frame after."""
+        intent, key, text = self.bank.lines[clip]  # type: ignore[misc]
+        facts = set(key_words(Line(intent, key, text)))
+        end = self.line.agent(self.bank.clip(clip), at)
+        for word, first, _ in self.bank.words_of(clip):
+            marked = self.bank.vocabulary[word] in facts
+            self.line.word(self.composer._tokens[word], at + int(first), fact=marked)
+        return end
+
+
+@dataclass(frozen=True)
+class ComposerFiles:
+    """Where a process that makes batches finds what it needs."""
+
+    bank: Path
+    tokenizer: Path
+    n_pieces: int
+    config: Composition
+    seed: int
+    size: int
+
+    def __call__(self) -> _Batches:
+        """Open the bank and the tokenizer."""
+        tokenizer = Tokenizer(self.tokenizer, self.n_pieces)
+        return _Batches(Composer(Bank.read(self.bank), tokenizer, self.config, self.seed), self.size)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    composer: Composer
+    size: int
+
+    def __call__(self, step: int) -> Batch:
+        return self.composer.batch(step, self.size)

@@ -1,0 +1,61 @@
+"""Batches made ahead by other processes, in the order of their steps."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+AHEAD = 4
+"""Batches that each process keeps ready."""
+
+
+@contextmanager
+def feed(make: Callable[[], Callable[[int], T]], processes: int, first_step: int = 0) -> Iterator[Callable[[int], T]]:
+    """Yield a function from step to batch; steps must be asked for in order, from `first_step`.
+
+    `make` runs once in each process and returns the function that does the work there; it and the batches must be
+    picklable. With 0 processes the work is done here. Process i makes steps i, i + n, ...: the order of the batches
+    does not depend on who is faster.
+    """
+    if not processes:
+        yield make()
+        return
+    context = multiprocessing.get_context("spawn")
+    shelves: list[Any] = [context.Queue(AHEAD) for _ in range(processes)]
+    workers = [
+        context.Process(target=_work, args=(make, shelf, first_step + i, processes), daemon=True)
+        for i, shelf in enumerate(shelves)
+    ]
+    for worker in workers:
+        worker.start()
+
+    def take(step: int) -> T:
+        number = (step - first_step) % processes
+        while True:
+            try:
+                made, batch = shelves[number].get(timeout=5)
+            except queue.Empty:
+                if not workers[number].is_alive():
+                    raise RuntimeError("a process that makes batches has died; its error is above") from None
+                continue
+            assert made == step, f"asked for step {step}, the next one is {made}"
+            return batch  # type: ignore[no-any-return]
+
+    try:
+        yield take
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _work(make: Callable[[], Callable[[int], Any]], shelf: Any, step: int, stride: int) -> None:
+    batch = make()
+    while True:
+        shelf.put((step, batch(step)))
+        step += stride
