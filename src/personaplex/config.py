@@ -363,3 +363,7 @@ class ModelConfig:
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
         return from_json(cls, data, str(path))
+
+    def to_json(self) -> str:
+        """The text of a `config.json` that `read` turns into an equal configuration; every field is named."""
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"

@@ -7,7 +7,8 @@
     │   └── ConfigError               4   a config.json that says something we cannot run
     ├── PersonaError                  5   an unknown or unusable voice, prompt or role text
     ├── OutputError                   6   a result that could not be written
-    └── BackendError                  7   MLX has no usable backend on this machine
+    ├── BackendError                  7   MLX has no usable backend on this machine
+    └── TrainingError                 8   a training run that cannot begin, go on or be resumed
 
 A message says what happened, what was expected and what to do, in one line. Ctrl-C ends with 130.
 """
@@ -59,6 +60,12 @@ class BackendError(PersonaPlexError):
     """MLX is installed without a backend that works here."""
 
     exit_code = 7
+
+
+class TrainingError(PersonaPlexError):
+    """A training run that cannot begin, go on or be resumed; its last checkpoint is untouched."""
+
+    exit_code = 8
 
 
 EXIT_INTERRUPTED = 130

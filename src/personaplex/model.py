@@ -113,7 +113,7 @@ class PersonaPlex:
         depformer_steps: int = 8,
         compiled: bool | None = None,
     ) -> PersonaPlex:
-        """Load from a folder in the reference's layout, or from a Hub repository `owner/name`.
+        """Load "nano", which is in this package, a folder in the reference's layout, or a Hub repository `owner/name`.
 
         `dtype` defaults to bfloat16 on a GPU and float32 on a CPU; `depformer_steps` 16 also predicts the user's codes,
         which changes nothing said; `compiled` fuses the step's graph and defaults to True on a Mac.

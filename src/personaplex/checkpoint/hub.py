@@ -1,15 +1,20 @@
-"""From the name of a model to a folder on this machine, through the Hugging Face cache."""
+"""From the name of a model to a folder on this machine: in this package, or through the Hugging Face cache."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.resources import files as package_files
 from pathlib import Path
 
 from personaplex.errors import CheckpointError
 
 REVISIONS = {"nvidia/personaplex-7b-v1": "fdaf4090a61cb315c138a1faee287ffd6c716309"}
 """Commits that were checked; another repository is taken at its main branch."""
+
+BUNDLED = "nano"
+"""The model that comes with the package; a folder of that name is `./nano`."""
+BUNDLED_FILES = ("config.json", "model.safetensors", "mimi.safetensors", "tokenizer.model", "voices")
 
 VOICE_FILES = ("config.json", "voices.tgz", "voices/*")
 CODEC_FILES = ("config.json", "tokenizer-*.safetensors", "mimi*.safetensors")
@@ -18,10 +23,13 @@ ALL_FILES = (*VOICE_FILES, *CODEC_FILES, *LM_FILES, "*.model")
 
 
 def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
-    """A folder as it is, or a Hub repository `owner/name`, whose `files` are downloaded into the Hugging Face cache.
+    """The folder of a model: "nano", a folder, or a Hub repository `owner/name`.
 
-    Raises CheckpointError when there is no such folder or repository, or its licence was not accepted.
+    nano lies in the package; a folder is taken as it is; of a repository, `files` are downloaded into the Hugging Face
+    cache. Raises CheckpointError when there is no such folder or repository, or its licence was not accepted.
     """
+    if path_or_repo == BUNDLED:
+        return bundled()
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return path
@@ -29,7 +37,9 @@ def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
         raise CheckpointError(f"{path} is a file; --model takes the folder that holds the model's files")
     repo = str(path_or_repo)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
-        raise CheckpointError(f"the model folder {repo} does not exist (nor is it a Hub repository, owner/name)")
+        raise CheckpointError(
+            f"the model folder {repo} does not exist (nor is it {BUNDLED}, nor a Hub repository, owner/name)"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import logging as hub_logging
 
@@ -50,6 +60,17 @@ def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
             f"{repo} is no folder here and could not be fetched from the Hub ({_short(error)}); "
             f"check the network, or name a model folder"
         ) from error
+
+
+def bundled() -> Path:
+    """The folder of nano inside the installed package. Raises CheckpointError naming what is missing there."""
+    folder = Path(str(package_files("personaplex"))) / BUNDLED
+    if missing := [name for name in BUNDLED_FILES if not (folder / name).exists()]:
+        raise CheckpointError(
+            f"the bundled model {BUNDLED} is not complete: {folder} holds no {missing[0]}; "
+            "install the package again, or name another model"
+        )
+    return folder
 
 
 def _short(error: Exception) -> str:

@@ -13,12 +13,12 @@ DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
 
 model_option = click.option(
     "--model",
-    metavar="DIR|REPO",
+    metavar="nano|DIR|REPO",
     default=DEFAULT_MODEL,
     envvar="PERSONAPLEX_MODEL",
     show_default=True,
     show_envvar=True,
-    help="A model folder in the reference's layout, or a Hugging Face repository.",
+    help="nano, the small model in this package; a folder in the reference's layout; or a Hugging Face repository.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 

@@ -50,6 +50,16 @@ class LanguageModel(nn.Module):
         x, state = self.temporal(embedded, state)
         return self.out_norm(x), state
 
+    def columns(self, frames: mx.array) -> mx.array:
+        """Frames [B, 17, T] -> columns [B, T + 1, 17]: the initial tokens, then the delayed frames."""
+        initial = initial_column(self.config)
+        start = mx.broadcast_to(mx.array(initial, frames.dtype)[None, :, None], (frames.shape[0], N_STREAMS, 1))
+        return mx.concatenate([start, delay(frames, initial)], axis=2).swapaxes(1, 2)
+
+    def hidden(self, columns: mx.array, pinned: mx.array | None = None) -> mx.array:
+        """Whole sequences of columns [B, T, 17] -> z [B, T, dim]; the first `pinned` [B] columns stay in view."""
+        return self.out_norm(self.temporal.whole(self.embed(columns), pinned))
+
     def teacher_forced(self, frames: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
         """Logits of every frame given all frames before it, as in training (reference `forward_train`).
 
@@ -57,10 +67,8 @@ class LanguageModel(nn.Module):
         [B, S, T]. The mask is False where a frame's last code lies beyond the sequence, or the token is ZERO.
         """
         slots, _, n_frames = frames.shape
-        initial = initial_column(self.config)
-        start = mx.broadcast_to(mx.array(initial)[None, :, None], (slots, N_STREAMS, 1))
-        columns = mx.concatenate([start, delay(frames, initial)], axis=2).swapaxes(1, 2)
-        z = self.out_norm(self.temporal.whole(self.embed(columns[:, :-1])))
+        columns = self.columns(frames)
+        z = self.hidden(columns[:, :-1])
         text_logits = self.text_head(z)
 
         steps = self.depformer.n_steps

@@ -24,6 +24,7 @@ def elu(x: mx.array) -> mx.array:
     return mx.maximum(x, 0) + ((_exp_below_zero(below) if on_cpu else mx.exp(below)) - 1)
 
 
+@mx.custom_function
 def _exp_below_zero(x: mx.array) -> mx.array:
     """exp(x) for x <= 0 in float32: 2^n by adding n to the exponent bits, 2^f by a polynomial."""
     t = mx.maximum(x * math.log2(math.e), -120.0)
@@ -33,3 +34,8 @@ def _exp_below_zero(x: mx.array) -> mx.array:
     for coefficient in _POWERS[-3::-1]:
         power = power * f + coefficient
     return (power.view(mx.int32) + mx.left_shift(n, 23)).view(mx.float32)
+
+
+@_exp_below_zero.vjp
+def _exp_gradient(_: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+    return cotangent * output

@@ -36,10 +36,19 @@ class Window(NamedTuple):
     write_first: bool
 
 
-def open_window(start: mx.array, n_tokens: int, n_rows: int, context: int, head: int, period: float) -> Window:
+def open_window(
+    start: mx.array,
+    n_tokens: int,
+    n_rows: int,
+    context: int,
+    head: int,
+    period: float,
+    pinned: mx.array | None = None,
+) -> Window:
     """Plan a call of `n_tokens` at positions `start` [B] on a ring of `n_rows`; 0 rows means no ring at all.
 
-    `context` keys are seen; heads have `head` channels and positions the longest `period`.
+    `context` keys are seen, and for ever those before position `pinned` [B]; heads have `head` channels and positions
+    the longest `period`.
     """
     query = start[:, None] + mx.arange(n_tokens)
     row = mx.arange(n_rows)
@@ -54,7 +63,10 @@ def open_window(start: mx.array, n_tokens: int, n_rows: int, context: int, head:
         key = query
     distance = query[:, :, None] - key[:, None, :]
     # Rows never written reconstruct to negative positions.
-    mask = (distance >= 0) & (distance < context) & (key >= 0)[:, None, :]
+    near = distance < context
+    if pinned is not None:
+        near |= (key < pinned[:, None])[:, None, :]
+    mask = (distance >= 0) & near & (key >= 0)[:, None, :]
     kept = query[:, -min(n_tokens, n_rows) :] % n_rows if n_rows else None
     rows = None if kept is None else kept[:, None, :, None]
     return Window(open_rotation(query, head, period), rows, mask[:, None], write_first)

@@ -109,10 +109,13 @@ class Transformer(nn.Module):
             rings.append(after)
         return x, TransformerState(tuple(rings), state.position + n_tokens)
 
-    def whole(self, x: mx.array) -> mx.array:
-        """A whole sequence x [B, T, dim] -> [B, T, dim], nothing remembered: for training."""
+    def whole(self, x: mx.array, pinned: mx.array | None = None) -> mx.array:
+        """A whole sequence x [B, T, dim] -> [B, T, dim], nothing remembered: for training.
+
+        The first `pinned` [B] tokens of each sequence stay in view when the window has moved past them.
+        """
         start = mx.zeros((x.shape[0],), mx.int32)
-        window = open_window(start, x.shape[1], 0, self.context, self._head, self.max_period)
+        window = open_window(start, x.shape[1], 0, self.context, self._head, self.max_period, pinned)
         for layer in self.layers:
             x, _ = layer(x, None, window)
         return x
