@@ -28,7 +28,7 @@ class Rotation(NamedTuple):
 
 @mx.custom_function
 def _turned(x: mx.array, turn: mx.array) -> mx.array:
-    pairs = mx.contiguous(x).astype(mx.float32).view(mx.complex64)
+    pairs = x.astype(mx.float32).view(mx.complex64)
     return (pairs * turn).view(mx.float32).astype(x.dtype)
 
 
