@@ -20,6 +20,7 @@ from personaplex.engine.sampling import (
     SlotSampling,
     draw,
     frame_keys,
+    gumbel,
     penalise,
     session_key,
 )
@@ -151,31 +152,39 @@ class Generator:
 
         Tokens given in `wanted` [B, 17] are kept, and later ones are conditioned on them.
         """
-        keys = frame_keys(state.key, position, _DRAWS)
         s = state.sampling
+        keys = frame_keys(state.key, position, _DRAWS)
+        n_steps = self.lm.depformer.n_steps
+        text_noise = audio_noise = None
+        if ceiling.text != 1:
+            text_noise = gumbel(keys[:, :1], self.config.lm.text_card, s.text_top_k)[:, 0]
+        if ceiling.audio != 1:
+            audio_noise = _each(gumbel(keys[:, 1 : 1 + n_steps], self.config.lm.card, s.audio_top_k))
+        given, free = _each(wanted), _each(wanted == UNGENERATED)
 
         def keep(stream: int, drawn: mx.array) -> mx.array:
-            given = wanted[:, stream]
-            return mx.where(given == UNGENERATED, drawn, given)
+            return mx.where(free[stream], drawn, given[stream])
 
-        def pick(stream: int, logits: mx.array, spared: tuple[int, ...]) -> mx.array:
-            temperature, top_k, k = (
-                (s.text_temperature, s.text_top_k, ceiling.text)
-                if stream == TEXT
-                else (s.audio_temperature, s.audio_top_k, ceiling.audio)
-            )
+        def penalised(stream: int, logits: mx.array, spared: tuple[int, ...]) -> mx.array:
             if ceiling.penalty and stream < AGENT.stop:
-                logits = penalise(logits, state.recent[:, :, stream], spared, s.penalty)
-            return keep(stream, draw(logits, keys[:, stream], temperature, top_k, k))
+                return penalise(logits, state.recent[:, :, stream], spared, s.penalty)
+            return logits
 
         def choose(step: int, logits: mx.array) -> mx.array:
-            silence = self.config.silence_codes[step % N_CODEBOOKS]
-            return pick(AGENT.start + step, logits, (silence,))
+            stream, noise = AGENT.start + step, audio_noise[step] if audio_noise else None
+            logits = penalised(stream, logits, (self.config.silence_codes[step % N_CODEBOOKS],))
+            return keep(stream, draw(logits, noise, s.audio_temperature, s.audio_top_k, ceiling.audio))
 
         text_logits = self.lm.text_head(z)
-        text = pick(TEXT, text_logits, self._spared_text)
+        favoured = penalised(TEXT, text_logits, self._spared_text)
+        text = keep(TEXT, draw(favoured, text_noise, s.text_temperature, s.text_top_k, ceiling.text))
         codes, audio_logits = self.lm.depformer.generate(z, text, choose)
         return mx.concatenate([text[:, None], codes[:, :N_CODEBOOKS]], axis=1), text_logits, audio_logits
 
     def _remember(self, recent: mx.array, spoken: mx.array) -> mx.array:
         return mx.concatenate([recent[:, 1:], spoken[:, None]], axis=1)
+
+
+def _each(by_stream: mx.array) -> list[mx.array]:
+    """[B, n, ...] -> n arrays [B, ...]."""
+    return [one.squeeze(1) for one in mx.split(by_stream, by_stream.shape[1], axis=1)]

@@ -118,32 +118,34 @@ def frame_keys(key: mx.array, position: mx.array, n: int) -> mx.array:
     return mx.vmap(lambda k: mx.random.split(k, n))(at)
 
 
-def draw(logits: mx.array, keys: mx.array, temperature: mx.array, top_k: mx.array, ceiling: int) -> mx.array:
-    """One token per slot: logits [B, V], keys [B, 2], temperature and top_k [B] -> tokens [B] int32.
+def gumbel(keys: mx.array, vocabulary: int, top_k: mx.array) -> mx.array:
+    """Noise [B, n, vocabulary] for draws with keys [B, n, 2], none for slots whose top_k [B] is 1.
 
-    Among the k largest, proportional to softmax(logits / temperature) (reference sampling.py, whose
-    argmax of p / Exp(1) noise is this arg-max of logits + Gumbel noise). k = 1 is the first maximum.
+    It belongs to tokens, not to ranks, so it is the same whatever the ceiling; and to a whole frame, because on a CPU
+    one large operation costs little more than a small one.
     """
-    best = mx.argmax(logits, axis=-1).astype(mx.int32)
-    if ceiling == 1:
-        return best
+    slots, n, _ = keys.shape
+    noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys.reshape(-1, 2))
+    return mx.where((top_k == 1)[:, None, None], 0, noise.reshape(slots, n, vocabulary))
+
+
+def draw(logits: mx.array, noise: mx.array | None, temperature: mx.array, top_k: mx.array, ceiling: int) -> mx.array:
+    """One token per slot: logits and noise [B, V], temperature and top_k [B] -> tokens [B] int32.
+
+    Among the k largest (and what equals the last of them), proportional to softmax(logits / temperature) (reference
+    sampling.py, whose argmax of p / Exp(1) noise is this arg-max of logits + Gumbel noise). k = 1 is the first maximum.
+    Without noise all slots have k = 1.
+    """
+    if noise is None:
+        return mx.argmax(logits, axis=-1).astype(mx.int32)
     logits = logits.astype(mx.float32)
     vocabulary = logits.shape[-1]
-    # Noise belongs to tokens, not to ranks: it is the same whatever the ceiling.
-    noise = mx.vmap(lambda k: mx.random.gumbel((vocabulary,), key=k))(keys)
+    largest = mx.sort(mx.topk(logits, ceiling) if 0 < ceiling < vocabulary else logits)
+    n = largest.shape[-1]
+    last = mx.where(top_k == 0, 0, mx.maximum(n - top_k, 0))[:, None]
     scores = logits / temperature[:, None] + noise
-    if not 0 < ceiling < vocabulary:
-        order = mx.argsort(-logits, axis=-1)
-    else:
-        order = mx.argpartition(-logits, ceiling - 1, axis=-1)[:, :ceiling]
-        inner = mx.argsort(-mx.take_along_axis(logits, order, axis=-1), axis=-1)
-        order = mx.take_along_axis(order, inner, axis=-1)
-    limit = mx.where(top_k == 0, vocabulary, top_k)
-    kept = mx.arange(order.shape[1])[None] < limit[:, None]
-    ranked = mx.where(kept, mx.take_along_axis(scores, order, axis=-1), -mx.inf)
-    winner = mx.argmax(ranked, axis=-1, keepdims=True)
-    drawn = mx.take_along_axis(order, winner, axis=-1)[:, 0].astype(mx.int32)
-    return mx.where(top_k == 1, best, drawn)
+    kept = logits >= mx.take_along_axis(largest, last, axis=-1)
+    return mx.argmax(mx.where(kept, scores, -mx.inf), axis=-1).astype(mx.int32)
 
 
 def penalise(logits: mx.array, recent: mx.array, spared: tuple[int, ...], penalty: mx.array) -> mx.array:

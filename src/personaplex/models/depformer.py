@@ -129,7 +129,7 @@ class Depformer(nn.Module):
         token, codes, logits = text, [], []
         for step, projected in enumerate(self.input_proj.every(z)):
             tables, table = (self.audio_emb, step - 1) if step else (self.text_emb, 0)
-            x = projected + tables.one(token[:, None], table)
+            x = projected + tables(token[:, None], table)[:, 0]
             for layer, past in zip(self.layers, pasts, strict=True):
                 x = layer.step(x, step, past)
             logits.append(self.heads.one(x, step))

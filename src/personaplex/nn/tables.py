@@ -20,17 +20,12 @@ class TokenTables(nn.Module):
 
     def __call__(self, tokens: mx.array, first: int = 0) -> mx.array:
         """tokens [..., n] of tables first ... first + n - 1 -> [..., n, dim]; ZERO gives a zero vector."""
-        n_rows = self.weight.shape[1]
-        known = tokens >= 0
-        index = mx.where(known, tokens, 0) + (first + mx.arange(tokens.shape[-1])) * n_rows
-        return mx.where(known[..., None], self._rows(index), 0)
+        starts = mx.array([table * self.weight.shape[1] for table in range(first, first + tokens.shape[-1])], mx.int32)
+        rows = self._rows(mx.maximum(tokens, 0) + starts)
+        return mx.where((tokens >= 0)[..., None], rows, 0)
 
     def _rows(self, index: mx.array) -> mx.array:
         return self.weight.reshape(-1, self.weight.shape[2])[index]
-
-    def one(self, tokens: mx.array, table: int) -> mx.array:
-        """tokens [N, 1] of one table -> [N, dim]."""
-        return self(tokens, table)[:, 0]
 
     def to_quantized(self, group_size: int, bits: int, **_: object) -> QuantizedTokenTables:
         """The same tables, packed; called by `mlx.nn.quantize`."""
