@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from personaplex.engine.sampling import Ceiling, Sampling, draw, frame_keys, gumbel, penalise, session_key
+from personaplex.engine.sampling import Ceiling, Draws, Sampling, frame_keys, penalise, session_key
 from personaplex.errors import UsageError
 
 N = 20_000
@@ -15,8 +15,7 @@ LOGITS = np.log(np.array([0.4, 0.25, 0.2, 0.1, 0.05], np.float32))
 
 def drawn(logits: mx.array, keys: mx.array, temperature: mx.array, top_k: mx.array, ceiling: int) -> mx.array:
     """One token per slot, each with its key [B, 2]."""
-    noise = None if ceiling == 1 else gumbel(keys[:, None], logits.shape[1], top_k)[:, 0]
-    return draw(logits, noise, temperature, top_k, ceiling)
+    return Draws.open(keys[:, None], logits.shape[1], temperature, top_k, ceiling).draw(0, logits)
 
 
 def many(temperature: float, top_k: int, ceiling: int) -> np.ndarray:

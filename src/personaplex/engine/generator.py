@@ -16,11 +16,11 @@ from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import (
     PENALTY_FRAMES,
     Ceiling,
+    Draws,
     Sampling,
     SlotSampling,
-    draw,
+    each,
     frame_keys,
-    gumbel,
     penalise,
     session_key,
 )
@@ -154,13 +154,10 @@ class Generator:
         """
         s = state.sampling
         keys = frame_keys(state.key, position, _DRAWS)
-        n_steps = self.lm.depformer.n_steps
-        text_noise = audio_noise = None
-        if ceiling.text != 1:
-            text_noise = gumbel(keys[:, :1], self.config.lm.text_card, s.text_top_k)[:, 0]
-        if ceiling.audio != 1:
-            audio_noise = _each(gumbel(keys[:, 1 : 1 + n_steps], self.config.lm.card, s.audio_top_k))
-        given, free = _each(wanted), _each(wanted == UNGENERATED)
+        of_text = Draws.open(keys[:, :1], self.config.lm.text_card, s.text_temperature, s.text_top_k, ceiling.text)
+        audio_keys = keys[:, 1 : 1 + self.lm.depformer.n_steps]
+        of_audio = Draws.open(audio_keys, self.config.lm.card, s.audio_temperature, s.audio_top_k, ceiling.audio)
+        given, free = each(wanted), each(wanted == UNGENERATED)
 
         def keep(stream: int, drawn: mx.array) -> mx.array:
             return mx.where(free[stream], drawn, given[stream])
@@ -171,20 +168,16 @@ class Generator:
             return logits
 
         def choose(step: int, logits: mx.array) -> mx.array:
-            stream, noise = AGENT.start + step, audio_noise[step] if audio_noise else None
+            stream = AGENT.start + step
             logits = penalised(stream, logits, (self.config.silence_codes[step % N_CODEBOOKS],))
-            return keep(stream, draw(logits, noise, s.audio_temperature, s.audio_top_k, ceiling.audio))
+            return keep(stream, of_audio.draw(step, logits))
 
         text_logits = self.lm.text_head(z)
         favoured = penalised(TEXT, text_logits, self._spared_text)
-        text = keep(TEXT, draw(favoured, text_noise, s.text_temperature, s.text_top_k, ceiling.text))
+        text = keep(TEXT, of_text.draw(0, favoured))
         codes, audio_logits = self.lm.depformer.generate(z, text, choose)
         return mx.concatenate([text[:, None], codes[:, :N_CODEBOOKS]], axis=1), text_logits, audio_logits
 
     def _remember(self, recent: mx.array, spoken: mx.array) -> mx.array:
         return mx.concatenate([recent[:, 1:], spoken[:, None]], axis=1)
 
-
-def _each(by_stream: mx.array) -> list[mx.array]:
-    """[B, n, ...] -> n arrays [B, ...]."""
-    return [one.squeeze(1) for one in mx.split(by_stream, by_stream.shape[1], axis=1)]

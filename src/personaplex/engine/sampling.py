@@ -118,34 +118,51 @@ def frame_keys(key: mx.array, position: mx.array, n: int) -> mx.array:
     return mx.vmap(lambda k: mx.random.split(k, n))(at)
 
 
-def gumbel(keys: mx.array, vocabulary: int, top_k: mx.array) -> mx.array:
-    """Noise [B, n, vocabulary] for draws with keys [B, n, 2], none for slots whose top_k [B] is 1.
+class Draws(NamedTuple):
+    """All that one frame's draws from vocabularies of one size share, computed once for them.
 
-    It belongs to tokens, not to ranks, so it is the same whatever the ceiling; and to a whole frame, because on a CPU
-    one large operation costs little more than a small one.
+    `noise` holds [B, V] for each draw: it belongs to tokens, not to ranks, so it is the same whatever the ceiling.
+    Without it every slot has k = 1.
     """
-    slots, n, _ = keys.shape
-    noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys.reshape(-1, 2))
-    return mx.where((top_k == 1)[:, None, None], 0, noise.reshape(slots, n, vocabulary))
+
+    noise: list[mx.array] | None
+    temperature: mx.array
+    last: mx.array
+    n_largest: int
+
+    @classmethod
+    def open(
+        cls, keys: mx.array, vocabulary: int, temperature: mx.array, top_k: mx.array, ceiling: int
+    ) -> Draws:
+        """Prepare n draws with keys [B, n, 2], temperature and top_k [B]."""
+        n_largest = ceiling if 0 < ceiling < vocabulary else vocabulary
+        # Of the largest in ascending order, the last that a slot keeps.
+        last = mx.where(top_k == 0, 0, mx.maximum(n_largest - top_k, 0))[:, None]
+        if ceiling == 1:
+            return cls(None, temperature[:, None], last, n_largest)
+        noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys.reshape(-1, 2))
+        noise = mx.where((top_k == 1)[:, None, None], 0, noise.reshape(*keys.shape[:2], vocabulary))
+        return cls(each(noise), temperature[:, None], last, n_largest)
+
+    def draw(self, i: int, logits: mx.array) -> mx.array:
+        """Draw i, one token per slot: logits [B, V] -> tokens [B] int32.
+
+        Among the k largest (and what equals the last of them), proportional to softmax(logits / temperature)
+        (reference sampling.py, whose argmax of p / Exp(1) noise is this arg-max of logits + Gumbel noise). k = 1 is
+        the first maximum.
+        """
+        if self.noise is None:
+            return mx.argmax(logits, axis=-1).astype(mx.int32)
+        logits = logits.astype(mx.float32)
+        largest = mx.sort(mx.topk(logits, self.n_largest) if self.n_largest < logits.shape[-1] else logits)
+        kept = logits >= mx.take_along_axis(largest, self.last, axis=-1)
+        scores = logits / self.temperature + self.noise[i]
+        return mx.argmax(mx.where(kept, scores, -mx.inf), axis=-1).astype(mx.int32)
 
 
-def draw(logits: mx.array, noise: mx.array | None, temperature: mx.array, top_k: mx.array, ceiling: int) -> mx.array:
-    """One token per slot: logits and noise [B, V], temperature and top_k [B] -> tokens [B] int32.
-
-    Among the k largest (and what equals the last of them), proportional to softmax(logits / temperature) (reference
-    sampling.py, whose argmax of p / Exp(1) noise is this arg-max of logits + Gumbel noise). k = 1 is the first maximum.
-    Without noise all slots have k = 1.
-    """
-    if noise is None:
-        return mx.argmax(logits, axis=-1).astype(mx.int32)
-    logits = logits.astype(mx.float32)
-    vocabulary = logits.shape[-1]
-    largest = mx.sort(mx.topk(logits, ceiling) if 0 < ceiling < vocabulary else logits)
-    n = largest.shape[-1]
-    last = mx.where(top_k == 0, 0, mx.maximum(n - top_k, 0))[:, None]
-    scores = logits / temperature[:, None] + noise
-    kept = logits >= mx.take_along_axis(largest, last, axis=-1)
-    return mx.argmax(mx.where(kept, scores, -mx.inf), axis=-1).astype(mx.int32)
+def each(by_stream: mx.array) -> list[mx.array]:
+    """[B, n, ...] -> n arrays [B, ...]."""
+    return [one.squeeze(1) for one in mx.split(by_stream, by_stream.shape[1], axis=1)]
 
 
 def penalise(logits: mx.array, recent: mx.array, spared: tuple[int, ...], penalty: mx.array) -> mx.array:

@@ -21,7 +21,8 @@ def elu(x: mx.array) -> mx.array:
     """
     on_cpu = mx.default_device().type == mx.DeviceType.cpu and x.dtype == mx.float32 and x.size >= _MANY
     below = mx.minimum(x, 0)
-    return mx.maximum(x, 0) + ((_exp_below_zero(below) if on_cpu else mx.exp(below)) - 1)
+    # exp(x) - 1 is never less than x, and 0 where x is more.
+    return mx.maximum(x, (_exp_below_zero(below) if on_cpu else mx.exp(below)) - 1)
 
 
 @mx.custom_function
