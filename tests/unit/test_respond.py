@@ -243,3 +243,16 @@ def test_when_a_reply_is_over(script: str, n_user: int, stops: tuple[int, str]) 
 def test_without_the_silence_rule_only_the_limit_ends_it() -> None:
     assert watched("UU" + "." * 60, StopRule(limit=30, on_silence=False), 2) == (31, "limit")
     assert watched("UU..", StopRule(limit=0), 2) == (1, "limit")
+
+
+def test_realtime_takes_what_respond_takes_and_refuses_the_rest(model: PersonaPlex, speech: np.ndarray) -> None:
+    greedy, two = model.sampling(greedy=True), speech[: 2 * FRAME_SAMPLES]
+    as_integers = (two * 32767).astype(np.int16)
+    said = [
+        list(model.respond_realtime([x], voice="VOICE0", sampling=greedy))
+        for x in (as_integers, as_integers.astype(np.float64) / 32768)
+    ]
+    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(*said, strict=True))
+    for bad in (np.zeros((2, 10), np.float32), np.zeros(10, np.int64), np.full(10, np.nan, np.float32)):
+        with pytest.raises(AudioError):
+            list(model.respond_realtime([bad], voice="VOICE0"))

@@ -123,6 +123,7 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("give --max-steps or --max-seconds, not both")
     if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
         raise UsageError("give --system-prompt or --system-prompt-text, not both")
+    check_sampling(options)
     if options["output"] != "-":
         if Path(options["output"]).resolve() == Path(options["source"]).resolve():
             raise UsageError("--output is the recording that --input names; choose another name")

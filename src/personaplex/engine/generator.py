@@ -180,4 +180,3 @@ class Generator:
 
     def _remember(self, recent: mx.array, spoken: mx.array) -> mx.array:
         return mx.concatenate([recent[:, 1:], spoken[:, None]], axis=1)
-

@@ -131,9 +131,7 @@ class Draws(NamedTuple):
     n_largest: int
 
     @classmethod
-    def open(
-        cls, keys: mx.array, vocabulary: int, temperature: mx.array, top_k: mx.array, ceiling: int
-    ) -> Draws:
+    def open(cls, keys: mx.array, vocabulary: int, temperature: mx.array, top_k: mx.array, ceiling: int) -> Draws:
         """Prepare n draws with keys [B, n, 2], temperature and top_k [B]."""
         n_largest = ceiling if 0 < ceiling < vocabulary else vocabulary
         # Of the largest in ascending order, the last that a slot keeps.

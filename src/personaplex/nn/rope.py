@@ -33,9 +33,7 @@ def _turned(x: mx.array, turn: mx.array) -> mx.array:
 
 
 @_turned.vjp
-def _turned_back(
-    primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array
-) -> tuple[mx.array, mx.array]:
+def _turned_back(primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
     # A rotation's gradient is the rotation back; the angles are not learned.
     _, turn = primals
     return _turned(cotangent, mx.conjugate(turn)), mx.zeros_like(turn)

@@ -123,9 +123,7 @@ class Transformer(nn.Module):
     def __call__(self, x: mx.array, state: TransformerState) -> tuple[mx.array, TransformerState]:
         """The next tokens x [B, T, dim] -> [B, T, dim], and the state after them."""
         n_tokens, n_rows = x.shape[1], state.rings[0].k.shape[2]
-        window = open_window(
-            state.position, n_tokens, n_rows, self.context, self._head, self.max_period, dtype=x.dtype
-        )
+        window = open_window(state.position, n_tokens, n_rows, self.context, self._head, self.max_period, dtype=x.dtype)
         rows, rings = x.reshape(-1, x.shape[2]), []
         for layer, ring in zip(self.layers, state.rings, strict=True):
             rows, after = layer(rows, ring, window)
