@@ -216,9 +216,10 @@ class PersonaPlex:
         )
 
     def respond_realtime(self, frames: Iterable[np.ndarray], **options: Unpack[OpeningOptions]) -> Iterator[AgentFrame]:
-        """Microphone samples in (24 kHz mono floats or int16, any chunking), one AgentFrame out per 1920 samples, in lock step.
+        """Microphone samples in (24 kHz mono, any chunking), one AgentFrame out per 1920 samples, in lock step.
 
-        Ends when `frames` does; a last partial frame is padded with silence. Raises AudioError for samples of another type or shape.
+        Ends when `frames` does; a last partial frame is padded with silence. Raises AudioError for samples that are
+        not [S] of finite floats or int16.
         """
         return _lock_step(self._open(options).talk, frames)
 

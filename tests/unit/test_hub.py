@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def test_without_a_network_it_fails_fast(offline: bool, tmp_path: Path, monkeypa
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "getproxies", dict)
     if offline:
-        monkeypatch.setattr(hub.socket, "create_connection", lambda *_: pytest.fail("it asked the network"))
+        monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("it asked the network"))
     began = time.perf_counter()
     with pytest.raises(CheckpointError, match="could not be fetched from the Hub"):
         hub.resolve("somebody/something")

@@ -269,7 +269,9 @@ def _as_written(folder: Path) -> np.ndarray:
 @pytest.mark.parametrize(
     ("codes", "says"),
     [
-        (np.zeros((1, 8, 4), np.float32), "float32; expected whole numbers"),
+        (np.full((1, 8, 4), 0.5, np.float32), "not whole numbers"),
+        (np.full((1, 8, 4), np.nan, np.float32), "not whole numbers"),
+        (np.full((1, 8, 4), 2.0**33, np.float32), "out of range"),
         (np.full((1, 8, 4), 2**40, np.int64), "out of range"),
         (np.full((1, 8, 4), -1, np.int64), "out of range"),
     ],
@@ -293,5 +295,5 @@ def test_a_ring_of_fractions_is_refused(tmp_path: Path) -> None:
     tensors = read_tensors(GOOD.read_bytes(), "good")
     tensors["cache"] = tensors["cache"].astype(mx.float32) + 0.5
     mx.save_safetensors(str(tmp_path / "v.safetensors"), tensors)
-    with pytest.raises(PersonaError, match="cache are float32"):
+    with pytest.raises(PersonaError, match="cache hold values that are not whole"):
         voice_from_file(tmp_path / "v.safetensors")

@@ -52,7 +52,7 @@ def run(model: str | None, frames: int, compiled: bool | None = None) -> list[Ro
         frame, state = duplex.step(pcm, state)
         settle(frame, state)
 
-    how = {"compiled": compiled}
+    how: dict[str, object] = {"compiled": compiled}
     first = Row("first frame", measure(talk, 1, warm_up=0), how)
     rows = [mimi_row, Row(lm_row.name, lm_row.ms, lm_row.extra | weights), prompt_row, first]
     return [*rows, Row("frame", measure(talk, frames), how)]

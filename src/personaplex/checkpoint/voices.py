@@ -118,9 +118,9 @@ def _voice(name: str, tensors: dict[str, mx.array], where: str | None = None) ->
 
 def _whole_numbers(array: mx.array, least: int, what: str) -> np.ndarray:
     """`array` as int32, refused where that would change a value."""
-    if not mx.issubdtype(array.dtype, mx.integer):
-        raise PersonaError(f"{what} are {str(array.dtype).split('.')[-1]}; expected whole numbers")
-    values = np.array(array)
-    if values.size and not (least <= int(values.min()) and int(values.max()) < 2**31):
+    values = np.array(array if mx.issubdtype(array.dtype, mx.integer) else array.astype(mx.float32))
+    if not (np.isfinite(values) & (values == np.floor(values))).all():
+        raise PersonaError(f"{what} hold values that are not whole numbers")
+    if not ((values >= least) & (values < 2**31)).all():
         raise PersonaError(f"{what} hold values out of range")
     return values.astype(np.int32)

@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from personaplex.audio import LONGEST_SECONDS, check_format, pcm16, read_audio, rms, write_audio
-from personaplex.cli.options import json_option, model_option, note, note_blas, sampling_options
+from personaplex.cli.options import check_sampling, json_option, model_option, note, note_blas, sampling_options
 from personaplex.errors import PersonaError, UsageError
 from personaplex.files import check_writable
 from personaplex.text import PROMPTS

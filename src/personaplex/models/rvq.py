@@ -33,13 +33,13 @@ class ResidualBranch(nn.Module):
     def encode(self, latent: mx.array) -> mx.array:
         """latent [B, T, width] -> codes [B, T, n]: nearest centroid of what is left, the first index on ties."""
         residual = self.input_proj(latent).reshape(-1, self.centroids.shape[2])
-        codes: list[mx.array] = []
+        codes = []
         for table, half_energy in zip(self._tables, self._half_energies, strict=True):
-            if codes:
-                residual = residual - before[codes[-1]]
             # |residual - centroid|^2 / 2 up to a term that all centroids share.
-            codes.append(mx.argmin(mx.addmm(half_energy, residual, table.T, alpha=-1), axis=-1))
-            before = table
+            code = mx.argmin(mx.addmm(half_energy, residual, table.T, alpha=-1), axis=-1)
+            # What is left after the last is never asked for, so never computed.
+            residual = residual - table[code]
+            codes.append(code)
         return mx.stack(codes, axis=-1).astype(mx.int32).reshape(*latent.shape[:-1], -1)
 
     def decode(self, codes: mx.array) -> mx.array:

@@ -25,10 +25,10 @@ class KV(NamedTuple):
 class Window(NamedTuple):
     """Where one call's tokens go and what they may see; the same for all layers, so computed once.
 
-    The call is `n_tokens` for each of `slots`. `rotation` turns queries and keys by their positions, `rows` [B, 1, T, 1] are the ring rows to write, `mask`
-    [B, 1, T, keys] is what each query sees (in `attend`'s form). With `write_first` the queries read the ring after the write;
-    otherwise the ring is too short for that (the write would bury keys that the first query still needs)
-    and they read old ring and new tokens side by side.
+    The call is `n_tokens` for each of `slots`. `rotation` turns queries and keys by their positions, `rows`
+    [B, 1, T, 1] are the ring rows to write, `mask` [B, 1, T, keys] is what each query sees (in `attend`'s form). With
+    `write_first` the queries read the ring after the write; otherwise the ring is too short for that (the write would
+    bury keys that the first query still needs) and they read old ring and new tokens side by side.
     """
 
     slots: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 
@@ -23,7 +23,7 @@ class Rotation(NamedTuple):
         """x [B, H, T, D] -> the same, turned."""
         if self.turn is None:
             return mx.fast.rope(x, x.shape[-1], traditional=True, base=self.period, scale=1.0, offset=self.start)
-        return _turned(x, self.turn)
+        return cast(mx.array, _turned(x, self.turn))
 
 
 @mx.custom_function
@@ -36,7 +36,7 @@ def _turned(x: mx.array, turn: mx.array) -> mx.array:
 def _turned_back(primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
     # A rotation's gradient is the rotation back; the angles are not learned.
     _, turn = primals
-    return _turned(cotangent, mx.conjugate(turn)), mx.zeros_like(turn)
+    return cast(mx.array, _turned(cotangent, mx.conjugate(turn))), mx.zeros_like(turn)
 
 
 def open_rotation(position: mx.array, head: int, period: float) -> Rotation:

@@ -70,7 +70,7 @@ class PerStepLinear(nn.Module):
     def every(self, x: mx.array) -> list[mx.array]:
         """x [N, in] -> what each step makes of it, [N, out] each."""
         n_steps, n_out, n_in = self.weight.shape
-        return mx.split(x @ self.weight.reshape(n_steps * n_out, n_in).T, n_steps, axis=1)
+        return list(mx.split(x @ self.weight.reshape(n_steps * n_out, n_in).T, n_steps, axis=1))
 
     def _transposed(self) -> list[mx.array]:
         """Each step's weight [in, out]: views, made once, because cutting them out takes as long as using them."""
