@@ -173,6 +173,7 @@ def test_the_compiled_step_says_the_same(model: PersonaPlex, speech: np.ndarray)
     a = model.respond(speech[: 6 * FRAME_SAMPLES], voice="VOICE0", sampling=greedy, max_steps=0)
     b = compiled.respond(speech[: 6 * FRAME_SAMPLES], voice="VOICE0", sampling=greedy, max_steps=0)
     assert np.array_equal(a.tokens, b.tokens)
+    assert compiled.warm_up() > 0, "nor does it need a prompt"
 
 
 def test_saving_a_reply(reply: Reply, tmp_path: Path) -> None:

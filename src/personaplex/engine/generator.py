@@ -97,7 +97,8 @@ class Generator:
         sampling = sampling or Sampling()
         recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
         key = session_key(seed)
-        state = GeneratorState(self.lm.init_state(1), self._initial, key, sampling.row(), recent)
+        # A copy: a compiled step may not be given as state what it also holds as a constant.
+        state = GeneratorState(self.lm.init_state(1), self._initial + 0, key, sampling.row(), recent)
         if prompt.n_frames == 0:
             return None, state
         columns, pending = mx.array(prompt.columns)[None], mx.array(prompt.pending)[None]
