@@ -52,11 +52,6 @@ def load() -> Blas:
         return Blas(None)
     if "mlx.core" in sys.modules:
         return Blas(None, IMPORTED_TOO_EARLY)
-    # One core is MLX's own: it lays out the next operations while the library works, and with as many threads as
-    # cores the two wait for each other after every small product.
-    threads = str(max(1, len(os.sched_getaffinity(0)) - 1))
-    for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, os.environ.get("OMP_NUM_THREADS", threads))
     for candidate in [wish] if wish else _candidates():
         try:
             ctypes.CDLL(candidate, mode=ctypes.RTLD_GLOBAL)
