@@ -163,6 +163,21 @@ def as_mono(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
     return _join(blocks, rate, "the array of samples", math.inf)
 
 
+def as_chunk(samples: np.ndarray) -> np.ndarray:
+    """A piece of a 24 kHz mono stream ([S], any float or int16) -> float32 [S].
+
+    Raises AudioError for another type or shape, and for samples that are not finite.
+    """
+    array = np.asarray(samples)
+    if array.dtype == np.int16:
+        array = array.astype(np.float32) / 32768
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
+        raise AudioError(f"expected mono samples [S] of floats or int16, found {array.dtype} {array.shape}")
+    if not np.isfinite(array).all():
+        raise AudioError("the samples are not all finite numbers")
+    return array.astype(np.float32)
+
+
 def write_audio(path: Path, pcm: np.ndarray) -> None:
     """Write 24 kHz mono from 16-bit samples, clipped to [-1, 1], whole or not at all.
 

@@ -79,6 +79,15 @@ def _gated_width(dim: int, feedforward: int) -> int:
     return 21 * dim // 8 if feedforward == 4 * dim else 2 * feedforward // 3
 
 
+MOST_LAYERS = 1024
+"""Of any kind: a file that asks for more is damaged, and would keep us building for hours."""
+
+
+def _check_count(count: int, what: str) -> None:
+    if not 1 <= count <= MOST_LAYERS:
+        raise ConfigError(f"{what} is {count}; it must be from 1 to {MOST_LAYERS}")
+
+
 def _check_heads(dim: int, heads: int, what: str) -> None:
     if heads < 1 or dim % heads or (dim // heads) % 2:
         raise ConfigError(f"{what}: {dim} channels cannot be split into {heads} heads of even width")
@@ -147,8 +156,6 @@ class LMConfig:
         _check_heads(self.depformer_dim, self.depformer_num_heads, "depformer")
         for name in (
             "context",
-            "num_layers",
-            "depformer_num_layers",
             "card",
             "text_card",
             "max_period",
@@ -156,6 +163,8 @@ class LMConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        _check_count(self.num_layers, "num_layers")
+        _check_count(self.depformer_num_layers, "depformer_num_layers")
         if not 0 <= self.existing_text_padding_id < self.text_card:
             raise ConfigError("existing_text_padding_id is outside the text vocabulary")
 
@@ -236,6 +245,7 @@ class CodecTransformerConfig:
 
     def __post_init__(self) -> None:
         _check_heads(self.d_model, self.num_heads, "codec transformer")
+        _check_count(self.num_layers, "num_layers")
         if self.input_dimension != self.d_model or self.output_dimensions != (self.d_model,):
             raise ConfigError("input_dimension and output_dimensions must equal d_model")
 
@@ -249,6 +259,9 @@ class QuantizerConfig:
     bins: int = 2048
     input_dimension: int = 512
     output_dimension: int = 512
+
+    def __post_init__(self) -> None:
+        _check_count(self.n_q, "n_q")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TypedDict, Unpack
 import mlx.core as mx
 import numpy as np
 
-from personaplex.audio import Framer, as_mono, normalise_loudness, read_audio
+from personaplex.audio import Framer, as_chunk, as_mono, normalise_loudness, read_audio
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
 from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
@@ -218,7 +218,8 @@ class PersonaPlex:
     def respond_realtime(self, frames: Iterable[np.ndarray], **options: Unpack[OpeningOptions]) -> Iterator[AgentFrame]:
         """Microphone samples in (24 kHz mono, any chunking), one AgentFrame out per 1920 samples, in lock step.
 
-        Ends when `frames` does; a last partial frame is padded with silence.
+        Ends when `frames` does; a last partial frame is padded with silence. Raises AudioError for samples that are
+        not [S] of finite floats or int16.
         """
         return _lock_step(self._open(options).talk, frames)
 
@@ -297,7 +298,7 @@ def _limit(max_steps: int | None, max_seconds: float | None) -> int:
 def _lock_step(talk: Talk, chunks: Iterable[np.ndarray]) -> Iterator[AgentFrame]:
     framer = Framer()
     for chunk in chunks:
-        for frame in framer.push(chunk):
+        for frame in framer.push(as_chunk(chunk)):
             yield talk.hear(frame)
     for frame in framer.flush():
         yield talk.hear(frame)

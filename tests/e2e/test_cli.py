@@ -253,3 +253,36 @@ def test_a_progress_bar_only_on_a_terminal(question: Path, tmp_path: Path) -> No
     os.close(main_end)
     assert child.returncode == 0 and out == b"" and b"responding" in shown and b"100%" in shown
     assert b"responding" not in run(*arguments).stderr
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_bench_load_times_the_step_compiled_or_not(compiled: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    flag = "--compile" if compiled else "--no-compile"
+    assert main(["bench", "load", *TINY, "--frames", "2", "--json", flag]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["first frame"]["compiled"] == rows["frame"]["compiled"] == compiled
+    assert main(["bench", "codec", *TINY, flag]) == 2
+
+
+def test_interrupted_while_importing(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    command = [sys.executable, "-m", "personaplex", "--help"]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    "flags", [["--seed", "-1"], ["--text-temp", "-1"], ["--audio-top-k", "-3"], ["--repetition-penalty", "99"]]
+)
+def test_sampling_is_checked_before_anything_is_loaded(
+    flags: list[str], question: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model named here does not exist, and nobody has noticed yet."""
+    nowhere = ["--model", str(tmp_path / "nowhere")]
+    assert main(["respond", *nowhere, "-i", str(question), "-o", str(tmp_path / "out.wav"), *flags]) == 2
+    codes = ["--user-codes", "none.safetensors", "--out", str(tmp_path / "out.safetensors")]
+    assert main(["trace", *nowhere, *codes, *flags]) == 2
+    assert "must be" in capsys.readouterr().err

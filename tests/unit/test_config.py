@@ -82,3 +82,15 @@ def test_a_bad_field_is_named(tmp_path: Path, config: Any, says: str) -> None:
 
 def test_the_depformer_context_is_read_and_ignored() -> None:
     assert from_json(LMConfig, LM | {"depformer_context": 4}, "lm").depformer_hidden == 44
+
+
+@pytest.mark.parametrize("field", ["num_layers", "depformer_num_layers"])
+def test_a_billion_layers_are_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match=f"{field} is 1000000000; it must be from 1 to 1024"):
+        from_json(LMConfig, LM | {field: 1_000_000_000}, "lm")
+
+
+def test_a_billion_layers_of_a_codec_are_refused() -> None:
+    for part, field in (("transformer", "num_layers"), ("quantizer", "n_q")):
+        with pytest.raises(ConfigError, match=f"{field} is 1000000000"):
+            from_json(MimiConfig, MIMI | {part: MIMI[part] | {field: 1_000_000_000}}, "mimi")

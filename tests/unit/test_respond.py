@@ -173,6 +173,7 @@ def test_the_compiled_step_says_the_same(model: PersonaPlex, speech: np.ndarray)
     a = model.respond(speech[: 6 * FRAME_SAMPLES], voice="VOICE0", sampling=greedy, max_steps=0)
     b = compiled.respond(speech[: 6 * FRAME_SAMPLES], voice="VOICE0", sampling=greedy, max_steps=0)
     assert np.array_equal(a.tokens, b.tokens)
+    assert compiled.warm_up() > 0, "nor does it need a prompt"
 
 
 def test_saving_a_reply(reply: Reply, tmp_path: Path) -> None:
@@ -243,3 +244,16 @@ def test_when_a_reply_is_over(script: str, n_user: int, stops: tuple[int, str]) 
 def test_without_the_silence_rule_only_the_limit_ends_it() -> None:
     assert watched("UU" + "." * 60, StopRule(limit=30, on_silence=False), 2) == (31, "limit")
     assert watched("UU..", StopRule(limit=0), 2) == (1, "limit")
+
+
+def test_realtime_takes_what_respond_takes_and_refuses_the_rest(model: PersonaPlex, speech: np.ndarray) -> None:
+    greedy, two = model.sampling(greedy=True), speech[: 2 * FRAME_SAMPLES]
+    as_integers = (two * 32767).astype(np.int16)
+    said = [
+        list(model.respond_realtime([x], voice="VOICE0", sampling=greedy))
+        for x in (as_integers, as_integers.astype(np.float64) / 32768)
+    ]
+    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(*said, strict=True))
+    for bad in (np.zeros((2, 10), np.float32), np.zeros(10, np.int64), np.full(10, np.nan, np.float32)):
+        with pytest.raises(AudioError):
+            list(model.respond_realtime([bad], voice="VOICE0"))

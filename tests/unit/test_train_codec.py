@@ -19,11 +19,11 @@ from personaplex.models.mimi import Mimi
 from personaplex.nn.state import parameters
 from personaplex.speech import AGENTS, PHONES, Phone, Utterance
 from personaplex.train import corpus as corpora
-from personaplex.train.codec import BRANCHES, CodecTrainer, CodecTraining, pack, read_codec_training, train_codec
+from personaplex.train.codec import BRANCHES, CodecTrainer, CodecTraining, read_codec_training, train_codec
 from personaplex.train.corpus import LABEL_SAMPLES, Corpus, Job, make_corpus, phone_labels
 from personaplex.train.losses import envelope_distance, mel_distance
 from personaplex.train.quantizer import DECAY, Books, k_means, quantise
-from personaplex.train.run import Run
+from personaplex.train.run import Run, pack
 
 MIMI = MimiConfig(
     seanet=SeanetConfig(dimension=16, n_filters=2),

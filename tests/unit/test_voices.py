@@ -264,3 +264,36 @@ def _as_written(folder: Path) -> np.ndarray:
     from personaplex.audio import normalise_loudness, read_audio
 
     return normalise_loudness(read_audio(folder / "clip.wav"), "clip")
+
+
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [
+        (np.full((1, 8, 4), 0.5, np.float32), "not whole numbers"),
+        (np.full((1, 8, 4), np.nan, np.float32), "not whole numbers"),
+        (np.full((1, 8, 4), 2.0**33, np.float32), "out of range"),
+        (np.full((1, 8, 4), 2**40, np.int64), "out of range"),
+        (np.full((1, 8, 4), -1, np.int64), "out of range"),
+    ],
+)
+def test_codes_that_are_no_codes_are_refused(tmp_path: Path, codes: np.ndarray, says: str) -> None:
+    mx.save_safetensors(str(tmp_path / "v.safetensors"), {"codes": mx.array(codes, getattr(mx, str(codes.dtype)))})
+    with pytest.raises(PersonaError, match=says):
+        voice_from_file(tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_embeddings_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    tensors = read_tensors(GOOD.read_bytes(), "good")
+    tensors["embeddings"][0, 0, 0, 0] = value
+    mx.save_safetensors(str(tmp_path / "v.safetensors"), tensors)
+    with pytest.raises(PersonaError, match="not all finite"):
+        voice_from_file(tmp_path / "v.safetensors")
+
+
+def test_a_ring_of_fractions_is_refused(tmp_path: Path) -> None:
+    tensors = read_tensors(GOOD.read_bytes(), "good")
+    tensors["cache"] = tensors["cache"].astype(mx.float32) + 0.5
+    mx.save_safetensors(str(tmp_path / "v.safetensors"), tensors)
+    with pytest.raises(PersonaError, match="cache hold values that are not whole"):
+        voice_from_file(tmp_path / "v.safetensors")

@@ -1,7 +1,7 @@
 """Benchmarks that users can run: `personaplex bench NAME`. One file a benchmark, one report format for all.
 
 A benchmark is a module with a docstring that teaches the theory (what a frame costs at least), and
-`run(model: str | None, frames: int) -> list[Row]`.
+`run(model: str | None, frames: int, compiled: bool | None) -> list[Row]`.
 """
 
 BENCHES = {

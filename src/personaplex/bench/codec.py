@@ -33,7 +33,7 @@ def random_mimi(config: MimiConfig) -> Mimi:
     return mimi
 
 
-def run(model: str | None, frames: int) -> list[Row]:
+def run(model: str | None, frames: int, compiled: bool | None = None) -> list[Row]:  # noqa: ARG001 - always both
     """Time encoder, quantiser, decoder and round trip over `frames` streamed frames, the last also compiled."""
     mimi = ModelFolder(resolve(model, CODEC_FILES)).load_mimi() if model else random_mimi(MimiConfig())
     pcm = 0.1 * mx.random.normal((1, FRAME_SAMPLES))

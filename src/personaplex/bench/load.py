@@ -31,7 +31,7 @@ PROMPT_TOKENS = 26
 """As long as the reference's default role."""
 
 
-def run(model: str | None, frames: int) -> list[Row]:
+def run(model: str | None, frames: int, compiled: bool | None = None) -> list[Row]:
     """Load, prompt and talk; rows of one measurement each, then the frames."""
     if model is None:
         raise UsageError("this benchmark loads a model; name one with --model")
@@ -40,8 +40,9 @@ def run(model: str | None, frames: int) -> list[Row]:
     lm, lm_row = _measured("load language model", folder.load_lm)
     weights = {"weights_gib": round(n_bytes(parameters(lm)) / 2**30, 3)}
     sampling = Sampling()
+    compiled = mx.metal.is_available() if compiled is None else compiled
     generator = Generator(lm, folder.config)
-    duplex = Duplex(mimi, generator, Ceiling.over(sampling), compiled=mx.metal.is_available())
+    duplex = Duplex(mimi, generator, Ceiling.over(sampling), compiled=compiled)
     prompt = compose(folder.config, None, [5] * PROMPT_TOKENS)
     state, prompt_row = _measured(f"prompt of {prompt.n_frames} frames", lambda: duplex.open(prompt, sampling=sampling))
     pcm = 0.1 * mx.random.normal((1, FRAME_SAMPLES))
@@ -51,9 +52,10 @@ def run(model: str | None, frames: int) -> list[Row]:
         frame, state = duplex.step(pcm, state)
         settle(frame, state)
 
-    first = Row("first frame", measure(talk, 1, warm_up=0))
+    how: dict[str, object] = {"compiled": compiled}
+    first = Row("first frame", measure(talk, 1, warm_up=0), how)
     rows = [mimi_row, Row(lm_row.name, lm_row.ms, lm_row.extra | weights), prompt_row, first]
-    return [*rows, Row("frame", measure(talk, frames))]
+    return [*rows, Row("frame", measure(talk, frames), how)]
 
 
 def _measured(name: str, work: Callable[[], T]) -> tuple[T, Row]:

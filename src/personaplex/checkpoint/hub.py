@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from personaplex.errors import CheckpointError
 
@@ -40,14 +43,19 @@ def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
         raise CheckpointError(
             f"the model folder {repo} does not exist (nor is it {BUNDLED}, nor a Hub repository, owner/name)"
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils import logging as hub_logging
 
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # its retries are no news; the error below is
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, revision=REVISIONS.get(repo), allow_patterns=list(files)))
+        cached_only = not _reachable(constants.ENDPOINT, offline=constants.HF_HUB_OFFLINE)
+        return Path(
+            snapshot_download(
+                repo, revision=REVISIONS.get(repo), allow_patterns=list(files), local_files_only=cached_only
+            )
+        )
     except GatedRepoError as error:
         raise CheckpointError(
             f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then run `hf auth login`"
@@ -71,6 +79,20 @@ def bundled() -> Path:
             "install the package again, or name another model"
         )
     return folder
+
+
+def _reachable(endpoint: str, *, offline: bool) -> bool:
+    """Whether the Hub answers at all: without a network its client tries for half a minute before it says so."""
+    if offline:
+        return False
+    if getproxies():
+        return True
+    url = urlsplit(endpoint)
+    try:
+        socket.create_connection((url.hostname or "", url.port or (80 if url.scheme == "http" else 443)), 5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _short(error: Exception) -> str:

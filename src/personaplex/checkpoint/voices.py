@@ -101,7 +101,7 @@ def _voice(name: str, tensors: dict[str, mx.array], where: str | None = None) ->
             codes = codes[None]
         if codes.ndim != 3 or codes.shape[0] != 1:
             raise PersonaError(f"{where}: expected codes [1, 8, frames], found {list(codes.shape)}")
-        return Voice(name, codes=np.array(codes[0].astype(mx.int32)).T)
+        return Voice(name, codes=_whole_numbers(codes[0], 0, f"{where}: codes").T)
     if set(tensors) != {"embeddings", "cache"}:
         raise PersonaError(f"{where}: expected tensors 'embeddings' and 'cache', or 'codes'; found {sorted(tensors)}")
     embeddings, cache = tensors["embeddings"], tensors["cache"]
@@ -110,4 +110,17 @@ def _voice(name: str, tensors: dict[str, mx.array], where: str | None = None) ->
             f"{where}: expected embeddings [frames, 1, 1, dim] and cache [1, 17, 4], found "
             f"{list(embeddings.shape)} and {list(cache.shape)}"
         )
-    return Voice(name, embeddings=embeddings[:, 0, 0], ring=np.array(cache[0].astype(mx.int32)))
+    if not mx.issubdtype(embeddings.dtype, mx.floating) or not bool(mx.isfinite(embeddings).all().item()):
+        raise PersonaError(f"{where}: the embeddings are not all finite numbers")
+    # A ring also holds marks below 0 for what was not said yet.
+    return Voice(name, embeddings=embeddings[:, 0, 0], ring=_whole_numbers(cache[0], -(2**31), f"{where}: cache"))
+
+
+def _whole_numbers(array: mx.array, least: int, what: str) -> np.ndarray:
+    """`array` as int32, refused where that would change a value."""
+    values = np.array(array if mx.issubdtype(array.dtype, mx.integer) else array.astype(mx.float32))
+    if not (np.isfinite(values) & (values == np.floor(values))).all():
+        raise PersonaError(f"{what} hold values that are not whole numbers")
+    if not ((values >= least) & (values < 2**31)).all():
+        raise PersonaError(f"{what} hold values out of range")
+    return values.astype(np.int32)

@@ -8,14 +8,21 @@ import click
 
 from personaplex.bench import BENCHES
 from personaplex.cli.options import note_blas
+from personaplex.errors import UsageError
 
 
 @click.command("bench")
 @click.argument("name", type=click.Choice(list(BENCHES)))
 @click.option("--model", metavar="DIR|REPO", help="Weights to measure with (default: the real size, random values).")
 @click.option("--frames", type=click.IntRange(1), default=100, show_default=True, help="Repetitions.")
+@click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=None,
+    help="load: compile the step, and time its first frame too (default: as `respond` does here).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Only the JSON line.")
-def command(name: str, model: str | None, frames: int, as_json: bool) -> None:
+def command(name: str, model: str | None, frames: int, compiled: bool | None, as_json: bool) -> None:
     """Measure this machine: a table, and as the last line of stdout one JSON object.
 
     The benchmarks: codec (Mimi frame by frame), load (a model from disk, its memory, its frames).
@@ -25,8 +32,10 @@ def command(name: str, model: str | None, frames: int, as_json: bool) -> None:
     from personaplex.bench.report import as_line, as_report, as_table
 
     note_blas()
+    if compiled is not None and name != "load":
+        raise UsageError(f"--compile is for `bench load`; `bench {name}` has no such choice")
     module = importlib.import_module(f"personaplex.bench.{name}")
-    report = as_report(name, module.run(model, frames))
+    report = as_report(name, module.run(model, frames, compiled))
     if not as_json:
         click.echo(as_table(report, module.__doc__ or ""))
         click.echo()

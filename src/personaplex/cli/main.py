@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
 
 import click
 
@@ -86,8 +85,3 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one way 
 def _fail(message: str, code: int) -> int:
     click.echo(f"personaplex: {' '.join(message.split())}", err=True)
     return code
-
-
-def run(*_: Any) -> None:
-    """Entry point of the installed script."""
-    sys.exit(main())

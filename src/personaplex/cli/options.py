@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -40,6 +40,22 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_SAMPLING):
         command = option(command)
     return command
+
+
+def check_sampling(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for a seed or a value of `sampling_options` that is out of range: before a model is loaded."""
+    from personaplex.engine.sampling import Sampling, check_seed
+
+    if options["seed"] is not None:
+        check_seed(options["seed"])
+    values = {
+        "text_temperature": options["text_temp"],
+        "text_top_k": options["text_top_k"],
+        "audio_temperature": options["audio_temp"],
+        "audio_top_k": options["audio_top_k"],
+        "repetition_penalty": options["repetition_penalty"],
+    }
+    Sampling(**{name: value for name, value in values.items() if value is not None})
 
 
 def note(message: str, *, quiet: bool = False) -> None:

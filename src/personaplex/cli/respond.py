@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from personaplex.audio import LONGEST_SECONDS, check_format, pcm16, read_audio, rms, write_audio
-from personaplex.cli.options import json_option, model_option, note, note_blas, sampling_options
+from personaplex.cli.options import check_sampling, json_option, model_option, note, note_blas, sampling_options
 from personaplex.errors import PersonaError, UsageError
 from personaplex.files import check_writable
 from personaplex.text import PROMPTS
@@ -123,6 +123,7 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("give --max-steps or --max-seconds, not both")
     if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
         raise UsageError("give --system-prompt or --system-prompt-text, not both")
+    check_sampling(options)
     if options["output"] != "-":
         if Path(options["output"]).resolve() == Path(options["source"]).resolve():
             raise UsageError("--output is the recording that --input names; choose another name")

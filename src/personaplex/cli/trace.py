@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from personaplex.cli.options import model_option, note, note_blas, sampling_options
+from personaplex.cli.options import check_sampling, model_option, note, note_blas, sampling_options
 from personaplex.errors import UsageError
 from personaplex.files import check_writable, whole_file
 
@@ -73,12 +73,13 @@ def command(
     from personaplex.checkpoint.voices import voice_from_file
     from personaplex.engine.generator import Generator
     from personaplex.engine.prompt import compose
-    from personaplex.engine.sampling import Sampling, check_seed
+    from personaplex.engine.sampling import Sampling
     from personaplex.engine.trace import run_trace
     from personaplex.units import N_CODEBOOKS
 
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: the result is written as .safetensors")
+    check_sampling(choices)
     check_writable(out)
     note_blas()
     folder = ModelFolder(resolve(model, LM_FILES))
@@ -98,7 +99,6 @@ def command(
         greedy=bool(choices["greedy"]),
     )
     seed = int(choices["seed"] or 0)
-    check_seed(seed)
     trace = run_trace(Generator(lm, config), prompt, codes, sampling, seed, shifted=timing == "reference")
     with whole_file(out) as temporary:
         mx.save_safetensors(str(temporary), trace)

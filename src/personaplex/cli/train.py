@@ -75,7 +75,9 @@ def corpus(config: Path, out: Path, processes: int | None) -> None:
 @click.option("--corpus", type=_FOLDER, required=True, help="What `train corpus` made.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder of the run; one that holds a run goes on with it.")
 @click.option("--minutes", type=float, help="Stop after so long; run again to go on.")
-@click.option("--processes", type=click.IntRange(0), help="How many cut batches; default: all cores but two, at most 4.")
+@click.option(
+    "--processes", type=click.IntRange(0), help="How many cut batches; default: all cores but two, at most 4."
+)
 def codec(config: Path, corpus: Path, out: Path, minutes: float | None, processes: int | None) -> None:
     """Train the codec."""
     from dataclasses import asdict

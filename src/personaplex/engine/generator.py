@@ -16,9 +16,10 @@ from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import (
     PENALTY_FRAMES,
     Ceiling,
+    Draws,
     Sampling,
     SlotSampling,
-    draw,
+    each,
     frame_keys,
     penalise,
     session_key,
@@ -96,7 +97,8 @@ class Generator:
         sampling = sampling or Sampling()
         recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
         key = session_key(seed)
-        state = GeneratorState(self.lm.init_state(1), self._initial, key, sampling.row(), recent)
+        # A copy: a compiled step may not be given as state what it also holds as a constant.
+        state = GeneratorState(self.lm.init_state(1), self._initial + 0, key, sampling.row(), recent)
         if prompt.n_frames == 0:
             return None, state
         columns, pending = mx.array(prompt.columns)[None], mx.array(prompt.pending)[None]
@@ -151,29 +153,29 @@ class Generator:
 
         Tokens given in `wanted` [B, 17] are kept, and later ones are conditioned on them.
         """
-        keys = frame_keys(state.key, position, _DRAWS)
         s = state.sampling
+        keys = frame_keys(state.key, position, _DRAWS)
+        of_text = Draws.open(keys[:, :1], self.config.lm.text_card, s.text_temperature, s.text_top_k, ceiling.text)
+        audio_keys = keys[:, 1 : 1 + self.lm.depformer.n_steps]
+        of_audio = Draws.open(audio_keys, self.config.lm.card, s.audio_temperature, s.audio_top_k, ceiling.audio)
+        given, free = each(wanted), each(wanted == UNGENERATED)
 
         def keep(stream: int, drawn: mx.array) -> mx.array:
-            given = wanted[:, stream]
-            return mx.where(given == UNGENERATED, drawn, given)
+            return mx.where(free[stream], drawn, given[stream])
 
-        def pick(stream: int, logits: mx.array, spared: tuple[int, ...]) -> mx.array:
-            temperature, top_k, k = (
-                (s.text_temperature, s.text_top_k, ceiling.text)
-                if stream == TEXT
-                else (s.audio_temperature, s.audio_top_k, ceiling.audio)
-            )
+        def penalised(stream: int, logits: mx.array, spared: tuple[int, ...]) -> mx.array:
             if ceiling.penalty and stream < AGENT.stop:
-                logits = penalise(logits, state.recent[:, :, stream], spared, s.penalty)
-            return keep(stream, draw(logits, keys[:, stream], temperature, top_k, k))
+                return penalise(logits, state.recent[:, :, stream], spared, s.penalty)
+            return logits
 
         def choose(step: int, logits: mx.array) -> mx.array:
-            silence = self.config.silence_codes[step % N_CODEBOOKS]
-            return pick(AGENT.start + step, logits, (silence,))
+            stream = AGENT.start + step
+            logits = penalised(stream, logits, (self.config.silence_codes[step % N_CODEBOOKS],))
+            return keep(stream, of_audio.draw(step, logits))
 
         text_logits = self.lm.text_head(z)
-        text = pick(TEXT, text_logits, self._spared_text)
+        favoured = penalised(TEXT, text_logits, self._spared_text)
+        text = keep(TEXT, of_text.draw(0, favoured))
         codes, audio_logits = self.lm.depformer.generate(z, text, choose)
         return mx.concatenate([text[:, None], codes[:, :N_CODEBOOKS]], axis=1), text_logits, audio_logits
 

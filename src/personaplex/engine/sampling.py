@@ -118,32 +118,49 @@ def frame_keys(key: mx.array, position: mx.array, n: int) -> mx.array:
     return mx.vmap(lambda k: mx.random.split(k, n))(at)
 
 
-def draw(logits: mx.array, keys: mx.array, temperature: mx.array, top_k: mx.array, ceiling: int) -> mx.array:
-    """One token per slot: logits [B, V], keys [B, 2], temperature and top_k [B] -> tokens [B] int32.
+class Draws(NamedTuple):
+    """All that one frame's draws from vocabularies of one size share, computed once for them.
 
-    Among the k largest, proportional to softmax(logits / temperature) (reference sampling.py, whose
-    argmax of p / Exp(1) noise is this arg-max of logits + Gumbel noise). k = 1 is the first maximum.
+    `noise` holds [B, V] for each draw: it belongs to tokens, not to ranks, so it is the same whatever the ceiling.
+    Without it every slot has k = 1.
     """
-    best = mx.argmax(logits, axis=-1).astype(mx.int32)
-    if ceiling == 1:
-        return best
-    logits = logits.astype(mx.float32)
-    vocabulary = logits.shape[-1]
-    # Noise belongs to tokens, not to ranks: it is the same whatever the ceiling.
-    noise = mx.vmap(lambda k: mx.random.gumbel((vocabulary,), key=k))(keys)
-    scores = logits / temperature[:, None] + noise
-    if not 0 < ceiling < vocabulary:
-        order = mx.argsort(-logits, axis=-1)
-    else:
-        order = mx.argpartition(-logits, ceiling - 1, axis=-1)[:, :ceiling]
-        inner = mx.argsort(-mx.take_along_axis(logits, order, axis=-1), axis=-1)
-        order = mx.take_along_axis(order, inner, axis=-1)
-    limit = mx.where(top_k == 0, vocabulary, top_k)
-    kept = mx.arange(order.shape[1])[None] < limit[:, None]
-    ranked = mx.where(kept, mx.take_along_axis(scores, order, axis=-1), -mx.inf)
-    winner = mx.argmax(ranked, axis=-1, keepdims=True)
-    drawn = mx.take_along_axis(order, winner, axis=-1)[:, 0].astype(mx.int32)
-    return mx.where(top_k == 1, best, drawn)
+
+    noise: list[mx.array] | None
+    temperature: mx.array
+    last: mx.array
+    n_largest: int
+
+    @classmethod
+    def open(cls, keys: mx.array, vocabulary: int, temperature: mx.array, top_k: mx.array, ceiling: int) -> Draws:
+        """Prepare n draws with keys [B, n, 2], temperature and top_k [B]."""
+        n_largest = ceiling if 0 < ceiling < vocabulary else vocabulary
+        # Of the largest in ascending order, the last that a slot keeps.
+        last = mx.where(top_k == 0, 0, mx.maximum(n_largest - top_k, 0))[:, None]
+        if ceiling == 1:
+            return cls(None, temperature[:, None], last, n_largest)
+        noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys.reshape(-1, 2))
+        noise = mx.where((top_k == 1)[:, None, None], 0, noise.reshape(*keys.shape[:2], vocabulary))
+        return cls(each(noise), temperature[:, None], last, n_largest)
+
+    def draw(self, i: int, logits: mx.array) -> mx.array:
+        """Draw i, one token per slot: logits [B, V] -> tokens [B] int32.
+
+        Among the k largest (and what equals the last of them), proportional to softmax(logits / temperature)
+        (reference sampling.py, whose argmax of p / Exp(1) noise is this arg-max of logits + Gumbel noise). k = 1 is
+        the first maximum.
+        """
+        if self.noise is None:
+            return mx.argmax(logits, axis=-1).astype(mx.int32)
+        logits = logits.astype(mx.float32)
+        largest = mx.sort(mx.topk(logits, self.n_largest) if self.n_largest < logits.shape[-1] else logits)
+        kept = logits >= mx.take_along_axis(largest, self.last, axis=-1)
+        scores = logits / self.temperature + self.noise[i]
+        return mx.argmax(mx.where(kept, scores, -mx.inf), axis=-1).astype(mx.int32)
+
+
+def each(by_stream: mx.array) -> list[mx.array]:
+    """[B, n, ...] -> n arrays [B, ...]."""
+    return [one.squeeze(1) for one in mx.split(by_stream, by_stream.shape[1], axis=1)]
 
 
 def penalise(logits: mx.array, recent: mx.array, spared: tuple[int, ...], penalty: mx.array) -> mx.array:

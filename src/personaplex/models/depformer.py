@@ -12,10 +12,16 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import LMConfig
+from personaplex.nn.few import RMSNorm, attend
 from personaplex.nn.tables import PerStepLinear, TokenTables
 
-Past = list[tuple[mx.array, mx.array]]
-"""Keys and values [N, H, steps so far, D] of each layer, within one frame."""
+
+class Past:
+    """Keys and values of one layer within one frame, [N, H, 1, D] for each step so far."""
+
+    def __init__(self) -> None:
+        self.k: list[mx.array] = []
+        self.v: list[mx.array] = []
 
 
 class DepformerAttention(nn.Module):
@@ -27,17 +33,23 @@ class DepformerAttention(nn.Module):
         self.in_proj = PerStepLinear(n_steps, dim, 3 * dim)
         self.out_proj = PerStepLinear(n_steps, dim, dim)
 
-    def __call__(
-        self, x: mx.array, first: int, past: tuple[mx.array, mx.array] | None
-    ) -> tuple[mx.array, tuple[mx.array, mx.array]]:
+    def __call__(self, x: mx.array) -> mx.array:
+        """Every step at once: x [N, S, dim] -> [N, S, dim]."""
         n, steps, dim = x.shape
         head = dim // self.n_heads
-        q, k, v = self.in_proj(x, first).reshape(n, steps, 3, self.n_heads, head).transpose(2, 0, 3, 1, 4)
-        if past is not None:
-            k, v = mx.concatenate([past[0], k], axis=2), mx.concatenate([past[1], v], axis=2)
-        mask = "causal" if steps > 1 else None
-        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=head**-0.5, mask=mask)
-        return self.out_proj(out.transpose(0, 2, 1, 3).reshape(n, steps, dim), first), (k, v)
+        q, k, v = self.in_proj(x, 0).reshape(n, steps, 3, self.n_heads, head).transpose(2, 0, 3, 1, 4)
+        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=head**-0.5, mask="causal")
+        return self.out_proj(out.transpose(0, 2, 1, 3).reshape(n, steps, dim), 0)
+
+    def onto(self, residual: mx.array, x: mx.array, step: int, past: Past) -> mx.array:
+        """One step: residual [N, dim] + the attention of x [N, dim], which joins the `past`."""
+        n, dim = x.shape
+        q, k, v = mx.split(self.in_proj.one(x, step).reshape(n, 3 * self.n_heads, 1, -1), 3, axis=1)
+        past.k.append(k)
+        past.v.append(v)
+        # Attention to one step alone is that step's value.
+        out = attend(q, mx.concatenate(past.k, axis=2), mx.concatenate(past.v, axis=2), None) if step else v
+        return self.out_proj.add_one(residual, out.reshape(n, dim), step)
 
 
 class DepformerFeedForward(nn.Module):
@@ -48,9 +60,15 @@ class DepformerFeedForward(nn.Module):
         self.linear_in = PerStepLinear(n_steps, dim, 2 * hidden)
         self.linear_out = PerStepLinear(n_steps, hidden, dim)
 
-    def __call__(self, x: mx.array, first: int) -> mx.array:
-        gate, value = mx.split(self.linear_in(x, first), 2, axis=-1)
-        return self.linear_out(nn.silu(gate) * value, first)
+    def __call__(self, x: mx.array) -> mx.array:
+        """Every step at once: x [N, S, dim] -> [N, S, dim]."""
+        gate, value = mx.split(self.linear_in(x, 0), 2, axis=-1)
+        return self.linear_out(nn.silu(gate) * value, 0)
+
+    def onto(self, residual: mx.array, x: mx.array, step: int) -> mx.array:
+        """One step: residual [N, dim] + what this makes of x [N, dim]."""
+        gate, value = mx.split(self.linear_in.one(x, step), 2, axis=-1)
+        return self.linear_out.add_one(residual, nn.silu(gate) * value, step)
 
 
 class DepformerLayer(nn.Module):
@@ -58,16 +76,19 @@ class DepformerLayer(nn.Module):
 
     def __init__(self, dim: int, n_heads: int, hidden: int, n_steps: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.RMSNorm(dim, eps=1e-8), nn.RMSNorm(dim, eps=1e-8)
+        self.norm1, self.norm2 = RMSNorm(dim, eps=1e-8), RMSNorm(dim, eps=1e-8)
         self.attention = DepformerAttention(dim, n_heads, n_steps)
         self.feedforward = DepformerFeedForward(dim, hidden, n_steps)
 
-    def __call__(
-        self, x: mx.array, first: int, past: tuple[mx.array, mx.array] | None
-    ) -> tuple[mx.array, tuple[mx.array, mx.array]]:
-        attended, past = self.attention(self.norm1(x), first, past)
-        x = x + attended
-        return x + self.feedforward(self.norm2(x), first), past
+    def __call__(self, x: mx.array) -> mx.array:
+        """Every step at once: x [N, S, dim] -> [N, S, dim]."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.feedforward(self.norm2(x))
+
+    def step(self, x: mx.array, step: int, past: Past) -> mx.array:
+        """One step: x [N, dim] -> [N, dim]."""
+        x = self.attention.onto(x, self.norm1(x), step, past)
+        return self.feedforward.onto(x, self.norm2(x), step)
 
 
 class Depformer(nn.Module):
@@ -86,22 +107,16 @@ class Depformer(nn.Module):
         ]
         self.heads = PerStepLinear(n_steps, dim, config.card)
 
-    def _run(self, z: mx.array, embedded: mx.array, first: int, past: Past | None) -> tuple[mx.array, Past]:
-        """Steps first ... first + n - 1 at once: z [N, dim], embedded [N, n, dim] -> logits [N, n, card]."""
-        n = embedded.shape[1]
-        x = self.input_proj(mx.broadcast_to(z[:, None], (z.shape[0], n, z.shape[1])), first) + embedded
-        after = []
-        for i, layer in enumerate(self.layers):
-            x, kv = layer(x, first, past[i] if past else None)
-            after.append(kv)
-        return self.heads(x, first), after
-
     def teacher_forced(self, z: mx.array, text: mx.array, codes: mx.array) -> mx.array:
         """All steps in one pass, given the right tokens: z [N, dim], text [N], codes [N, S] -> logits [N, S, card]."""
         embedded = [self.text_emb(text[:, None])]
         if self.n_steps > 1:
             embedded.append(self.audio_emb(codes[:, : self.n_steps - 1]))
-        return self._run(z, mx.concatenate(embedded, axis=1), 0, None)[0]
+        every = mx.broadcast_to(z[:, None], (z.shape[0], self.n_steps, z.shape[1]))
+        x = self.input_proj(every, 0) + mx.concatenate(embedded, axis=1)
+        for layer in self.layers:
+            x = layer(x)
+        return self.heads(x, 0)
 
     def generate(
         self, z: mx.array, text: mx.array, choose: Callable[[int, mx.array], mx.array]
@@ -110,12 +125,14 @@ class Depformer(nn.Module):
 
         `choose(step, logits [N, card])` returns the code [N] that step s puts out and step s + 1 hears.
         """
-        past: Past | None = None
+        pasts = [Past() for _ in self.layers]
         token, codes, logits = text, [], []
-        for step in range(self.n_steps):
-            embedded = self.text_emb(token[:, None]) if step == 0 else self.audio_emb(token[:, None], step - 1)
-            out, past = self._run(z, embedded, step, past)
-            token = choose(step, out[:, 0])
+        for step, projected in enumerate(self.input_proj.every(z)):
+            tables, table = (self.audio_emb, step - 1) if step else (self.text_emb, 0)
+            x = projected + tables(token[:, None], table)[:, 0]
+            for layer, past in zip(self.layers, pasts, strict=True):
+                x = layer.step(x, step, past)
+            logits.append(self.heads.one(x, step))
+            token = choose(step, logits[-1])
             codes.append(token)
-            logits.append(out)
-        return mx.stack(codes, axis=1), mx.concatenate(logits, axis=1)
+        return mx.stack(codes, axis=1), mx.stack(logits, axis=1)

@@ -12,6 +12,7 @@ from mlx import nn
 from personaplex.config import LMConfig
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import AGENT, N_STREAMS, TEXT, delay, initial_column, undelay
+from personaplex.nn.few import RMSNorm
 from personaplex.nn.tables import TokenTables
 from personaplex.nn.transformer import TransformerState, temporal_stack
 
@@ -27,7 +28,7 @@ class LanguageModel(nn.Module):
         self.temporal = temporal_stack(
             config.dim, config.num_heads, config.num_layers, config.hidden, config.max_period, config.context
         )
-        self.out_norm = nn.RMSNorm(config.dim, eps=1e-8)
+        self.out_norm = RMSNorm(config.dim, eps=1e-8)
         self.text_head = nn.Linear(config.dim, config.text_card, bias=False)
         self.depformer = Depformer(config, depformer_steps)
 

@@ -26,29 +26,31 @@ class ResidualBranch(nn.Module):
         self.prepare()
 
     def prepare(self) -> None:
-        """Compute |centroid|^2 / 2 [n, bins]; not a parameter (its name begins with an underscore)."""
-        self._half_energy = mx.square(self.centroids).sum(axis=-1) / 2
+        """Cut out each table [bins, dimension] and compute |centroid|^2 / 2 [bins]; neither is a parameter."""
+        self._tables = list(self.centroids)
+        self._half_energies = list(mx.square(self.centroids).sum(axis=-1) / 2)
 
     def encode(self, latent: mx.array) -> mx.array:
         """latent [B, T, width] -> codes [B, T, n]: nearest centroid of what is left, the first index on ties."""
-        residual = self.input_proj(latent)
+        residual = self.input_proj(latent).reshape(-1, self.centroids.shape[2])
         codes = []
-        for k, table in enumerate(self.centroids):
+        for table, half_energy in zip(self._tables, self._half_energies, strict=True):
             # |residual - centroid|^2 / 2 up to a term that all centroids share.
-            code = mx.argmin(self._half_energy[k] - residual @ table.T, axis=-1).astype(mx.int32)
-            residual = residual - self._rows(code[..., None], k)[..., 0, :]
+            code = mx.argmin(mx.addmm(half_energy, residual, table.T, alpha=-1), axis=-1)
+            # What is left after the last is never asked for, so never computed.
+            residual = residual - table[code]
             codes.append(code)
-        return mx.stack(codes, axis=-1)
+        return mx.stack(codes, axis=-1).astype(mx.int32).reshape(*latent.shape[:-1], -1)
 
     def decode(self, codes: mx.array) -> mx.array:
         """codes [B, T, n] -> latent [B, T, width]."""
         return self.output_proj(self._rows(codes).sum(axis=-2))
 
-    def _rows(self, codes: mx.array, first: int = 0) -> mx.array:
-        """Centroids [..., n, dimension] of codes [..., n] of codebooks first ... first + n - 1, in one look-up."""
+    def _rows(self, codes: mx.array) -> mx.array:
+        """Centroids [..., n, dimension] of codes [..., n], in one look-up."""
         n_codebooks, bins, dimension = self.centroids.shape
-        index = codes + mx.arange(first, first + codes.shape[-1]) * bins
-        return self.centroids.reshape(n_codebooks * bins, dimension)[index]
+        starts = mx.array([table * bins for table in range(n_codebooks)], mx.int32)
+        return self.centroids.reshape(n_codebooks * bins, dimension)[codes + starts]
 
 
 class SplitQuantizer(nn.Module):

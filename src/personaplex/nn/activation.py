@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import mlx.core as mx
 
@@ -21,7 +22,9 @@ def elu(x: mx.array) -> mx.array:
     """
     on_cpu = mx.default_device().type == mx.DeviceType.cpu and x.dtype == mx.float32 and x.size >= _MANY
     below = mx.minimum(x, 0)
-    return mx.maximum(x, 0) + ((_exp_below_zero(below) if on_cpu else mx.exp(below)) - 1)
+    power = cast(mx.array, _exp_below_zero(below)) if on_cpu else mx.exp(below)
+    # exp(x) - 1 is never less than x below zero, and is 0 above.
+    return mx.maximum(x, power - 1)
 
 
 @mx.custom_function

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx import nn
 
+from personaplex.nn.few import as_mask, attend
 from personaplex.nn.rope import Rotation, open_rotation
 
 
@@ -24,12 +25,14 @@ class KV(NamedTuple):
 class Window(NamedTuple):
     """Where one call's tokens go and what they may see; the same for all layers, so computed once.
 
-    `rotation` turns queries and keys by their positions, `rows` [B, 1, T, 1] are the ring rows to write, `mask`
-    [B, 1, T, keys] is what each query sees. With `write_first` the queries read the ring after the write;
-    otherwise the ring is too short for that (the write would bury keys that the first query still needs)
-    and they read old ring and new tokens side by side.
+    The call is `n_tokens` for each of `slots`. `rotation` turns queries and keys by their positions, `rows`
+    [B, 1, T, 1] are the ring rows to write, `mask` [B, 1, T, keys] is what each query sees (in `attend`'s form). With
+    `write_first` the queries read the ring after the write; otherwise the ring is too short for that (the write would
+    bury keys that the first query still needs) and they read old ring and new tokens side by side.
     """
 
+    slots: int
+    n_tokens: int
     rotation: Rotation
     rows: mx.array | None
     mask: mx.array
@@ -44,11 +47,12 @@ def open_window(
     head: int,
     period: float,
     pinned: mx.array | None = None,
+    dtype: mx.Dtype = mx.float32,
 ) -> Window:
     """Plan a call of `n_tokens` at positions `start` [B] on a ring of `n_rows`; 0 rows means no ring at all.
 
-    `context` keys are seen, and for ever those before position `pinned` [B]; heads have `head` channels and positions
-    the longest `period`.
+    `context` keys are seen, and for ever those before position `pinned` [B]; heads have `head` channels of `dtype` and
+    positions the longest `period`.
     """
     query = start[:, None] + mx.arange(n_tokens)
     row = mx.arange(n_rows)
@@ -69,12 +73,17 @@ def open_window(
     mask = (distance >= 0) & near & (key >= 0)[:, None, :]
     kept = query[:, -min(n_tokens, n_rows) :] % n_rows if n_rows else None
     rows = None if kept is None else kept[:, None, :, None]
-    return Window(open_rotation(query, head, period), rows, mask[:, None], write_first)
+    rotation = open_rotation(query, head, period)
+    return Window(len(start), n_tokens, rotation, rows, as_mask(mask[:, None], dtype), write_first)
 
 
 def _write(ring: mx.array, rows: mx.array, new: mx.array) -> mx.array:
     new = new[:, :, -rows.shape[2] :].astype(ring.dtype)
     return mx.put_along_axis(ring, mx.broadcast_to(rows, new.shape), new, axis=2)
+
+
+def _beside(ring: KV, k: mx.array, v: mx.array) -> KV:
+    return KV(mx.concatenate([ring.k, k], axis=2), mx.concatenate([ring.v, v], axis=2))
 
 
 class Attention(nn.Module):
@@ -87,18 +96,19 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(dim, dim, bias=False)
 
     def __call__(self, x: mx.array, ring: KV | None, window: Window) -> tuple[mx.array, KV]:
-        """x [B, T, dim] -> [B, T, dim], and the ring with these tokens in it (or, without one, their keys, values)."""
-        slots, n_tokens, dim = x.shape
-        head = dim // self.n_heads
-        qkv = self.in_proj(x).reshape(slots, n_tokens, 3 * self.n_heads, head).swapaxes(1, 2)
+        """Normalised rows x [B x T, dim] -> what `out_proj` takes [B x T, dim], and the ring with these tokens in it.
+
+        Without a ring, their keys and values take its place.
+        """
+        n_rows, dim = x.shape
+        qkv = self.in_proj(x).reshape(window.slots, window.n_tokens, 3 * self.n_heads, dim // self.n_heads)
         # Queries and keys turn by the same angles: one call for both.
-        turned = window.rotation(qkv[:, : 2 * self.n_heads])
-        q, k, v = turned[:, : self.n_heads], turned[:, self.n_heads :], qkv[:, 2 * self.n_heads :]
+        qk, v = mx.split(qkv.swapaxes(1, 2), [2 * self.n_heads], axis=1)
+        q, k = mx.split(window.rotation(qk), 2, axis=1)
         if ring is None or window.rows is None:
             seen = after = KV(k, v)
         else:
             after = KV(_write(ring.k, window.rows, k), _write(ring.v, window.rows, v))
-            beside = KV(mx.concatenate([ring.k, k], axis=2), mx.concatenate([ring.v, v], axis=2))
-            seen = after if window.write_first else beside
-        out = mx.fast.scaled_dot_product_attention(q, seen.k, seen.v, scale=head**-0.5, mask=window.mask)
-        return self.out_proj(out.transpose(0, 2, 1, 3).reshape(slots, n_tokens, dim)), after
+            seen = after if window.write_first else _beside(ring, k, v)
+        out = attend(q, seen.k, seen.v, window.mask)
+        return out.swapaxes(1, 2).reshape(n_rows, dim), after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 
@@ -23,22 +23,20 @@ class Rotation(NamedTuple):
         """x [B, H, T, D] -> the same, turned."""
         if self.turn is None:
             return mx.fast.rope(x, x.shape[-1], traditional=True, base=self.period, scale=1.0, offset=self.start)
-        return _turned(x, self.turn)
+        return cast(mx.array, _turned(x, self.turn))
 
 
 @mx.custom_function
 def _turned(x: mx.array, turn: mx.array) -> mx.array:
-    pairs = mx.contiguous(x).astype(mx.float32).view(mx.complex64)
+    pairs = x.astype(mx.float32).view(mx.complex64)
     return (pairs * turn).view(mx.float32).astype(x.dtype)
 
 
 @_turned.vjp
-def _turned_back(
-    primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array
-) -> tuple[mx.array, mx.array]:
+def _turned_back(primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
     # A rotation's gradient is the rotation back; the angles are not learned.
     _, turn = primals
-    return _turned(cotangent, mx.conjugate(turn)), mx.zeros_like(turn)
+    return cast(mx.array, _turned(cotangent, mx.conjugate(turn))), mx.zeros_like(turn)
 
 
 def open_rotation(position: mx.array, head: int, period: float) -> Rotation:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
+from personaplex.nn.few import applies
+
 ZERO = -1
 """A token whose embedding is exactly zero."""
 
@@ -18,10 +20,9 @@ class TokenTables(nn.Module):
 
     def __call__(self, tokens: mx.array, first: int = 0) -> mx.array:
         """tokens [..., n] of tables first ... first + n - 1 -> [..., n, dim]; ZERO gives a zero vector."""
-        n_rows = self.weight.shape[1]
-        known = tokens >= 0
-        index = mx.where(known, tokens, 0) + (first + mx.arange(tokens.shape[-1])) * n_rows
-        return mx.where(known[..., None], self._rows(index), 0)
+        starts = mx.array([table * self.weight.shape[1] for table in range(first, first + tokens.shape[-1])], mx.int32)
+        rows = self._rows(mx.maximum(tokens, 0) + starts)
+        return mx.where((tokens >= 0)[..., None], rows, 0)
 
     def _rows(self, index: mx.array) -> mx.array:
         return self.weight.reshape(-1, self.weight.shape[2])[index]
@@ -50,11 +51,33 @@ class PerStepLinear(nn.Module):
     def __init__(self, n_steps: int, n_in: int, n_out: int) -> None:
         super().__init__()
         self.weight = mx.zeros((n_steps, n_out, n_in))
+        self._views: list[mx.array] = []
+        self._views_of: mx.array | None = None
 
     def __call__(self, x: mx.array, first: int) -> mx.array:
         """x [N, n, in], its n rows belonging to steps first ... first + n - 1 -> [N, n, out]."""
         steps = slice(first, first + x.shape[1])
         return self._map(x.swapaxes(0, 1), steps).swapaxes(0, 1)
+
+    def one(self, x: mx.array, step: int) -> mx.array:
+        """x [N, in] of one step -> [N, out]."""
+        return x @ self._transposed()[step]
+
+    def add_one(self, residual: mx.array, x: mx.array, step: int) -> mx.array:
+        """residual [N, out] + the map of x [N, in] by one step."""
+        return mx.addmm(residual, x, self._transposed()[step]) if applies(x) else residual + self.one(x, step)
+
+    def every(self, x: mx.array) -> list[mx.array]:
+        """x [N, in] -> what each step makes of it, [N, out] each."""
+        n_steps, n_out, n_in = self.weight.shape
+        return list(mx.split(x @ self.weight.reshape(n_steps * n_out, n_in).T, n_steps, axis=1))
+
+    def _transposed(self) -> list[mx.array]:
+        """Each step's weight [in, out]: views, made once, because cutting them out takes as long as using them."""
+        if self._views_of is not self.weight:
+            self._views, self._views_of = [w.T for w in self.weight], self.weight
+            mx.eval(self._views)
+        return self._views
 
     def _map(self, x: mx.array, steps: slice) -> mx.array:
         return x @ self.weight[steps].swapaxes(1, 2)
@@ -75,3 +98,12 @@ class QuantizedPerStepLinear(PerStepLinear):
     def _map(self, x: mx.array, steps: slice) -> mx.array:
         packed = (self.weight[steps], self.scales[steps], self.biases[steps])
         return mx.quantized_matmul(x, *packed, transpose=True, group_size=self.group_size, bits=self.bits)
+
+    def one(self, x: mx.array, step: int) -> mx.array:
+        return self(x[:, None], step)[:, 0]
+
+    def add_one(self, residual: mx.array, x: mx.array, step: int) -> mx.array:
+        return residual + self.one(x, step)
+
+    def every(self, x: mx.array) -> list[mx.array]:
+        return [self.one(x, step) for step in range(self.weight.shape[0])]

@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.nn.attention import KV, Attention, Window, open_window
+from personaplex.nn.few import LayerNorm, RMSNorm, add_linear
 
 
 class GatedFeedForward(nn.Module):
@@ -20,8 +21,14 @@ class GatedFeedForward(nn.Module):
         self.linear_out = nn.Linear(hidden, dim, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Rows x [N, dim] -> what `last` takes."""
         gate, value = mx.split(self.linear_in(x), 2, axis=-1)
-        return self.linear_out(nn.silu(gate) * value)
+        return nn.silu(gate) * value
+
+    @property
+    def last(self) -> nn.Module:
+        """The linear map that ends the branch."""
+        return self.linear_out
 
 
 class FeedForward(nn.Module):
@@ -33,18 +40,31 @@ class FeedForward(nn.Module):
         self.linear2 = nn.Linear(hidden, dim, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.linear2(nn.gelu(self.linear1(x)))
+        """Rows x [N, dim] -> what `last` takes."""
+        return nn.gelu(self.linear1(x))
+
+    @property
+    def last(self) -> nn.Module:
+        """The linear map that ends the branch."""
+        return self.linear2
 
 
-class LayerScale(nn.Module):
-    """A learned gain per channel on a residual branch."""
+class Residual(nn.Module):
+    """The end of a residual branch: x plus a linear map of it."""
+
+    def __call__(self, x: mx.array, linear: nn.Module, branch: mx.array) -> mx.array:
+        return add_linear(x, linear, branch)
+
+
+class LayerScale(Residual):
+    """A residual branch with a learned gain per channel."""
 
     def __init__(self, dim: int, initial: float) -> None:
         super().__init__()
         self.scale = mx.full((dim,), initial)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return x * self.scale
+    def __call__(self, x: mx.array, linear: nn.Module, branch: mx.array) -> mx.array:
+        return x + linear(branch) * self.scale
 
 
 class Layer(nn.Module):
@@ -53,9 +73,9 @@ class Layer(nn.Module):
     def __init__(
         self,
         attention: Attention,
-        feedforward: nn.Module,
+        feedforward: GatedFeedForward | FeedForward,
         norms: tuple[nn.Module, nn.Module],
-        scale: Callable[[], nn.Module],
+        scale: Callable[[], Residual],
     ) -> None:
         super().__init__()
         self.norm1, self.norm2 = norms
@@ -64,9 +84,10 @@ class Layer(nn.Module):
         self.scale1, self.scale2 = scale(), scale()
 
     def __call__(self, x: mx.array, ring: KV | None, window: Window) -> tuple[mx.array, KV]:
+        """Rows x [B x T, dim] of one call -> the same, and the layer's ring after it."""
         attended, after = self.attention(self.norm1(x), ring, window)
-        x = x + self.scale1(attended)
-        return x + self.scale2(self.feedforward(self.norm2(x))), after
+        x = self.scale1(x, self.attention.out_proj, attended)
+        return self.scale2(x, self.feedforward.last, self.feedforward(self.norm2(x))), after
 
 
 class TransformerState(NamedTuple):
@@ -102,12 +123,12 @@ class Transformer(nn.Module):
     def __call__(self, x: mx.array, state: TransformerState) -> tuple[mx.array, TransformerState]:
         """The next tokens x [B, T, dim] -> [B, T, dim], and the state after them."""
         n_tokens, n_rows = x.shape[1], state.rings[0].k.shape[2]
-        window = open_window(state.position, n_tokens, n_rows, self.context, self._head, self.max_period)
-        rings = []
+        window = open_window(state.position, n_tokens, n_rows, self.context, self._head, self.max_period, dtype=x.dtype)
+        rows, rings = x.reshape(-1, x.shape[2]), []
         for layer, ring in zip(self.layers, state.rings, strict=True):
-            x, after = layer(x, ring, window)
+            rows, after = layer(rows, ring, window)
             rings.append(after)
-        return x, TransformerState(tuple(rings), state.position + n_tokens)
+        return rows.reshape(x.shape), TransformerState(tuple(rings), state.position + n_tokens)
 
     def whole(self, x: mx.array, pinned: mx.array | None = None) -> mx.array:
         """A whole sequence x [B, T, dim] -> [B, T, dim], nothing remembered: for training.
@@ -115,10 +136,11 @@ class Transformer(nn.Module):
         The first `pinned` [B] tokens of each sequence stay in view when the window has moved past them.
         """
         start = mx.zeros((x.shape[0],), mx.int32)
-        window = open_window(start, x.shape[1], 0, self.context, self._head, self.max_period, pinned)
+        window = open_window(start, x.shape[1], 0, self.context, self._head, self.max_period, pinned, x.dtype)
+        rows = x.reshape(-1, x.shape[2])
         for layer in self.layers:
-            x, _ = layer(x, None, window)
-        return x
+            rows, _ = layer(rows, None, window)
+        return rows.reshape(x.shape)
 
 
 def temporal_stack(dim: int, n_heads: int, n_layers: int, hidden: int, max_period: float, context: int) -> Transformer:
@@ -127,8 +149,8 @@ def temporal_stack(dim: int, n_heads: int, n_layers: int, hidden: int, max_perio
         Layer(
             Attention(dim, n_heads),
             GatedFeedForward(dim, hidden),
-            (nn.RMSNorm(dim, eps=1e-8), nn.RMSNorm(dim, eps=1e-8)),
-            nn.Identity,
+            (RMSNorm(dim, eps=1e-8), RMSNorm(dim, eps=1e-8)),
+            Residual,
         )
         for _ in range(n_layers)
     ]
@@ -143,7 +165,7 @@ def codec_stack(
         Layer(
             Attention(dim, n_heads),
             FeedForward(dim, hidden),
-            (nn.LayerNorm(dim), nn.LayerNorm(dim)),
+            (LayerNorm(dim), LayerNorm(dim)),
             lambda: LayerScale(dim, layer_scale),
         )
         for _ in range(n_layers)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -17,8 +18,8 @@ from personaplex.config import from_json
 from personaplex.errors import TrainingError
 from personaplex.files import whole_file
 from personaplex.models.mimi import Mimi
-from personaplex.train.codec import CodecTraining
 from personaplex.train.clips import LEAD_FRAMES, TAIL_FRAMES, Clip
+from personaplex.train.codec import CodecTraining
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
 
 Key = tuple[str, ...]
@@ -171,4 +172,4 @@ def _collected(mimi: Mimi, about: list[Clip], codes: list[np.ndarray]) -> Bank:
 def _settled(codes: np.ndarray) -> np.ndarray:
     """The column seen most often once the codec has settled."""
     columns, counts = np.unique(codes[_START_FRAMES:], axis=0, return_counts=True)
-    return columns[np.argmax(counts)]
+    return cast(np.ndarray, columns[np.argmax(counts)])

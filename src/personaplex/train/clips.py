@@ -12,10 +12,11 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from personaplex.dialogue import Line, agent_plan, user_plan
+from personaplex.dialogue import VALUES, Line, Split, agent_plan, user_plan
 from personaplex.errors import TrainingError
 from personaplex.files import whole_file
 from personaplex.speech import AGENTS, Speaker, degrade, noise, say, sound, user_speaker
@@ -40,6 +41,10 @@ class ClipsConfig:
     beds: int = 1_500
     bed_frames: int = 150
     split: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.split not in VALUES:
+            raise TrainingError(f"split is {self.split!r}; {' or '.join(VALUES)} is possible")
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def plan(config: ClipsConfig) -> list[Job]:
             chosen = rng.permutation(len(lines))[: config.agent_lines]
             jobs += [Job("agent", number, lines[i], speaker, False, 0) for i in chosen]
     rng = np.random.default_rng([config.seed, 2])
-    for line in user_plan(rng, config.user_clips, config.split):
+    for line in user_plan(rng, config.user_clips, cast(Split, config.split)):
         jobs.append(Job("user", -1, line, user_speaker(rng), bool(rng.random() < DEGRADED), 0))
     jobs += [Job("sound", -1, None, None, bool(rng.random() < DEGRADED), 0) for _ in range(config.sounds)]
     jobs += [Job("bed", -1, None, None, False, 0) for _ in range(config.beds)]
@@ -171,9 +176,9 @@ def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
         padded = degrade(rng, padded)
     elif job.kind == "user":
         padded *= 10 ** (rng.uniform(-12, 4) / 20)
-    line = job.line and (job.line.intent, tuple(job.line.key), job.line.text)
+    line = (job.line.intent, job.line.key, job.line.text) if job.line else None
     return Clip(job.kind, job.voice, line, words, lead, len(padded) // FRAME_SAMPLES - lead), _int16(padded)
 
 
 def _int16(pcm: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(pcm, -1, 1) * 32767).astype(np.int16)
+    return cast(np.ndarray, np.round(np.clip(pcm, -1, 1) * 32767).astype(np.int16))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_map, tree_map_with_path, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from personaplex.config import MimiConfig, from_json
 from personaplex.errors import ConfigError, TrainingError
@@ -31,7 +31,7 @@ from personaplex.train.discriminator import Critic, critic_loss, pleasing_loss
 from personaplex.train.init import initialise
 from personaplex.train.losses import cross_entropy, envelope_distance, mel_distance
 from personaplex.train.quantizer import Books, perplexity, quantise, residual_k_means
-from personaplex.train.run import Run
+from personaplex.train.run import Run, pack, unpack
 from personaplex.units import FRAME_SAMPLES
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -331,18 +331,6 @@ class CodecTrainer:
         }
 
 
-def pack(state: State) -> Arrays:
-    """A state as arrays by name, for a checkpoint."""
-    return dict(tree_flatten(state))
-
-
-def unpack(like: State, arrays: Arrays) -> State:
-    """The state that `pack` made arrays of; raises TrainingError when they are another model's."""
-    if {n: a.shape for n, a in pack(like).items()} != {n: a.shape for n, a in arrays.items()}:
-        raise TrainingError("the checkpoint holds another network than the configuration describes")
-    return tree_map_with_path(lambda name, _: arrays[name], like)  # type: ignore[no-any-return]
-
-
 @dataclass(frozen=True)
 class CropsOf:
     """Opens a corpus in a process that cuts batches; see `feed`."""
@@ -369,8 +357,9 @@ def train_codec(
 ) -> tuple[CodecTrainer, State, bool]:
     """Train until `config.steps`, from where `run` stands -> trainer, state, and whether all steps are done.
 
-    `batches` gives the crops of a step if somebody makes them ahead.     Stops earlier after `stop_after_seconds`; Ctrl-C saves and is raised again. Raises TrainingError when the loss is no
-    number, or a checkpoint cannot be read or written.
+    `batches` gives the crops of a step if somebody cuts them ahead. Stops earlier after `stop_after_seconds`; Ctrl-C
+    saves and is raised again. Raises TrainingError when the loss is no number, or a checkpoint cannot be read or
+    written.
     """
     trainer = CodecTrainer(config, corpus.n_phones)
     state, done = trainer.init_state(), 0
@@ -383,7 +372,8 @@ def train_codec(
     try:
         while done < config.steps:
             if done == config.quantise_from:
-                state = trainer.seed_books(state, [crops(corpus, config, done + i) for i in range(config.k_means_batches)])
+                ahead = range(done, done + config.k_means_batches)
+                state = trainer.seed_books(state, [crops(corpus, config, step) for step in ahead])
             state, numbers = trainer.step(state, batches(done), done)
             done += 1
             # One step is computed while the next one's batch is cut; waiting for the one before keeps it at that.

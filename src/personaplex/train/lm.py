@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 from mlx import nn
@@ -26,10 +26,9 @@ from personaplex.models.lm import LanguageModel
 from personaplex.models.streams import AGENT, N_STREAMS, TEXT
 from personaplex.nn.state import parameters
 from personaplex.train.adamw import Arrays, Moments, adamw, cosine, init_moments
-from personaplex.train.codec import pack, unpack
 from personaplex.train.compose import Batch, Composition
 from personaplex.train.init import initialise
-from personaplex.train.run import Run
+from personaplex.train.run import Run, pack, unpack
 from personaplex.units import N_CODEBOOKS
 
 
@@ -137,7 +136,7 @@ class LMTrainer:
         rate = mx.array(cosine(step, c.steps, c.learning_rate, c.warmup, c.final_rate))
         # An average over fewer steps at first, or the random start would weigh for long.
         decay = mx.array(min(c.average, (step + 1) / (step + 10)))
-        return self._step(state, batch, rate, decay)  # type: ignore[no-any-return]
+        return self._step(state, batch, rate, decay)
 
     def _advance(self, state: LMState, batch: Batch, rate: mx.array, decay: mx.array) -> tuple[LMState, Arrays]:
         c = self.config
@@ -209,7 +208,7 @@ def train_lm(
 
 
 def _report(run: Run, step: int, found: Arrays) -> None:
-    numbers = {name: float(value.item()) for name, value in found.items()}
+    numbers = {name: float(cast(float, value.item())) for name, value in found.items()}
     run.log(step, **numbers)
     if not isfinite(numbers["loss"]):
         raise TrainingError(

@@ -15,14 +15,17 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten, tree_map
 
 from personaplex.checkpoint.tensors import TensorFile
 from personaplex.errors import CheckpointError, OutputError, TrainingError
 from personaplex.files import whole_file
+
+T = TypeVar("T")
 
 KEPT = 2
 """Checkpoints that stay: the last, and the one before in case the last cannot be read."""
@@ -159,6 +162,20 @@ class Run:
             with whole_file(self._log) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._began = time.monotonic() - self._seconds_logged()
+
+
+def pack(state: Any) -> dict[str, mx.array]:
+    """A training's state, a tree of arrays, by name: for a checkpoint."""
+    return dict(cast("list[tuple[str, mx.array]]", tree_flatten(state)))
+
+
+def unpack(like: T, arrays: dict[str, mx.array]) -> T:
+    """The state that `pack` made arrays of; raises TrainingError when they are another model's."""
+    leaves = pack(like)
+    if {n: a.shape for n, a in leaves.items()} != {n: a.shape for n, a in arrays.items()}:
+        raise TrainingError("the checkpoint holds another network than the configuration describes")
+    values = {id(leaf): arrays[name] for name, leaf in leaves.items()}
+    return cast(T, tree_map(lambda leaf: values[id(leaf)], like))
 
 
 def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
