@@ -74,11 +74,14 @@ def corpus(config: Path, out: Path, processes: int | None) -> None:
 @click.option("--config", type=_FILE, required=True, help="TOML; see runs/nano-codec.toml.")
 @click.option("--corpus", type=_FOLDER, required=True, help="What `train corpus` made.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder of the run; one that holds a run goes on with it.")
+@click.option("--start-from", type=_FILE, help="Begin with the weights of this mimi.safetensors.")
 @click.option("--minutes", type=float, help="Stop after so long; run again to go on.")
 @click.option(
     "--processes", type=click.IntRange(0), help="How many cut batches; default: all cores but two, at most 4."
 )
-def codec(config: Path, corpus: Path, out: Path, minutes: float | None, processes: int | None) -> None:
+def codec(
+    config: Path, corpus: Path, out: Path, start_from: Path | None, minutes: float | None, processes: int | None
+) -> None:
     """Train the codec."""
     from dataclasses import asdict
 
@@ -93,7 +96,7 @@ def codec(config: Path, corpus: Path, out: Path, minutes: float | None, processe
     restored = run.restore()
     cutters = _processes(processes) if processes is not None else min(4, _processes(None))
     with feed(CropsOf(corpus, wanted), cutters, restored[0] if restored else 0) as batches:
-        trainer, state, _ = train_codec(run, wanted, speech, minutes and minutes * 60, batches)
+        trainer, state, _ = train_codec(run, wanted, speech, minutes and minutes * 60, batches, start_from)
     save_mimi(out / "mimi.safetensors", trainer.export(state), wanted.mimi)
 
 

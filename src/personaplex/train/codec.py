@@ -21,6 +21,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
+from personaplex.checkpoint.load import load_mimi
 from personaplex.config import MimiConfig, from_json
 from personaplex.errors import ConfigError, TrainingError
 from personaplex.models.mimi import Mimi
@@ -144,19 +145,22 @@ class CodecTrainer:
         self.critic = Critic(config.critic_channels)
         self._steps: dict[bool, Any] = {}
 
-    def init_state(self) -> State:
-        """The state before the first step."""
+    def init_state(self, start_from: Path | None = None) -> State:
+        """The state before the first step: random weights by the configuration's seed, or a trained codec's."""
         config, quantizer = self.config, self.config.mimi.quantizer
         initialise(self.model, config.seed)
+        if start_from:
+            self.model.update(load_mimi(start_from, config.mimi).parameters())  # type: ignore[no-untyped-call]
         weights = dict(tree_flatten(self.model.trainable_parameters()))  # type: ignore[no-untyped-call]
         key = mx.random.key(config.seed + 1)
         shape = (LABELS * self.n_phones, quantizer.dimension)
         weights["phones.weight"] = mx.random.normal(shape, key=key) / math.sqrt(quantizer.dimension)
         weights["phones.bias"] = mx.zeros((LABELS * self.n_phones,))
         critic = parameters(initialise(self.critic, config.seed + 2))
-        books = {}
-        for name, n in zip(BRANCHES, (1, quantizer.n_q - 1), strict=True):
-            books[name] = Books(mx.zeros((n, quantizer.bins, quantizer.dimension)), mx.ones((n, quantizer.bins)))
+        # As if every centroid had been used evenly for long.
+        used = config.batch * config.crop_frames / quantizer.bins
+        centroids = {name: mx.array(self.model.quantizer[name].centroids) for name in BRANCHES}
+        books = {name: Books(table * used, mx.full(table.shape[:2], used)) for name, table in centroids.items()}
         return State(weights, init_moments(weights), books, critic, init_moments(critic))
 
     def step(self, state: State, batch: Batch, step: int) -> tuple[State, Arrays]:
@@ -354,15 +358,16 @@ def train_codec(
     corpus: Corpus,
     stop_after_seconds: float | None = None,
     batches: Callable[[int], Batch] | None = None,
+    start_from: Path | None = None,
 ) -> tuple[CodecTrainer, State, bool]:
     """Train until `config.steps`, from where `run` stands -> trainer, state, and whether all steps are done.
 
-    `batches` gives the crops of a step if somebody cuts them ahead. Stops earlier after `stop_after_seconds`; Ctrl-C
-    saves and is raised again. Raises TrainingError when the loss is no number, or a checkpoint cannot be read or
-    written.
+    `batches` gives the crops of a step if somebody cuts them ahead; `start_from` is a codec to begin with (its codebooks
+    stay when `quantise_from` is 0). Stops earlier after `stop_after_seconds`; Ctrl-C saves and is raised again. Raises
+    TrainingError when the loss is no number, or a checkpoint cannot be read or written.
     """
     trainer = CodecTrainer(config, corpus.n_phones)
-    state, done = trainer.init_state(), 0
+    state, done = trainer.init_state(start_from), 0
     if (restored := run.restore()) is not None:
         done, state = restored[0], unpack(state, restored[1])
         run.say(f"resumed at step {done}")
@@ -371,7 +376,7 @@ def train_codec(
     batches = batches or partial(crops, corpus, config)
     try:
         while done < config.steps:
-            if done == config.quantise_from:
+            if done == config.quantise_from and not (start_from and not done):
                 ahead = range(done, done + config.k_means_batches)
                 state = trainer.seed_books(state, [crops(corpus, config, step) for step in ahead])
             state, numbers = trainer.step(state, batches(done), done)

@@ -174,8 +174,8 @@ def unpack(like: T, arrays: dict[str, mx.array]) -> T:
     leaves = pack(like)
     if {n: a.shape for n, a in leaves.items()} != {n: a.shape for n, a in arrays.items()}:
         raise TrainingError("the checkpoint holds another network than the configuration describes")
-    values = {id(leaf): arrays[name] for name, leaf in leaves.items()}
-    return cast(T, tree_map(lambda leaf: values[id(leaf)], like))
+    names = iter(leaves)  # both walks go the same way
+    return cast(T, tree_map(lambda _: arrays[next(names)], like))
 
 
 def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Makes nano from nothing: synthesised speech, codec, clip bank, language model, package files, table of results.
+# `sh runs/nano.sh FOLDER` goes on where an earlier call in the same FOLDER stopped. On an H200 about an hour; on a CPU
+# only a smaller configuration is sensible: NANO_CONFIG=other/folder with nano-{clips,codec,lm}.toml.
+set -eu
+cd "$(dirname "$0")/.."
+out=${1:?name a folder for the runs}
+config=${NANO_CONFIG:-runs}
+python=${PYTHON:-.venv/bin/python}
+train="$python -m personaplex train"
+export MLX_ENABLE_TF32=1 # in training TF32 is exact enough
+
+mkdir -p "$out"
+tokenizer=src/personaplex/nano/tokenizer.model
+[ -f "$tokenizer" ] || "$python" scripts/make_nano_tokenizer.py "$tokenizer"
+
+[ -d "$out/corpus" ] || $train corpus --config "$config/nano-codec.toml" --out "$out/corpus"
+$train clips --config "$config/nano-clips.toml" --out "$out/clips"
+$train codec --config "$config/nano-codec.toml" --corpus "$out/corpus" --out "$out/codec"
+[ -f "$out/bank.npz" ] || $train bank --clips "$out/clips" --codec "$out/codec" --out "$out/bank.npz"
+$train lm --config "$config/nano-lm.toml" --bank "$out/bank.npz" --tokenizer "$tokenizer" --out "$out/lm"
+
+model=${NANO_MODEL:-src/personaplex/nano}
+"$python" scripts/pack_nano.py --codec "$out/codec" --lm "$out/lm" --bank "$out/bank.npz" --tokenizer "$tokenizer" --out "$model"
+
+evaluate="$python scripts/evaluate_nano.py"
+[ "${NANO_EVALUATE:-yes}" = yes ] || exit 0
+[ -d "$out/items" ] || $evaluate items --out "$out/items"
+$evaluate generate --model "$model" --items "$out/items" --out "$out/talks"
+$evaluate codec --model "$model" --json "$out/results.json"
+$evaluate speed --model "$model" --json "$out/results.json"
+$evaluate score --items "$out/items" --generated "$out/talks" --model "$model" --json "$out/results.json" --card docs/nano.md
