@@ -24,7 +24,7 @@ from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
 
 Key = tuple[str, ...]
 
-_BATCH_SAMPLES = 200 * 40 * FRAME_SAMPLES
+_BATCH_FRAMES = 4_000
 _START_FRAMES = 40
 _SINE_HERTZ, _SINE_LEVEL = 440.0, 0.5
 
@@ -111,39 +111,34 @@ def encode_bank(mimi: Mimi, clips: Iterable[tuple[Clip, np.ndarray]], say: Calla
     coded: dict[int, np.ndarray] = {}
     waiting: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
 
-    def flush(n_frames: int, rows: int) -> None:
-        group, waiting[n_frames] = waiting[n_frames], []
-        pcm = np.zeros((rows, n_frames * FRAME_SAMPLES), np.int16)
-        for row, (_, samples) in zip(pcm, group, strict=False):
+    def flush(n_frames: int) -> None:
+        group = waiting.pop(n_frames)
+        pcm = np.zeros((len(group), n_frames * FRAME_SAMPLES), np.int16)
+        for row, (_, samples) in zip(pcm, group, strict=True):
             row[: len(samples)] = samples
-        heard, _ = mimi.encode_step(mx.array(pcm).astype(mx.float32) / 32768.0, mimi.init_encoder(rows))
+        heard, _ = mimi.encode_step(mx.array(pcm).astype(mx.float32) / 32768.0, mimi.init_encoder(len(group)))
         codes = np.array(heard.astype(mx.uint16))
-        for (index, _), row in zip(group, codes, strict=False):
+        for (index, _), row in zip(group, codes, strict=True):
             coded[index] = row.T[LEAD_FRAMES:][: _kept(about[index])]
 
     for index, (clip, samples) in enumerate(clips):
         about.append(clip)
         lead = (LEAD_FRAMES - clip.lead) * FRAME_SAMPLES
         n_frames = LEAD_FRAMES + _kept(clip)
-        n_frames += -n_frames % 8  # few shapes: each is a graph of its own
+        n_frames += -n_frames % 8
         waiting[n_frames].append((index, np.concatenate([np.zeros(lead, np.int16), samples])))
-        rows = _rows(n_frames)
-        if len(waiting[n_frames]) == rows:
-            flush(n_frames, rows)
+        if len(waiting[n_frames]) * n_frames >= _BATCH_FRAMES:
+            flush(n_frames)
         if (index + 1) % 20_000 == 0:
             say(f"bank: {index + 1} clips")
-    for n_frames in [n for n, group in waiting.items() if group]:
-        flush(n_frames, _rows(n_frames))
+    for n_frames in list(waiting):
+        flush(n_frames)
     return _collected(mimi, about, [coded[i] for i in range(len(about))])
 
 
 def _kept(clip: Clip) -> int:
     """Frames of codes kept: a clip that follows digital silence also rings into it."""
     return clip.frames + (0 if clip.lead else TAIL_FRAMES)
-
-
-def _rows(n_frames: int) -> int:
-    return max(1, _BATCH_SAMPLES // (n_frames * FRAME_SAMPLES))
 
 
 def _collected(mimi: Mimi, about: list[Clip], codes: list[np.ndarray]) -> Bank:

@@ -362,9 +362,9 @@ def train_codec(
 ) -> tuple[CodecTrainer, State, bool]:
     """Train until `config.steps`, from where `run` stands -> trainer, state, and whether all steps are done.
 
-    `batches` gives the crops of a step if somebody cuts them ahead; `start_from` is a codec to begin with (its codebooks
-    stay when `quantise_from` is 0). Stops earlier after `stop_after_seconds`; Ctrl-C saves and is raised again. Raises
-    TrainingError when the loss is no number, or a checkpoint cannot be read or written.
+    `batches` gives the crops of a step if somebody cuts them ahead; `start_from` is a codec to begin with (with
+    `quantise_from` 0 its codebooks stay). Stops earlier after `stop_after_seconds`; Ctrl-C saves and is raised again.
+    Raises TrainingError when the loss is no number, or a checkpoint cannot be read or written.
     """
     trainer = CodecTrainer(config, corpus.n_phones)
     state, done = trainer.init_state(start_from), 0

@@ -192,7 +192,7 @@ class _Call:
         shape = sample_facts(self.rng, "train")
         name, company = self._key("greet")
         prices: dict[str, str] = dict(self._key("price") for _ in shape.prices)  # type: ignore[misc]
-        opens, closes = self._key("hours")
+        opens, closes = self._key("hours") if self._clips("hours") else (None, None)
         facts = Facts(
             name=name,
             company=company,
