@@ -178,7 +178,7 @@ def test_prompts_name_every_fact() -> None:
 
 
 def test_plans_have_their_size_and_cover_everything(plan: list[Line], lines: list[Line]) -> None:
-    assert 3500 <= len(plan) <= 4500
+    assert 7000 <= len(plan) <= 8500
     assert len(lines) == 20_000
     said = {(line.intent, line.key) for line in lines}
     assert said == {(intent, key) for intent, keys in USER_KEYS.items() for key in keys}

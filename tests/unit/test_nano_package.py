@@ -214,6 +214,8 @@ def tiny_bank() -> Bank:
         kinds=["agent"] * 54,
         voices=np.arange(54) // 3,
         lines=list(lines),
+        rings=np.zeros(54, np.int64),
+        pauses=np.zeros((54, 2), np.int64),
         words=np.zeros((0, 3), np.int64),
         word_begins=np.zeros(55, np.int64),
         vocabulary=[],

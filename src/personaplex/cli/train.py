@@ -136,6 +136,7 @@ def lm(
 
     import mlx.core as mx
 
+    from personaplex.train.bank import Bank
     from personaplex.train.compose import Batch, ComposerFiles
     from personaplex.train.feed import feed
     from personaplex.train.lm import LMTraining, train_lm
@@ -144,12 +145,13 @@ def lm(
     wanted = _config(config, LMTraining)
     run = Run(out, asdict(wanted), click.echo)
     files = ComposerFiles(bank, tokenizer, wanted.lm.text_card, wanted.composition, wanted.seed, wanted.batch)
-    restored = run.restore()
+    restored, n_words = run.restore(), len(Bank.read(bank).vocabulary)
     with feed(files, _processes(processes), restored[0] if restored else 0) as made:
         train_lm(
             run,
             wanted,
             lambda step: Batch(*map(mx.array, made(step))),
+            n_words,
             start_from=start_from,
             stop_after_seconds=minutes and minutes * 60,
         )

@@ -33,13 +33,14 @@ def _draw(rng: np.random.Generator, values: tuple[str, ...], n: int) -> list[str
 def agent_plan(rng: np.random.Generator) -> list[Line]:
     """Every line that one voice needs in a bank of clips: all closed answers, and a sample of the facts of roles."""
     values = VALUES["train"]
-    names, companies = _draw(rng, values.names, 400), _draw(rng, values.companies, 400)
+    # Several companies to a name and prices to an item, or a voice would learn the pairs instead of reading its prompt.
+    names, companies = _draw(rng, values.names, 1200), _draw(rng, values.companies, 1200)
     once: list[tuple[str, Key]] = [("greet", pair) for pair in zip(names, companies, strict=True)]
-    once += [("ask_name", (name,)) for name in names]
-    once += [("ask_company", (company,)) for company in companies]
-    once += [("price", pair) for pair in zip(_draw(rng, ITEMS, 850), _draw(rng, values.prices, 850), strict=True)]
+    once += [("ask_name", (name,)) for name in dict.fromkeys(names)]
+    once += [("ask_company", (company,)) for company in dict.fromkeys(companies)]
+    once += [("price", pair) for pair in zip(_draw(rng, ITEMS, 2000), _draw(rng, values.prices, 2000), strict=True)]
     once += [("hours", values.hours[i]) for i in rng.permutation(len(values.hours))[:250]]
-    once += [("address", (address,)) for address in dict.fromkeys(sample_address(rng, "train") for _ in range(350))]
+    once += [("address", (address,)) for address in dict.fromkeys(sample_address(rng, "train") for _ in range(800))]
     once += [("has_item", (item, has)) for item in ITEMS for has in ("yes", "no")]
     told = {"name": _draw(rng, values.names, 220), "number": list(SPOKEN[1:])}
     told |= {what: list(LISTS[f"tell_{what}"]) for what in ("color", "pet", "place")}

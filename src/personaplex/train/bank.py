@@ -26,6 +26,8 @@ Key = tuple[str, ...]
 
 _BATCH_FRAMES = 4_000
 _START_FRAMES = 40
+RING_FRAMES = 24
+"""Frames of digital silence after a clip whose codes still depend on it: the codec's window."""
 _SINE_HERTZ, _SINE_LEVEL = 440.0, 0.5
 
 
@@ -33,9 +35,11 @@ _SINE_HERTZ, _SINE_LEVEL = 440.0, 0.5
 class Bank:
     """Codes of all clips [frames, 8], where each clip begins, what is said in it, and by whom.
 
-    `words[i]` are the words of clip i as (index into `vocabulary`, first frame, last frame) [n, 3]. `start` [40, 8] is
-    what the codec makes of silence from its first frame on, `silence` [8] what that settles to, and `sine` [8] the
-    440 Hz tone, which the user's streams hold while the agent is prompted.
+    The last `rings[i]` frames of clip i are the silence after it, in which the codec still remembers it; `pauses[i]` is
+    the first frame of a pause in mid-sentence and the first after it (0, 0 for none); its words are (index into
+    `vocabulary`, first frame, last frame) [n, 3]. `start` [40, 8] is what the codec makes of silence from its first
+    frame on, `silence` [8] what that settles to, and `sine` [8] the 440 Hz tone, which the user's streams hold while
+    the agent is prompted.
     """
 
     codes: np.ndarray
@@ -43,6 +47,8 @@ class Bank:
     kinds: list[str]
     voices: np.ndarray
     lines: list[tuple[str, Key, str] | None]
+    rings: np.ndarray
+    pauses: np.ndarray
     words: np.ndarray
     word_begins: np.ndarray
     vocabulary: list[str]
@@ -51,8 +57,12 @@ class Bank:
     sine: np.ndarray
 
     def clip(self, index: int) -> np.ndarray:
-        """Codes [F, 8] of one clip."""
-        return self.codes[self.begins[index] : self.begins[index + 1]]
+        """Codes [F, 8] of one clip, without the silence after it."""
+        return self.codes[self.begins[index] : self.begins[index + 1] - self.rings[index]]
+
+    def ring(self, index: int) -> np.ndarray:
+        """Codes [R, 8] of the silence after a clip; of none where its own noise goes on."""
+        return self.codes[self.begins[index + 1] - self.rings[index] : self.begins[index + 1]]
 
     def words_of(self, index: int) -> np.ndarray:
         """Words of one clip [n, 3]: vocabulary index, first frame, last frame."""
@@ -73,6 +83,8 @@ class Bank:
             "codes": self.codes.astype(np.uint16),
             "begins": self.begins.astype(np.int64),
             "voices": self.voices.astype(np.int16),
+            "rings": self.rings.astype(np.uint8),
+            "pauses": self.pauses.astype(np.uint16),
             "words": self.words.astype(np.uint16),
             "word_begins": self.word_begins.astype(np.int64),
             "start": self.start.astype(np.uint16),
@@ -91,6 +103,10 @@ class Bank:
                 arrays = {name: archive[name] for name in archive.files}
             text = json.loads(arrays.pop("text").tobytes())
             lines = [line and (line[0], tuple(line[1]), line[2]) for line in text["lines"]]
+            arrays["begins"] = arrays["begins"].astype(np.int64)
+            arrays["rings"], arrays["words"], arrays["pauses"] = (
+                arrays[name].astype(np.int64) for name in ("rings", "words", "pauses")
+            )
             return cls(kinds=text["kinds"], lines=lines, vocabulary=text["vocabulary"], **arrays)
         except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise TrainingError(f"{path} is no clip bank ({error}); make it with `personaplex train bank`") from error
@@ -137,8 +153,12 @@ def encode_bank(mimi: Mimi, clips: Iterable[tuple[Clip, np.ndarray]], say: Calla
 
 
 def _kept(clip: Clip) -> int:
-    """Frames of codes kept: a clip that follows digital silence also rings into it."""
-    return clip.frames + (0 if clip.lead else TAIL_FRAMES)
+    """Frames of codes kept. An agent's clip keeps its last echo as its own; the silence after a user's is a ring."""
+    return clip.frames + (TAIL_FRAMES if clip.kind == "agent" else _ring(clip))
+
+
+def _ring(clip: Clip) -> int:
+    return 0 if clip.kind in ("agent", "bed") else RING_FRAMES
 
 
 def _collected(mimi: Mimi, about: list[Clip], codes: list[np.ndarray]) -> Bank:
@@ -155,6 +175,8 @@ def _collected(mimi: Mimi, about: list[Clip], codes: list[np.ndarray]) -> Bank:
         kinds=[clip.kind for clip in about],
         voices=np.array([clip.voice for clip in about]),
         lines=[clip.line for clip in about],
+        rings=np.array([_ring(clip) for clip in about]),
+        pauses=np.array([clip.pause for clip in about]),
         words=np.array([word for clip in words for word in clip]).reshape(-1, 3),
         word_begins=np.cumsum([0, *map(len, words)]),
         vocabulary=vocabulary,

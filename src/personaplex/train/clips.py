@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,15 +19,20 @@ import numpy as np
 from personaplex.dialogue import VALUES, Line, Split, agent_plan, user_plan
 from personaplex.errors import TrainingError
 from personaplex.files import whole_file
-from personaplex.speech import AGENTS, Speaker, degrade, noise, say, sound, user_speaker
+from personaplex.speech import AGENTS, Speaker, Utterance, degrade, noise, say, sound, user_speaker
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
 
 SHARD_CLIPS = 500
 LEAD_FRAMES, TAIL_FRAMES = 12, 2
 """Sound before a clip that its codes depend on, and frames after its last sample in which it still rings."""
 
-DEGRADED = 0.5
-"""Share of the users' clips with a room, a microphone and noise."""
+DEGRADED, OWN_NOISE = 0.5, 0.5
+"""Share of the users' clips with a room, a microphone and noise; and of those, the share whose noise precedes them."""
+
+PAUSED, HESITANT = 0.2, 0.3
+"""Share of the users' longer clips with a pause between two words, and with a filler or a false start."""
+
+FILLERS = ("um", "uh", "well", "so", "okay so", "hey", "hi", "excuse me", "sorry", "please", "oh", "um so")
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ class Job:
 class Clip:
     """What is known of a clip: frames count from its first, which holds the first sample of speech.
 
-    `words` are (word, frame in which it begins, frame in which it ends). `lead` frames of its own noise precede it in
-    the file; where it is 0 the clip follows digital silence.
+    `words` are (word, frame in which it begins, frame in which it ends); `pause` is the first frame of a pause in
+    mid-sentence and the first after it. `lead` frames of its own noise precede the clip in the file; where it is 0 the
+    clip follows digital silence.
     """
 
     kind: str
@@ -73,6 +79,7 @@ class Clip:
     words: tuple[tuple[str, int, int], ...]
     lead: int
     frames: int
+    pause: tuple[int, int] = (0, 0)
 
 
 def plan(config: ClipsConfig) -> list[Job]:
@@ -86,11 +93,23 @@ def plan(config: ClipsConfig) -> list[Job]:
             jobs += [Job("agent", number, lines[i], speaker, False, 0) for i in chosen]
     rng = np.random.default_rng([config.seed, 2])
     for line in user_plan(rng, config.user_clips, cast(Split, config.split)):
-        jobs.append(Job("user", -1, line, user_speaker(rng), bool(rng.random() < DEGRADED), 0))
+        said = _hesitant(rng, line) if config.split == "train" else line
+        jobs.append(Job("user", -1, said, user_speaker(rng), bool(rng.random() < DEGRADED), 0))
     jobs += [Job("sound", -1, None, None, bool(rng.random() < DEGRADED), 0) for _ in range(config.sounds)]
     jobs += [Job("bed", -1, None, None, False, 0) for _ in range(config.beds)]
     order = np.random.default_rng([config.seed, 3]).permutation(len(jobs))
     return [Job(**{**jobs[j].__dict__, "seed": i}) for i, j in enumerate(order)]
+
+
+def _hesitant(rng: np.random.Generator, line: Line) -> Line:
+    """The line as people say it: now and then after a filler, or begun twice."""
+    words = line.text.split()
+    drawn = rng.random()
+    if drawn > HESITANT or line.intent in ("backchannel", "wait", "unknown"):
+        return line
+    begun = words[: int(rng.integers(1, 3))] if drawn < HESITANT / 4 else []
+    filler = FILLERS[rng.integers(len(FILLERS))].split() if not begun else []
+    return replace(line, text=" ".join([*filler, *begun, *words]))
 
 
 def make_clips(folder: Path, config: ClipsConfig, processes: int, say_progress: Callable[[str], None]) -> None:
@@ -134,7 +153,8 @@ def read_clips(folder: Path) -> Iterator[tuple[Clip, np.ndarray]]:
 def _clip(entry: dict[str, object]) -> Clip:
     clip = Clip(**entry)  # type: ignore[arg-type]
     line = clip.line and (clip.line[0], tuple(clip.line[1]), clip.line[2])
-    return Clip(clip.kind, clip.voice, line, tuple((w, a, b) for w, a, b in clip.words), clip.lead, clip.frames)
+    words = tuple((word, first, last) for word, first, last in clip.words)
+    return replace(clip, line=line, words=words, pause=(clip.pause[0], clip.pause[1]))
 
 
 def _table(folder: Path, shard: int) -> Path:
@@ -159,9 +179,14 @@ def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
         pcm = noise(rng, (LEAD_FRAMES + config.bed_frames) * FRAME_SAMPLES)
         return Clip("bed", -1, None, (), LEAD_FRAMES, config.bed_frames), _int16(pcm)
     # Speech may begin anywhere within a frame.
-    offset = int(rng.integers(FRAME_SAMPLES))
+    offset, pause = int(rng.integers(FRAME_SAMPLES)), (0, 0)
     if job.speaker is not None and job.line is not None:
         said = say(job.speaker, job.line.text)
+        if job.kind == "user" and len(said.words) > 3 and rng.random() < PAUSED:
+            at = said.words[int(rng.integers(1, len(said.words)))].start
+            n = int(rng.uniform(0.4, 1.4) * SAMPLE_RATE)
+            said = _paused(said, at, n)
+            pause = -(-(offset + at) // FRAME_SAMPLES), (offset + at + n) // FRAME_SAMPLES
         pcm = said.pcm
         words = tuple(
             (w.text, (offset + w.start) // FRAME_SAMPLES, (offset + w.end) // FRAME_SAMPLES) for w in said.words
@@ -169,15 +194,26 @@ def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
     else:
         pcm = sound(rng, int(rng.integers(SAMPLE_RATE // 4, 3 * SAMPLE_RATE)))
     frames = -(-(offset + len(pcm)) // FRAME_SAMPLES)
-    lead = LEAD_FRAMES if job.degraded else 0
-    padded = np.zeros((lead + frames + (TAIL_FRAMES if job.degraded else 0)) * FRAME_SAMPLES, np.float32)
+    lead = LEAD_FRAMES if job.degraded and rng.random() < OWN_NOISE else 0
+    padded = np.zeros((lead + frames + (TAIL_FRAMES if lead else 0)) * FRAME_SAMPLES, np.float32)
     padded[lead * FRAME_SAMPLES + offset :][: len(pcm)] = pcm
     if job.degraded:
         padded = degrade(rng, padded)
     elif job.kind == "user":
         padded *= 10 ** (rng.uniform(-12, 4) / 20)
     line = (job.line.intent, job.line.key, job.line.text) if job.line else None
-    return Clip(job.kind, job.voice, line, words, lead, len(padded) // FRAME_SAMPLES - lead), _int16(padded)
+    n_frames = len(padded) // FRAME_SAMPLES - lead
+    return Clip(job.kind, job.voice, line, words, lead, n_frames, pause), _int16(padded)
+
+
+def _paused(said: Utterance, at: int, n: int) -> Utterance:
+    """The utterance with `n` samples of silence before sample `at`, faded in and out over 10 ms."""
+    fade = np.linspace(1, 0, SAMPLE_RATE // 100, dtype=np.float32)
+    before, after = said.pcm[:at].copy(), said.pcm[at:].copy()
+    before[-len(fade) :] *= fade[-len(before) :]
+    after[: len(fade)] *= fade[::-1][: len(after)]
+    words = tuple(w if w.start < at else w._replace(start=w.start + n, end=w.end + n) for w in said.words)
+    return replace(said, pcm=np.concatenate([before, np.zeros(n, np.float32), after]), words=words)
 
 
 def _int16(pcm: np.ndarray) -> np.ndarray:

@@ -46,22 +46,26 @@ class Composition:
     """What dialogues are like. Shares are probabilities, delays and gaps are in frames."""
 
     n_frames: int = 512
+    context: int = 375
     service: float = 0.65
-    fact_questions: float = 0.6
+    no_role: float = 0.02
+    fact_questions: float = 0.65
+    unknown_facts: float = 0.2
+    recalls: float = 0.25
     pinned: float = 0.5
     noisy: float = 0.45
-    pauses: float = 0.2
-    interruptions: float = 0.12
-    backchannels: float = 0.12
-    not_speech: float = 0.07
-    long_silence: float = 0.07
-    quiet_calls: float = 0.04
+    interruptions: float = 0.2
+    backchannels: float = 0.08
+    not_speech: float = 0.1
+    long_silence: float = 0.05
+    quiet_calls: float = 0.06
+    wrong_codes: float = 0.3
     answer_delay: tuple[int, ...] = (3, 3, 3, 4)
-    stop_delay: tuple[int, ...] = (2, 3)
+    stop_delay: tuple[int, ...] = (2, 3, 3)
     longest_prompt: int = 100
     quiet_frames: float = 0.12
-    audio_frames: float = 0.34
-    heard_words: int = 28
+    audio_frames: float = 0.36
+    heard_words: int = 36
 
 
 class Batch(NamedTuple):
@@ -69,7 +73,7 @@ class Batch(NamedTuple):
 
     `frames` [B, 17, T], `pinned` [B] columns of the prompt that stay in view, `text_weight` and `fact` [B, T];
     `audio_at` [K] are the columns (b T + t) whose codes count, with `audio_weight` [K, 8]; `heard_at` [H] are columns
-    that have heard a word and `heard` [H] its token, -1 for none.
+    that have heard a word and `heard` [H] its index in the bank's vocabulary, -1 for none.
     """
 
     frames: Array
@@ -109,7 +113,7 @@ class Composer:
         heard_at, heard = self._heard(rng, talks, c.heard_words * size)
         return Batch(
             np.stack([talk.frames for talk, _ in talks]),
-            np.array([n if rng.random() < c.pinned else 0 for _, n in talks], np.int32),
+            np.array([talk.pinned for talk, _ in talks], np.int32),
             np.stack([talk.text_weight for talk, _ in talks]),
             np.stack([talk.fact for talk, _ in talks]),
             at,
@@ -123,7 +127,7 @@ class Composer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Columns to speak in: those of speech, some of silence. A column holds its frame's semantic code and the
         acoustic codes of the frame before."""
-        speech = np.stack([talk.speech for talk, _ in talks])
+        speech = np.stack([talk.speech | talk.stopping for talk, _ in talks])
         talking = np.stack([np.arange(talk.n_frames) >= start for talk, start in talks])
         counts = np.where(speech, 1.0, rng.random(speech.shape) < self.config.quiet_frames) * talking
         before = np.pad(counts[:, :-1], [(0, 0), (1, 0)])
@@ -136,12 +140,12 @@ class Composer:
 
     @staticmethod
     def _heard(rng: np.random.Generator, talks: list[tuple[Timeline, int]], n: int) -> tuple[np.ndarray, np.ndarray]:
-        heard = [(b * talk.n_frames + frame, token) for b, (talk, _) in enumerate(talks) for frame, token in talk.heard]
+        heard = [(b * talk.n_frames + frame, word) for b, (talk, _) in enumerate(talks) for frame, word in talk.heard]
         chosen = rng.permutation(len(heard))[:n]
-        at, tokens = np.zeros(n, np.int32), np.full(n, -1, np.int32)
+        at, words = np.zeros(n, np.int32), np.full(n, -1, np.int32)
         for place, i in enumerate(chosen):
-            at[place], tokens[place] = heard[i]
-        return at, tokens
+            at[place], words[place] = heard[i]
+        return at, words
 
     def dialogue(self, rng: np.random.Generator) -> tuple[Timeline, int]:
         """One call, and the frame in which the talk begins."""
@@ -155,11 +159,14 @@ class _Call:
         self.composer, self.rng, self.config, self.bank = composer, rng, composer.config, composer.bank
         self.voice = int(rng.choice(composer._voices))
         self.memory: Memory = {}
+        self.told: list[str] = []
         self.facts, self.greeting, tokens = self._role()
         noisy = rng.random() < self.config.noisy
         background = self._background(noisy)
         self.line = Timeline(self.config.n_frames, self.bank.silence, background)
         self.start = self.line.prompt(self._voice_prompt(), tokens, SPACER_FRAMES, self.bank.sine)
+        self.line.pinned = self.start if self.rng.random() < self.config.pinned else 0
+        self.noisy = noisy
         if not noisy:
             self.line.user(self.bank.start, self.start)
 
@@ -176,6 +183,8 @@ class _Call:
     def _role(self) -> tuple[Facts, int | None, list[int]]:
         """Facts that this voice can say, the greeting clip of a service role, and the tokens of the role prompt."""
         rng = self.rng
+        if rng.random() < self.config.no_role:
+            return Facts(), None, []
         while True:
             if rng.random() < self.config.service:
                 facts, greeting = self._service()
@@ -222,30 +231,56 @@ class _Call:
         """Talk until the frames are full."""
         rng, c = self.rng, self.config
         at, interrupting = self.start, False
-        if rng.random() < c.quiet_calls:
-            at = c.n_frames
+        nobody = rng.random() < c.quiet_calls
         if self.greeting is not None:
             begin = self.start + int(rng.integers(3, 9))
             end = self._agent(self.greeting, begin)
-            at, interrupting = self._after(begin, end) if at < c.n_frames else (at, False)
+            at, interrupting = (end, False) if nobody else self._after(begin, end)
         while at < c.n_frames - 12:
             if not interrupting:
-                at += int(rng.integers(30, 90) if rng.random() < c.long_silence else rng.integers(3, 18))
-            if not interrupting and rng.random() < c.not_speech:
-                other = self.composer._sounds if rng.random() < 0.6 else self.composer._backchannels
-                at = self.line.user(self.bank.clip(self._pick(other)), at)
-                continue
-            at, interrupting = self._exchange(at, interrupting)
+                at += int(rng.integers(30, 90) if nobody or rng.random() < c.long_silence else rng.integers(3, 15))
+            if nobody or (not interrupting and rng.random() < c.not_speech):
+                at = self._not_speech(at)
+            else:
+                at, interrupting = self._exchange(at, interrupting)
         return self.line, self.start
+
+    def _not_speech(self, at: int) -> int:
+        """One sound or more, or a backchannel to nothing: the agent stays quiet. Returns the frame after."""
+        rng, composer = self.rng, self.composer
+        if rng.random() < 0.3:
+            at = self._heard_only(self._pick(composer._backchannels), at)
+        else:
+            for _ in range(int(rng.integers(1, 4))):
+                at = self._heard_only(self._pick(composer._sounds), at) + int(rng.integers(5, 40))
+        self.line.decide(at, at + 12)
+        return at
+
+    def _heard_only(self, clip: int, at: int) -> int:
+        """Place a clip of the user's stream and the silence after it; returns the first frame after the clip."""
+        codes, rng = self.bank.clip(clip), self.rng
+        if rng.random() < self.config.wrong_codes:
+            # Another microphone, another codec: now and then a frame sounds like something else.
+            codes = codes.copy()
+            wrong = rng.random(len(codes)) < 0.07
+            codes[wrong] = self.bank.codes[rng.integers(len(self.bank.codes), size=int(wrong.sum()))]
+        end = self.line.user(codes, at)
+        if not self.noisy:
+            self.line.user(self.bank.ring(clip), end)
+        return end
 
     def _exchange(self, at: int, interrupting: bool) -> tuple[int, bool]:
         """One thing said by the user from frame `at` and its answer; returns where the talk goes on, and how."""
-        user, reply = self._question()
+        user, reply = self._question(at)
         line = Line(*self.bank.lines[user])  # type: ignore[misc]
-        silent_from = self._user(user, at, may_pause=not interrupting)
+        silent_from = self._user(user, at)
         begin = silent_from + int(self.rng.choice(self.config.answer_delay))
+        if not interrupting:
+            self.line.decide(max(at, silent_from - 3), begin)
         end = self._agent(reply, begin)
         remember(self.memory, line, Line(*self.bank.lines[reply]))  # type: ignore[misc]
+        if line.intent.startswith("tell_"):
+            self.told.append("recall_" + line.intent.removeprefix("tell_"))
         self.last = reply
         return self._after(begin, end)
 
@@ -261,48 +296,47 @@ class _Call:
             return at, True
         if drawn < c.interruptions + c.backchannels:
             at = int(rng.integers(begin + 3, end - 3))
-            return max(end, self.line.user(self.bank.clip(self._pick(self.composer._backchannels)), at)), False
+            return max(end, self._heard_only(self._pick(self.composer._backchannels), at)), False
         return end, False
 
-    def _question(self) -> tuple[int, int]:
-        """A user's clip, and the clip that answers it in this voice."""
-        composer, rng = self.composer, self.rng
+    def _question(self, at: int) -> tuple[int, int]:
+        """A user's clip for frame `at`, and the clip that answers it in this voice."""
+        composer, rng, c = self.composer, self.rng, self.config
+        forgotten = not self.line.pinned and at + 30 > c.context + 30
         while True:
-            share = self.config.fact_questions if self.facts.company else 0.1
-            pool = composer._asked if rng.random() < share else composer._general
+            share = c.fact_questions if self.facts.company else 0.1
+            pool = composer._asked if not forgotten and rng.random() < share else composer._general
             weights = np.array([WEIGHTS[intent] for intent in pool])
             intent = pool[rng.choice(len(pool), p=weights / weights.sum())]
+            if self.told and rng.random() < c.recalls:
+                intent = self.told.pop()
+            if intent not in composer._users:
+                continue
             keys, clips = composer._users[intent]
             key = keys[rng.integers(len(keys))]
             if intent in ("price", "has_item") and self.facts.prices and rng.random() < 0.85:
                 key = (self.facts.prices[rng.integers(len(self.facts.prices))][0],)
-            told = intent.removeprefix("recall_")
-            if told != intent and told not in self.memory and rng.random() < 0.7:
-                continue
-            user = self._pick(clips[key]) if key in clips else None
             answer = answer_key(intent, key, self.facts, self.memory)
-            if user is None or answer is None:
+            if answer is None or key not in clips:
                 continue
+            if answer.intent in ("unknown_fact", "not_told") and rng.random() > c.unknown_facts:
+                continue
+            user = self._pick(clips[key])
             if intent == "again" and "last" in self.memory:
                 return user, self.last
             if replies := self._clips(answer.intent).get(answer.key):
                 return user, self._pick(replies)
 
-    def _user(self, clip: int, at: int, may_pause: bool) -> int:
-        """Place a user's clip, perhaps with a pause between two words; returns the first frame after the last word."""
-        codes, words = self.bank.clip(clip), self.bank.words_of(clip)
-        pause, split = 0, len(codes)
-        if may_pause and len(words) > 3 and self.rng.random() < self.config.pauses:
-            split = int(words[self.rng.integers(1, len(words)), 1])
-            pause = int(self.rng.integers(5, 17))
-        middle = self.line.user(codes[:split], at)
-        if pause:
-            self.line.user(codes[split:], middle + pause)
-            self.line.text_weight[middle : middle + pause + 1] = 1.5
-        for word, first, last in words:
-            moved = at + last + (pause if first >= split else 0)
-            self.line.hear(moved + HEARING_FRAMES, self.composer._tokens[word][0])
-        return int(at + words[-1, 2] + 1 + pause)
+    def _user(self, clip: int, at: int) -> int:
+        """Place a user's clip and note its words; returns the first frame after the last word."""
+        self._heard_only(clip, at)
+        first, last = self.bank.pauses[clip]
+        if last > first:
+            self.line.decide(at + int(first), at + int(last) + 1)
+        words = self.bank.words_of(clip)
+        for word, _, last in words:
+            self.line.hear(at + int(last) + HEARING_FRAMES, int(word))
+        return int(at + words[-1, 2] + 1)
 
     def _agent(self, clip: int, at: int) -> int:
         """Place an agent's clip with its words; returns the frame after."""

@@ -240,7 +240,7 @@ class Corpus:
             begin, degraded, length, _ = self._clips[
                 self._members[group][np.searchsorted(ends, place * ends[-1], "right")]
             ]
-            margin = n_samples // 4
+            margin = n_samples // 8
             first = int(shift * (length + 2 * margin - n_samples) if length + 2 * margin > n_samples else 0) - margin
             first -= first % LABEL_SAMPLES
             low, high = max(0, first), min(length, first + n_samples)

@@ -47,7 +47,8 @@ class LMTraining:
     clip: float = 1.0
     average: float = 0.999
     text_weight: float = 3.0
-    heard_weight: float = 0.4
+    fact_weight: float = 2.0
+    heard_weight: float = 1.0
     audio_weights: tuple[float, ...] = (2.0, 1.0, 1.0, 0.7, 0.7, 0.5, 0.5, 0.5)
     precision: str = "bfloat16"
     compile: bool = True
@@ -65,13 +66,13 @@ class LMTraining:
 class Trainee(nn.Module):
     """The model, and the head that names what was heard."""
 
-    def __init__(self, config: LMConfig) -> None:
+    def __init__(self, config: LMConfig, n_words: int) -> None:
         super().__init__()
         self.model = LanguageModel(config, N_CODEBOOKS)
-        self.heard = nn.Linear(config.dim, config.dim, bias=False)
+        self.heard = nn.Linear(config.dim, n_words, bias=False)
 
 
-def losses(trainee: Trainee, batch: Batch, audio_weights: mx.array) -> dict[str, mx.array]:
+def losses(trainee: Trainee, batch: Batch, audio_weights: mx.array, fact_weight: float = 1.0) -> dict[str, mx.array]:
     """Mean losses `text`, `heard` and `audio`, and the shares of right words, facts and heard words."""
     model = trainee.model
     columns = model.columns(batch.frames)
@@ -79,14 +80,14 @@ def losses(trainee: Trainee, batch: Batch, audio_weights: mx.array) -> dict[str,
     flat = z.reshape(-1, z.shape[-1])
 
     text = batch.frames[:, TEXT]
+    text_weight = batch.text_weight * mx.where(batch.fact, fact_weight, 1.0)
     logits = model.text_head(z).astype(mx.float32)
-    found: dict[str, mx.array] = {"text": _mean(nn.losses.cross_entropy(logits, text), batch.text_weight)}
+    found: dict[str, mx.array] = {"text": _mean(nn.losses.cross_entropy(logits, text), text_weight)}
     right = mx.stop_gradient(mx.argmax(logits, axis=-1) == text)
     found["words_right"] = _mean(right, text > 3)
     found["facts_right"] = _mean(right, batch.fact)
 
-    tables = model.text_emb.weight[0, :-1]
-    heard = (trainee.heard(flat[batch.heard_at]) @ tables.T).astype(mx.float32)
+    heard = trainee.heard(flat[batch.heard_at]).astype(mx.float32)
     known = batch.heard >= 0
     found["heard"] = _mean(nn.losses.cross_entropy(heard, mx.maximum(batch.heard, 0)), known)
     found["heard_right"] = _mean(mx.stop_gradient(mx.argmax(heard, axis=-1) == batch.heard), known)
@@ -117,9 +118,9 @@ class LMState(NamedTuple):
 class LMTrainer:
     """A step from state and batch to the next state. The modules hold nothing between steps."""
 
-    def __init__(self, config: LMTraining) -> None:
+    def __init__(self, config: LMTraining, n_words: int) -> None:
         self.config = config
-        self.trainee = Trainee(config.lm)
+        self.trainee = Trainee(config.lm, n_words)
         self._step = mx.compile(self._advance) if config.compile else self._advance
 
     def init_state(self, start_from: Path | None = None) -> LMState:
@@ -145,7 +146,7 @@ class LMTrainer:
 
         def total(weights: Arrays) -> tuple[mx.array, Arrays]:
             self.trainee.update(tree_unflatten([(name, w.astype(narrow)) for name, w in weights.items()]))
-            found = losses(self.trainee, batch, audio_weights)
+            found = losses(self.trainee, batch, audio_weights, c.fact_weight)
             return c.text_weight * found["text"] + found["audio"] + c.heard_weight * found["heard"], found
 
         (loss, found), gradients = mx.value_and_grad(total)(state.weights)
@@ -166,16 +167,18 @@ def train_lm(
     run: Run,
     config: LMTraining,
     batches: Callable[[int], Batch],
+    n_words: int,
     *,
     start_from: Path | None = None,
     stop_after_seconds: float | None = None,
 ) -> LanguageModel:
     """Train until `config.steps`, from where `run` stands; then, or when time is up, write `model.safetensors`.
 
-    `batches(step)` gives the batch of a step, the same one each time it is asked for. Ctrl-C saves and is raised again.
-    Raises TrainingError when the loss is no number, or a checkpoint cannot be read or written.
+    `batches(step)` gives the batch of a step, the same one each time it is asked for; users say `n_words` words. Ctrl-C
+    saves and is raised again. Raises TrainingError when the loss is no number, or a checkpoint cannot be read or
+    written.
     """
-    trainer, done = LMTrainer(config), 0
+    trainer, done = LMTrainer(config, n_words), 0
     state = trainer.init_state(start_from)
     if restored := run.restore():
         done, state = restored[0], unpack(state, restored[1])

@@ -7,15 +7,20 @@ import numpy as np
 from personaplex.models.streams import AGENT, N_STREAMS, TEXT, USER
 from personaplex.text import EPAD, PAD
 
-WAITING, SPEAKING = 0.6, 0.3
-"""Weight of a padding token while the agent listens, and between the words that it says: there are so many."""
+WAITING, SPEAKING, DECIDING = 0.2, 0.15, 1.2
+"""Weight of a padding token while the agent listens and between the words that it says (there are so many), and where
+it must know that it is not to speak."""
+
+STOPPING_FRAMES = 5
+"""Frames after an interruption in which the agent's silence always counts."""
 
 
 class Timeline:
     """Frames [17, T] filled from the left: prompt first, then what user and agent say and when.
 
     `text_weight` [T] is the weight of each text token in the loss, `fact` [T] marks words that hold a fact, `speech`
-    [T] the frames in which the agent is heard, `heard` lists (frame, token) of the user's finished words.
+    [T] the frames in which the agent is heard, `stopping` [T] those in which it falls silent; `heard` lists (frame,
+    word) of the user's finished words, and the first `pinned` columns stay in view.
     """
 
     def __init__(self, n_frames: int, silence: np.ndarray, background: np.ndarray) -> None:
@@ -26,7 +31,9 @@ class Timeline:
         self.text_weight = np.full(n_frames, WAITING, np.float32)
         self.fact = np.zeros(n_frames, bool)
         self.speech = np.zeros(n_frames, bool)
+        self.stopping = np.zeros(n_frames, bool)
         self.heard: list[tuple[int, int]] = []
+        self.pinned = 0
         self._silence = silence
         self._text_free = 0
 
@@ -40,7 +47,7 @@ class Timeline:
 
         As in `engine.prompt.compose`, the first frame forced is lost: position 0 holds the initial tokens.
         """
-        tokens = np.concatenate([np.full(len(voice) + spacer, PAD), text, np.full(spacer, PAD)])[1:]
+        tokens = np.array([PAD] * (len(voice) + spacer) + text + [PAD] * spacer)[1:]
         end = len(tokens)
         self.frames[TEXT, :end] = tokens
         self.frames[AGENT, : len(voice) - 1] = voice[1:].T
@@ -55,16 +62,21 @@ class Timeline:
         self.frames[USER, at:end] = codes[: end - at].T
         return end
 
-    def hear(self, frame: int, token: int) -> None:
-        """From `frame` on the model may know that the user has said the word `token`."""
+    def hear(self, frame: int, word: int) -> None:
+        """From `frame` on the model may know that the user has said `word`."""
         if frame < self.n_frames:
-            self.heard.append((frame, token))
+            self.heard.append((frame, word))
+
+    def decide(self, begin: int, end: int) -> None:
+        """From `begin` to `end` it matters that the agent does not speak yet."""
+        self.text_weight[begin:end] = DECIDING
 
     def agent(self, codes: np.ndarray, at: int) -> int:
         """The agent is heard from frame `at`; returns the first frame after."""
         at, end = min(at, self.n_frames), min(at + len(codes), self.n_frames)
         self.frames[AGENT, at:end] = codes[: end - at].T
         self.speech[at:end] = True
+        self.stopping[end : end + 2] = True
         self.text_weight[at:end] = np.where(self.frames[TEXT, at:end] == PAD, SPEAKING, self.text_weight[at:end])
         return end
 
@@ -86,5 +98,7 @@ class Timeline:
         self.frames[AGENT, at:] = self._silence[:, None]
         self.frames[TEXT, at:] = PAD
         self.text_weight[at:] = WAITING
-        self.fact[at:] = self.speech[at:] = False
+        self.fact[at:] = self.speech[at:] = self.stopping[at:] = False
+        self.stopping[at : at + STOPPING_FRAMES] = True
+        self.decide(at, at + STOPPING_FRAMES)
         self._text_free = min(self._text_free, at)
