@@ -85,7 +85,6 @@ def codec(
     """Train the codec."""
     from dataclasses import asdict
 
-    from personaplex.checkpoint.save import save_mimi
     from personaplex.train.codec import CropsOf, read_codec_training, train_codec
     from personaplex.train.corpus import Corpus
     from personaplex.train.feed import feed
@@ -96,8 +95,7 @@ def codec(
     restored = run.restore()
     cutters = _processes(processes) if processes is not None else min(4, _processes(None))
     with feed(CropsOf(corpus, wanted), cutters, restored[0] if restored else 0) as batches:
-        trainer, state, _ = train_codec(run, wanted, speech, minutes and minutes * 60, batches, start_from)
-    save_mimi(out / "mimi.safetensors", trainer.export(state), wanted.mimi)
+        train_codec(run, wanted, speech, minutes and minutes * 60, batches, start_from)
 
 
 @command.command()

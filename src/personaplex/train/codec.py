@@ -22,6 +22,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from personaplex.checkpoint.load import load_mimi
+from personaplex.checkpoint.save import save_mimi
 from personaplex.config import MimiConfig, from_json
 from personaplex.errors import ConfigError, TrainingError
 from personaplex.models.mimi import Mimi
@@ -362,6 +363,8 @@ def train_codec(
 ) -> tuple[CodecTrainer, State, bool]:
     """Train until `config.steps`, from where `run` stands -> trainer, state, and whether all steps are done.
 
+    Every checkpoint writes a `mimi.safetensors` to be used.
+
     `batches` gives the crops of a step if somebody cuts them ahead; `start_from` is a codec to begin with (with
     `quantise_from` 0 its codebooks stay). Stops earlier after `stop_after_seconds`; Ctrl-C saves and is raised again.
     Raises TrainingError when the loss is no number, or a checkpoint cannot be read or written.
@@ -392,6 +395,7 @@ def train_codec(
                 window = []
             if done % config.save_every == 0 or done == config.steps or late:
                 run.save(done, pack(state))
+                save_mimi(run.folder / "mimi.safetensors", trainer.export(state), config.mimi)
                 run.plot()
                 saved = done
             if late:

@@ -172,7 +172,7 @@ def train_lm(
     start_from: Path | None = None,
     stop_after_seconds: float | None = None,
 ) -> LanguageModel:
-    """Train until `config.steps`, from where `run` stands; then, or when time is up, write `model.safetensors`.
+    """Train until `config.steps`, from where `run` stands; every checkpoint writes a `model.safetensors` to be used.
 
     `batches(step)` gives the batch of a step, the same one each time it is asked for; users say `n_words` words. Ctrl-C
     saves and is raised again. Raises TrainingError when the loss is no number, or a checkpoint cannot be read or
@@ -197,6 +197,7 @@ def train_lm(
                 _report(run, done, found)
             if done % config.checkpoint_every == 0 or done == config.steps or late:
                 run.save(done, pack(state))
+                save_lm(run.folder / "model.safetensors", trainer.export(state))
                 saved = done
             if late:
                 break
@@ -204,10 +205,8 @@ def train_lm(
         if done > saved:
             run.save(done, pack(state))
         raise
-    model = trainer.export(state)
-    save_lm(run.folder / "model.safetensors", model)
     run.plot()
-    return model
+    return trainer.export(state)
 
 
 def _report(run: Run, step: int, found: Arrays) -> None:
