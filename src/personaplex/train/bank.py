@@ -26,8 +26,8 @@ Key = tuple[str, ...]
 
 _BATCH_FRAMES = 4_000
 _START_FRAMES = 40
-RING_FRAMES = 24
-"""Frames of digital silence after a clip whose codes still depend on it: the codec's window."""
+RING_FRAMES = 26
+"""Frames of digital silence after a clip whose codes still depend on it: the codec's window and a little more."""
 _SINE_HERTZ, _SINE_LEVEL = 440.0, 0.5
 
 
