@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes nano from nothing: synthesised speech, codec, clip bank, language model, package files, table of results.
-# `sh runs/nano.sh FOLDER` goes on where an earlier call in the same FOLDER stopped. On an H200 about an hour; on a CPU
-# only a smaller configuration is sensible: NANO_CONFIG=other/folder with nano-{clips,codec,lm}.toml.
+# `sh runs/nano.sh FOLDER` goes on where an earlier call in the same FOLDER stopped. On a CPU only a smaller
+# configuration is sensible: NANO_CONFIG=other/folder with nano-{clips,codec,lm}.toml.
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:?name a folder for the runs}

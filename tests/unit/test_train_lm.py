@@ -245,6 +245,28 @@ def test_the_losses_look_where_they_should(batches: list[Batch]) -> None:
     assert float(found["words_right"]) > 0.4 > first["words_right"]
 
 
+def test_a_bank_that_lacks_something_is_refused(composer: Composer) -> None:
+    bank = composer.bank
+    lines = [line if line is None or line[0] != "address" else ("joke", (), line[2]) for line in bank.lines]
+    with pytest.raises(TrainingError, match="agent 0 says no 'address'"):
+        Composer(replace(bank, lines=lines), composer.tokenizer, composer.config, 0)
+    with pytest.raises(TrainingError, match="lacks agents"):
+        Composer(replace(bank, voices=np.full_like(bank.voices, -1)), composer.tokenizer, composer.config, 0)
+
+
+def fails(step: int) -> int:
+    raise ValueError(step)
+
+
+def make_fails() -> Callable[[int], int]:
+    return fails
+
+
+def test_a_dead_process_is_one_clear_error() -> None:
+    with feed(make_fails, 1) as take, pytest.raises(TrainingError, match="has ended"):
+        take(0)
+
+
 def double(step: int) -> int:
     return 2 * step
 

@@ -41,7 +41,7 @@ def _processes(wish: int | None) -> int:
 
 
 @command.command()
-@click.option("--out", type=_FOLDER, required=True, help="Folder for the clips (about 2 MB per minute).")
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the clips (3 MB per minute of sound).")
 @click.option("--config", type=_FILE, help="TOML with the numbers of clips; see runs/nano-clips.toml.")
 @click.option("--processes", type=click.IntRange(1), help="How many synthesise at a time; default: all cores but two.")
 def clips(out: Path, config: Path | None, processes: int | None) -> None:
@@ -134,16 +134,24 @@ def lm(
 
     import mlx.core as mx
 
+    from personaplex.errors import TrainingError
+    from personaplex.text import Tokenizer
     from personaplex.train.bank import Bank
-    from personaplex.train.compose import Batch, ComposerFiles
+    from personaplex.train.compose import Batch, Composer, ComposerFiles
     from personaplex.train.feed import feed
     from personaplex.train.lm import LMTraining, train_lm
     from personaplex.train.run import Run
 
     wanted = _config(config, LMTraining)
+    # Read once here: what is wrong with a file is said here, not by the processes that compose.
+    clips = Bank.read(bank)
+    if (most := int(clips.codes.max())) >= wanted.lm.card:
+        raise TrainingError(f"{bank} holds the code {most}, but lm.card is {wanted.lm.card}: another codec made it")
+    Composer(clips, Tokenizer(tokenizer, wanted.lm.text_card), wanted.composition, wanted.seed)
+    n_words = len(clips.vocabulary)
     run = Run(out, asdict(wanted), click.echo)
     files = ComposerFiles(bank, tokenizer, wanted.lm.text_card, wanted.composition, wanted.seed, wanted.batch)
-    restored, n_words = run.restore(), len(Bank.read(bank).vocabulary)
+    restored = run.restore()
     with feed(files, _processes(processes), restored[0] if restored else 0) as made:
         train_lm(
             run,

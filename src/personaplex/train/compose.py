@@ -37,6 +37,9 @@ Array: TypeAlias = Any
 """A NumPy array where batches are made, an `mx.array` where they are learned from."""
 
 FACT_QUESTIONS = ("price", "has_item", "opens", "closes", "hours", "address", "ask_name", "ask_company")
+NEEDED = ("greet", "ask_name", "price", "address")
+"""What every agent's voice must have clips of, for its role prompts to hold facts that it can say."""
+
 HEARING_FRAMES = 2
 """From the frame in which a word ends to the column that has heard all its codes."""
 
@@ -101,6 +104,11 @@ class Composer:
         self._users = {intent: (list(keys), keys) for intent, keys in users.items()}
         if not (self._voices and self._users and self._beds and self._sounds and self._backchannels):
             raise TrainingError("the clip bank lacks agents, users, sounds, backgrounds or backchannels; make it anew")
+        for voice in self._voices:
+            if lacking := [intent for intent in NEEDED if (voice, intent) not in self._clips]:
+                raise TrainingError(
+                    f"the clip bank's agent {voice} says no {lacking[0]!r}; make it with more agent_lines"
+                )
         self._general = [i for i in self._users if i not in FACT_QUESTIONS]
         self._asked = [i for i in self._users if i in FACT_QUESTIONS]
 

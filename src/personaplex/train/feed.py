@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from personaplex.errors import TrainingError
+
 T = TypeVar("T")
 
 AHEAD = 4
@@ -20,7 +22,7 @@ def feed(make: Callable[[], Callable[[int], T]], processes: int, first_step: int
 
     `make` runs once in each process and returns the function that does the work there; it and the batches must be
     picklable. With 0 processes the work is done here. Process i makes steps i, i + n, ...: the order of the batches
-    does not depend on who is faster.
+    does not depend on who is faster. Raises TrainingError when a process has died.
     """
     if not processes:
         yield make()
@@ -41,7 +43,9 @@ def feed(make: Callable[[], Callable[[int], T]], processes: int, first_step: int
                 made, batch = shelves[number].get(timeout=5)
             except queue.Empty:
                 if not workers[number].is_alive():
-                    raise RuntimeError("a process that makes batches has died; its error is above") from None
+                    raise TrainingError(
+                        "a process that makes batches has ended, see above; resume (with fewer, if memory ran out)"
+                    ) from None
                 continue
             assert made == step, f"asked for step {step}, the next one is {made}"
             return batch  # type: ignore[no-any-return]
