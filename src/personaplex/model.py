@@ -123,7 +123,8 @@ class PersonaPlex:
         tokenizer, mimi = folder.load_tokenizer(), folder.load_mimi()
         lm = folder.load_lm(depformer_steps, dtype)
         if compiled is None:
-            # With CUDA a compiled step is a fifth faster, but its kernels take minutes to build the first time.
+            # With CUDA a compiled step is a fifth faster, but its kernels take minutes to build the first time. On
+            # a CPU they take up to one, for a quarter of a small model's frame; what pays at once is fused anyway.
             compiled = mx.metal.is_available()
         return cls(folder, lm, mimi, tokenizer, compiled=compiled)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlx import nn
 
 from personaplex.models.mimi import Mimi
-from personaplex.nn.activation import elu
+from personaplex.nn.activation import elu, gelu
+from personaplex.nn.conv import CausalConv1d, CausalConvTranspose1d
 from personaplex.nn.rope import Rotation, open_rotation
-from personaplex.nn.state import extract, stack
+from personaplex.nn.state import extract, parameters, stack
 from personaplex.units import FRAME_SAMPLES
 from tests.conftest import same
 
@@ -73,12 +77,61 @@ def test_downsampling_repeats_the_first_latent(mimi: Mimi) -> None:
     assert float(mx.abs(found - expected).max()) < 1e-5
 
 
+def randomise(module: nn.Module) -> None:
+    key = mx.random.key(1)
+    module.update({name: mx.random.normal(leaf.shape, key=key) for name, leaf in parameters(module).items()})
+
+
 def test_elu_is_elu() -> None:
     x = np.concatenate([np.linspace(-100, 5, 20_001), [0.0, -0.0, -1e-9, -1e30, 1e30]]).astype(np.float32)
     reference = np.where(x > 0, x, np.expm1(np.minimum(x, 0).astype(np.float64)))
     found = np.array(elu(mx.array(x)))
-    assert np.abs(found - reference)[x < 100].max() < 2e-7
-    assert elu(mx.array([0.0])).item() == 0
+    assert np.abs(found - reference)[x < 100].max() < 1e-6
+    assert elu(mx.array([0.0])).item() == elu(mx.zeros(10_000)).max().item() == 0
+
+
+def test_gelu_is_gelu() -> None:
+    x = mx.concatenate([mx.linspace(-12, 12, 20_001), mx.array([0.0, -0.0, 1e-9, -1e30, 1e30])])
+    found, reference = gelu(x), nn.gelu(x)
+    assert float((mx.abs(found - reference) / mx.maximum(1, mx.abs(x))).max()) < 1e-6
+    assert gelu(mx.zeros(1)).item() == 0
+
+
+@pytest.mark.parametrize("ours, reference", [(elu, nn.elu), (gelu, nn.gelu)])
+def test_activations_have_the_right_slope(
+    ours: Callable[[mx.array], mx.array], reference: Callable[[mx.array], mx.array]
+) -> None:
+    x = mx.linspace(-9, 9, 10_000)
+    slopes = [mx.grad(lambda x, f=f: f(x).sum())(x) for f in (ours, reference)]
+    assert float(mx.abs(slopes[0] - slopes[1]).max()) < 2e-6
+
+
+@pytest.mark.parametrize("kernel, stride, bias", [(3, 1, True), (8, 4, True), (4, 2, False)])
+def test_a_convolution_by_taps_is_the_convolution(kernel: int, stride: int, bias: bool) -> None:
+    conv = CausalConv1d(16, 24, kernel, stride, bias)
+    randomise(conv)
+    x, tail = (mx.random.normal((2, n, 16), key=mx.random.key(n)) for n in (40 * stride, kernel - stride))
+    for weight in (conv.weight, -conv.weight):  # a new weight is not taken for the old one
+        conv.weight = weight
+        y, after = conv(x, tail)
+        padded = mx.concatenate([tail, x], axis=1)
+        reference = mx.conv1d(padded, weight, stride=stride) + (conv.bias if bias else 0)
+        assert float(mx.abs(y - reference).max()) < 1e-4 and same(after, padded[:, 40 * stride :])
+
+
+def test_a_transposed_convolution_is_the_same_in_one_call_and_in_many() -> None:
+    """Of the two ways it is computed, many positions take the one and few the other."""
+    conv = CausalConvTranspose1d(16, 8, 4)
+    randomise(conv)
+    x = mx.random.normal((2, 40, 16), key=mx.random.key(2))
+    whole, _ = conv(x, conv.init_state(2))
+    state, parts = conv.init_state(2), []
+    for at in range(0, 40, 2):
+        part, state = conv(x[:, at : at + 2], state)
+        parts.append(part)
+    assert float(mx.abs(mx.concatenate(parts, axis=1) - whole).max()) < 1e-4
+    windows = mx.conv_transpose1d(x, conv.weight.transpose(1, 0, 2), stride=4)[:, : 40 * 4]
+    assert float(mx.abs(whole - windows - conv.bias).max()) < 1e-4
 
 
 @given(seed=st.integers(0, 99), start=st.lists(st.integers(0, 100_000), min_size=1, max_size=3))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
+from personaplex.nn.taps import Kept, add_taps, by_taps
+
 
 class CausalConv1d(nn.Module):
     """A strided causal convolution; T must be a multiple of the stride. State: the last kernel - stride inputs."""
@@ -19,6 +21,7 @@ class CausalConv1d(nn.Module):
         self.weight = mx.zeros((n_out, kernel, n_in))
         if bias:
             self.bias = mx.zeros((n_out,))
+        self._taps = Kept(_conv_taps)
 
     def init_state(self, slots: int) -> mx.array:
         """The tail before the first sample: zeros [B, kernel - stride, n_in]."""
@@ -27,16 +30,21 @@ class CausalConv1d(nn.Module):
 
     def __call__(self, x: mx.array, tail: mx.array) -> tuple[mx.array, mx.array]:
         """x [B, T, n_in] -> [B, T / stride, n_out]."""
+        n_tokens = x.shape[1] // self.stride
         x = mx.concatenate([tail, x], axis=1)
+        after = x[:, x.shape[1] - tail.shape[1] :]
+        if self.weight.shape[1] % self.stride == 0 and by_taps(x, n_tokens, self.weight):
+            strides = x.reshape(x.shape[0], -1, self.stride * x.shape[2])
+            return add_taps(self.get("bias"), strides, self._taps(self.weight, self.stride)), after
         y = mx.conv1d(x, self.weight, stride=self.stride)
-        return (y + self.bias if "bias" in self else y), x[:, x.shape[1] - tail.shape[1] :]
+        return (y + self.bias if "bias" in self else y), after
 
 
 class CausalConvTranspose1d(nn.Module):
     """A causal transposed convolution of kernel 2 x stride: one matmul and an overlap-add.
 
-    MLX's own `conv_transpose1d` is some sixty times slower on a CPU. State: the half-window [B, stride, n_out] that
-    the last input already contributed to the next one's samples.
+    MLX's own `conv_transpose1d` is some sixty times slower on a CPU. State: the last input [B, 1, n_in], which also
+    sounds in the next one's samples.
     """
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
@@ -44,19 +52,34 @@ class CausalConvTranspose1d(nn.Module):
         self.stride = stride
         self.weight = mx.zeros((2 * stride, n_out, n_in))  # as a linear map's: rows are outputs
         self.bias = mx.zeros((n_out,))
+        self._taps = Kept(_transposed_taps)
 
     def init_state(self, slots: int) -> mx.array:
-        """The overlap before the first input: zeros [B, stride, n_out]."""
-        return mx.zeros((slots, self.stride, self.weight.shape[1]))
+        """The input before the first: zeros."""
+        return mx.zeros((slots, 1, self.weight.shape[2]))
 
-    def __call__(self, x: mx.array, overlap: mx.array) -> tuple[mx.array, mx.array]:
+    def __call__(self, x: mx.array, last: mx.array) -> tuple[mx.array, mx.array]:
         """x [B, T, n_in] -> [B, T x stride, n_out]."""
         _, n_out, n_in = self.weight.shape
         slots, n_tokens, _ = x.shape
-        windows = (x @ self.weight.reshape(-1, n_in).T).reshape(slots, n_tokens, 2, self.stride, n_out)
-        late = mx.concatenate([overlap[:, None], windows[:, :, 1]], axis=1)
-        y = windows[:, :, 0] + late[:, :-1] + self.bias
-        return y.reshape(slots, n_tokens * self.stride, n_out), late[:, -1]
+        x = mx.concatenate([last, x], axis=1)
+        if by_taps(x, n_tokens, self.weight):
+            y = add_taps(mx.tile(self.bias, self.stride), x, self._taps(self.weight, self.stride))
+        else:
+            windows = (x @ self.weight.reshape(-1, n_in).T).reshape(slots, n_tokens + 1, 2, self.stride, n_out)
+            y = windows[:, 1:, 0] + windows[:, :-1, 1] + self.bias
+        return y.reshape(slots, n_tokens * self.stride, n_out), x[:, -1:]
+
+
+def _conv_taps(weight: mx.array, stride: int) -> list[mx.array]:
+    """[n_out, kernel, n_in] -> per stride of the kernel, the earliest first, [stride x n_in, n_out]."""
+    n_out, kernel, n_in = weight.shape
+    return [tap.T for tap in weight.reshape(n_out, kernel // stride, stride * n_in).swapaxes(0, 1)]
+
+
+def _transposed_taps(weight: mx.array, stride: int) -> list[mx.array]:
+    """[2 x stride, n_out, n_in] -> what the input before sounds like and what this one does [n_in, stride x n_out]."""
+    return [half.reshape(-1, weight.shape[2]).T for half in (weight[stride:], weight[:stride])]
 
 
 class DepthwiseUpsample(nn.Module):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx import nn
 
+from personaplex.nn.activation import gelu
 from personaplex.nn.attention import KV, Attention, Window, open_window
 from personaplex.nn.few import LayerNorm, RMSNorm, add_linear
 
@@ -41,7 +42,7 @@ class FeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Rows x [N, dim] -> what `last` takes."""
-        return nn.gelu(self.linear1(x))
+        return gelu(self.linear1(x))
 
     @property
     def last(self) -> nn.Module:
