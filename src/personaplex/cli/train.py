@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from personaplex.train.run import Run
+    from personaplex.train.team import Team
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -36,8 +40,17 @@ def _config(path: Path, kind: type[Any]) -> Any:
     return from_json(kind, data, str(path))
 
 
-def _processes(wish: int | None) -> int:
-    return wish if wish is not None else max(1, (os.cpu_count() or 2) - 2)
+def _processes(wish: int | None, among: int = 1) -> int:
+    return wish if wish is not None else max(1, ((os.cpu_count() or 2) - 2) // among)
+
+
+def _run(team: Team, folder: Path, config: Any) -> Run:
+    """The run in a folder; one process of a team keeps it, the others follow."""
+    from dataclasses import asdict
+
+    from personaplex.train.run import Follower, Run
+
+    return Run(folder, asdict(config), click.echo) if team.rank == 0 else Follower(folder, asdict(config))
 
 
 @command.command()
@@ -83,19 +96,19 @@ def codec(
     config: Path, corpus: Path, out: Path, start_from: Path | None, minutes: float | None, processes: int | None
 ) -> None:
     """Train the codec."""
-    from dataclasses import asdict
-
     from personaplex.train.codec import CropsOf, read_codec_training, train_codec
     from personaplex.train.corpus import Corpus
     from personaplex.train.feed import feed
-    from personaplex.train.run import Run
+    from personaplex.train.team import Team
 
     wanted = read_codec_training(config)
-    speech, run = Corpus(corpus), Run(out, asdict(wanted), click.echo)
+    team, speech = Team.join(), Corpus(corpus)
+    crops = team.deal(CropsOf(corpus, wanted, team.share(wanted.batch)))
+    run = _run(team, out, wanted)
     restored = run.restore()
-    cutters = _processes(processes) if processes is not None else min(4, _processes(None))
-    with feed(CropsOf(corpus, wanted), cutters, restored[0] if restored else 0) as batches:
-        train_codec(run, wanted, speech, minutes and minutes * 60, batches, start_from)
+    cutters = processes if processes is not None else min(4, _processes(None, team.size))
+    with feed(crops, cutters, restored[0] if restored else 0) as batches:
+        train_codec(run, wanted, speech, minutes and minutes * 60, batches, start_from, team)
 
 
 @command.command()
@@ -105,11 +118,24 @@ def codec(
 def bank(clips: Path, codec: Path, out: Path) -> None:
     """Run every clip through the codec."""
     from personaplex.files import check_writable
-    from personaplex.train.bank import encode_bank, load_codec
+    from personaplex.train.bank import Bank, encode_bank, join, load_codec
     from personaplex.train.clips import read_clips
+    from personaplex.train.team import Team
 
-    check_writable(out)
-    encode_bank(load_codec(codec), read_clips(clips), click.echo).save(out)
+    team = Team.join()
+    if team.rank == 0:
+        check_writable(out)
+    made = encode_bank(load_codec(codec), read_clips(clips, team.rank, team.size), click.echo)
+    if team.size > 1:
+        parts = [out.with_suffix(f".{rank}.npz") for rank in range(team.size)]
+        made.save(parts[team.rank])
+        team.any(False)  # until everybody has saved
+        if team.rank:
+            return
+        made = join([Bank.read(part) for part in parts])
+        for part in parts:
+            part.unlink()
+    made.save(out)
 
 
 @command.command()
@@ -130,8 +156,6 @@ def lm(
     processes: int | None,
 ) -> None:
     """Train the language model on dialogues composed from the bank."""
-    from dataclasses import asdict
-
     import mlx.core as mx
 
     from personaplex.errors import TrainingError
@@ -140,19 +164,19 @@ def lm(
     from personaplex.train.compose import Batch, Composer, ComposerFiles
     from personaplex.train.feed import feed
     from personaplex.train.lm import LMTraining, train_lm
-    from personaplex.train.run import Run
+    from personaplex.train.team import Team
 
-    wanted = _config(config, LMTraining)
+    wanted, team = _config(config, LMTraining), Team.join()
     # Read once here: what is wrong with a file is said here, not by the processes that compose.
     clips = Bank.read(bank)
     if (most := int(clips.codes.max())) >= wanted.lm.card:
         raise TrainingError(f"{bank} holds the code {most}, but lm.card is {wanted.lm.card}: another codec made it")
     Composer(clips, Tokenizer(tokenizer, wanted.lm.text_card), wanted.composition, wanted.seed)
     n_words = len(clips.vocabulary)
-    run = Run(out, asdict(wanted), click.echo)
-    files = ComposerFiles(bank, tokenizer, wanted.lm.text_card, wanted.composition, wanted.seed, wanted.batch)
+    run, size = _run(team, out, wanted), team.share(wanted.batch)
+    files = ComposerFiles(bank, tokenizer, wanted.lm.text_card, wanted.composition, wanted.seed, size)
     restored = run.restore()
-    with feed(files, _processes(processes), restored[0] if restored else 0) as made:
+    with feed(team.deal(files), _processes(processes, team.size), restored[0] if restored else 0) as made:
         train_lm(
             run,
             wanted,
@@ -160,4 +184,5 @@ def lm(
             n_words,
             start_from=start_from,
             stop_after_seconds=minutes and minutes * 60,
+            team=team,
         )

@@ -127,9 +127,13 @@ class _Maker:
         utterance = say(speaker, line.text)
         pause = None
         if paused:
-            utterance, pause = with_pause(self.rng, utterance)
-        said = _as_heard(self.rng, utterance, pause)
+            utterance, pause = with_pause(self.own(), utterance)
+        said = _as_heard(self.own(), utterance, pause)
         return self.clip(said, line.text, line.intent, expected, **how)
+
+    def own(self) -> np.random.Generator:
+        """Random numbers for a sound: how many it takes depends on a synthesiser, what is said after it may not."""
+        return np.random.default_rng(int(self.rng.integers(1 << 62)))
 
     def clip(self, said: Said, text: str, intent: str, expected: tuple[str, Key] | None, **how: int) -> Turn:
         start = self.n_samples
@@ -362,11 +366,11 @@ def _quiet(maker: _Maker, number: int) -> Item:
     if group == "silence":
         pcm = np.zeros(n, np.float32)
     elif group == "noise":
-        pcm = noise(rng, n)
+        pcm = noise(maker.own(), n)
     else:
-        pcm = np.zeros(n, np.float32)
+        pcm, own = np.zeros(n, np.float32), maker.own()
         for at in range(SAMPLE_RATE, n - 4 * SAMPLE_RATE, 4 * SAMPLE_RATE):
-            heard = sound(rng, int(rng.integers(SAMPLE_RATE // 4, 3 * SAMPLE_RATE)))
+            heard = sound(own, int(own.integers(SAMPLE_RATE // 4, 3 * SAMPLE_RATE)))
             pcm[at : at + len(heard)] = heard
     turn = maker.clip(Said(pcm, 0, n), "", group, None)
     return _item(number, "quiet", group, _any_role(rng, "train"), [turn], listen=0)

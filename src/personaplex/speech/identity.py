@@ -12,7 +12,7 @@ from personaplex.units import SAMPLE_RATE
 N_BANDS = 32
 _WINDOW, _HOP = 1024, 480
 _LOWEST_HZ, _HIGHEST_HZ = 65.0, 380.0
-_PITCH_WEIGHT, _DEVIATION_WEIGHT = 4.0, 0.5
+_SHRINKAGE, _LEAST_VARIANCE = 0.3, 1e-4
 
 
 @cache
@@ -77,22 +77,22 @@ def embedding(pcm: np.ndarray) -> np.ndarray:
 
 
 class NearestVoice:
-    """The known voice whose centroid is nearest, each feature measured in its spread within a voice."""
+    """The known voice whose centroid is nearest, in the measure of how embeddings spread within a voice."""
 
     def __init__(self, examples: Mapping[str, Sequence[np.ndarray]]) -> None:
         """`examples`: two or more embeddings of every voice."""
         self.names = tuple(examples)
         centroids = [np.mean(rows, axis=0) for rows in examples.values()]
-        within = [np.asarray(rows) - c for rows, c in zip(examples.values(), centroids, strict=True)]
-        self.scale = np.sqrt(np.mean(np.square(np.concatenate(within)), axis=0)) + 1e-3
-        self.scale[0] /= _PITCH_WEIGHT
-        self.scale[1 + N_BANDS :] /= _DEVIATION_WEIGHT
+        within = np.concatenate([np.asarray(rows) - c for rows, c in zip(examples.values(), centroids, strict=True)])
+        covariance = within.T @ within / len(within)
+        # Fewer examples than features: what they say of each feature alone is trusted more than of two together.
+        covariance += np.diag(_SHRINKAGE * np.diag(covariance) + _LEAST_VARIANCE)
+        self._whiten = np.linalg.cholesky(np.linalg.inv(covariance))
         self.centroids = np.stack(centroids)
 
     def distances(self, of: np.ndarray) -> np.ndarray:
-        """Distance of an embedding to each voice, in the order of `names`."""
-        scaled = (self.centroids - of) / self.scale
-        return np.asarray(np.sqrt(np.mean(np.square(scaled), axis=1)))
+        """Distance (Mahalanobis) of an embedding to each voice, in the order of `names`."""
+        return np.asarray(np.linalg.norm((self.centroids - of) @ self._whiten, axis=1))
 
     def __call__(self, pcm: np.ndarray) -> str:
         """Name of the voice nearest to what is heard."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -110,6 +110,33 @@ class Bank:
             return cls(kinds=text["kinds"], lines=lines, vocabulary=text["vocabulary"], **arrays)
         except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise TrainingError(f"{path} is no clip bank ({error}); make it with `personaplex train bank`") from error
+
+
+def join(banks: Sequence[Bank]) -> Bank:
+    """One bank of several that the same codec made, in their order."""
+    vocabulary = sorted({word for bank in banks for word in bank.vocabulary})
+    number = {word: i for i, word in enumerate(vocabulary)}
+
+    def renumbered(bank: Bank) -> np.ndarray:
+        known = np.array([number[word] for word in bank.vocabulary] or [0])
+        return np.concatenate([known[bank.words[:, :1]], bank.words[:, 1:]], axis=1)
+
+    def ends(of: Sequence[np.ndarray]) -> np.ndarray:
+        return np.cumsum(np.concatenate([[0], *map(np.diff, of)]))
+
+    return replace(
+        banks[0],
+        codes=np.concatenate([bank.codes for bank in banks]),
+        begins=ends([bank.begins for bank in banks]),
+        kinds=[kind for bank in banks for kind in bank.kinds],
+        voices=np.concatenate([bank.voices for bank in banks]),
+        lines=[line for bank in banks for line in bank.lines],
+        rings=np.concatenate([bank.rings for bank in banks]),
+        pauses=np.concatenate([bank.pauses for bank in banks]),
+        words=np.concatenate([renumbered(bank) for bank in banks]),
+        word_begins=ends([bank.word_begins for bank in banks]),
+        vocabulary=vocabulary,
+    )
 
 
 def load_codec(run: Path) -> Mimi:

@@ -133,15 +133,15 @@ def make_clips(folder: Path, config: ClipsConfig, processes: int, say_progress: 
                 say_progress(f"clips: shard {done} of {len(missing)}, {seconds / 3600:.1f} h of sound")
 
 
-def read_clips(folder: Path) -> Iterator[tuple[Clip, np.ndarray]]:
-    """Every clip with its samples (int16, with its lead), in the plan's order.
+def read_clips(folder: Path, part: int = 0, parts: int = 1) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Every clip with its samples (int16, with its lead), in the plan's order; or one of `parts` stretches of it.
 
     Raises TrainingError when the folder holds no clips, or not all of them.
     """
     tables = sorted(folder.glob("clips-*.json"))
     if not tables:
         raise TrainingError(f"{folder} holds no clips; make them with `personaplex train clips`")
-    for table in tables:
+    for table in tables[len(tables) * part // parts : len(tables) * (part + 1) // parts]:
         pcm, at = np.load(table.with_suffix(".npy"), mmap_mode="r"), 0
         for entry in json.loads(table.read_text()):
             clip = _clip(entry)

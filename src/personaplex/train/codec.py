@@ -31,9 +31,10 @@ from personaplex.train.adamw import Arrays, Moments, adamw, cosine, init_moments
 from personaplex.train.corpus import LABELS, Batch, Corpus, CorpusConfig
 from personaplex.train.discriminator import Critic, critic_loss, pleasing_loss
 from personaplex.train.init import initialise
-from personaplex.train.losses import cross_entropy, envelope_distance, mel_distance
+from personaplex.train.losses import cross_entropy, envelope_distance, mel_distance, pitch_distance
 from personaplex.train.quantizer import Books, perplexity, quantise, residual_k_means
 from personaplex.train.run import Run, pack, unpack
+from personaplex.train.team import Team
 from personaplex.units import FRAME_SAMPLES
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -45,6 +46,7 @@ class LossWeights:
 
     mel: float = 8.0
     envelope: float = 4.0
+    pitch: float = 30.0
     wave: float = 2.0
     commitment: float = 2.0
     phones: float = 1.5
@@ -138,8 +140,8 @@ BRANCHES = ("semantic", "acoustic")
 class CodecTrainer:
     """The networks and the functions of one step. The state is handed in and out; see `State`."""
 
-    def __init__(self, config: CodecTraining, n_phones: int) -> None:
-        self.config, self.n_phones = config, n_phones
+    def __init__(self, config: CodecTraining, n_phones: int, team: Team | None = None) -> None:
+        self.config, self.n_phones, self.team = config, n_phones, team or Team()
         self.model = Mimi(config.mimi)
         for branch in BRANCHES:
             self.model.quantizer[branch].freeze(keys=["centroids"])
@@ -174,7 +176,7 @@ class CodecTrainer:
             mx.array(cosine(step, config.steps, config.learning_rate, config.warmup), mx.float32),
             mx.array(float(step >= config.quantise_from)),
             mx.array(float(step >= config.quantise_from and step % config.restart_every == 0)),
-            mx.random.key(config.seed * 1_000_003 + step),
+            mx.random.key(config.seed * 1_000_003 + step * self.team.size + self.team.rank),
         )
         with_critic = step >= config.critic_from
         if with_critic not in self._steps:
@@ -198,7 +200,8 @@ class CodecTrainer:
         for i, name in enumerate(BRANCHES):
             n_books, bins, _ = state.books[name].sums.shape
             key = mx.random.key(self.config.seed + 10 + i)
-            books[name] = residual_k_means(mx.concatenate(projected[name]), n_books, bins, key)
+            found = residual_k_means(mx.concatenate(projected[name]), n_books, bins, key)
+            books[name] = Books(*map(self.team.first, found))
         mx.eval(books)
         return state._replace(books=books)
 
@@ -237,7 +240,7 @@ class CodecTrainer:
         Before `quantise_from` the vectors pass unquantised and the books stay.
         """
         vectors = latent @ weights[f"quantizer.{name}.input_proj.weight"].T
-        made = quantise(vectors, state.books[name], kept, control.restart, key)
+        made = quantise(vectors, state.books[name], kept, control.restart, key, self.team)
         on = control.quantised > 0
         books = Books(*(mx.where(on, new, old) for new, old in zip(made.books, state.books[name], strict=True)))
         return mx.where(on, made.vectors, vectors), made.codes, made.commitment * control.quantised, books
@@ -271,6 +274,7 @@ class CodecTrainer:
         numbers = {
             "mel": mel_distance(pcm, target),
             "envelope": envelope_distance(pcm, target),
+            "pitch": pitch_distance(pcm, target),
             "wave": mx.abs(pcm - target).mean(),
             "commitment": far + apart,
             "phones": cross_entropy(logits, labels),
@@ -287,6 +291,7 @@ class CodecTrainer:
     def _update(
         self, state: State, gradients: Arrays, books: dict[str, Books], rate: mx.array
     ) -> tuple[State, mx.array]:
+        gradients = self.team.mean(gradients)
         betas = (self.config.betas[0], self.config.betas[1])
         weights, moments, norm = adamw(
             state.weights, gradients, state.moments, rate, betas, self.config.decay, self.config.largest_norm
@@ -325,9 +330,8 @@ class CodecTrainer:
         made = mx.stop_gradient(pcm[:, last:])
         wrong, critic_gradients = mx.value_and_grad(lambda w: critic_loss(judge(w, real), judge(w, made)))(state.critic)
         after, norm = self._update(state, gradients, books, control.learning_rate)
-        critic, moments, _ = adamw(
-            state.critic, critic_gradients, state.critic_moments, control.learning_rate / 2, (0.5, 0.9), 0.0, 10.0
-        )
+        critic_gradients, rate = self.team.mean(critic_gradients), control.learning_rate / 2
+        critic, moments, _ = adamw(state.critic, critic_gradients, state.critic_moments, rate, (0.5, 0.9), 0.0, 10.0)
         return after._replace(critic=critic, critic_moments=moments), {
             "loss": value,
             **numbers,
@@ -342,15 +346,16 @@ class CropsOf:
 
     corpus: Path
     config: CodecTraining
+    size: int
 
     def __call__(self) -> Callable[[int], Batch]:
         """The function from step to batch."""
-        return partial(crops, Corpus(self.corpus), self.config)
+        return partial(crops, Corpus(self.corpus), self.config, self.size)
 
 
-def crops(corpus: Corpus, config: CodecTraining, step: int) -> Batch:
-    """The batch of a step."""
-    return corpus.batch(config.seed, step, config.batch, config.crop_frames, config.shares, config.heard_badly)
+def crops(corpus: Corpus, config: CodecTraining, size: int, step: int) -> Batch:
+    """The `size` crops of a step."""
+    return corpus.batch(config.seed, step, size, config.crop_frames, config.shares, config.heard_badly)
 
 
 def train_codec(
@@ -360,28 +365,30 @@ def train_codec(
     stop_after_seconds: float | None = None,
     batches: Callable[[int], Batch] | None = None,
     start_from: Path | None = None,
+    team: Team | None = None,
 ) -> tuple[CodecTrainer, State, bool]:
     """Train until `config.steps`, from where `run` stands -> trainer, state, and whether all steps are done.
 
-    Every checkpoint writes a `mimi.safetensors` to be used.
+    Every checkpoint writes a `mimi.safetensors` to be used; with a `team`, its first process's `run` does.
 
-    `batches` gives the crops of a step if somebody cuts them ahead; `start_from` is a codec to begin with (with
-    `quantise_from` 0 its codebooks stay). Stops earlier after `stop_after_seconds`; Ctrl-C saves and is raised again.
-    Raises TrainingError when the loss is no number, or a checkpoint cannot be read or written.
+    `batches` gives this process's crops of a step if somebody cuts them ahead; `start_from` is a codec to begin with
+    (with `quantise_from` 0 its codebooks stay). Stops earlier after `stop_after_seconds`; Ctrl-C saves and is raised
+    again. Raises TrainingError when the loss is no number, or a checkpoint cannot be read or written.
     """
-    trainer = CodecTrainer(config, corpus.n_phones)
+    team = team or Team()
+    trainer = CodecTrainer(config, corpus.n_phones, team)
     state, done = trainer.init_state(start_from), 0
     if (restored := run.restore()) is not None:
         done, state = restored[0], unpack(state, restored[1])
         run.say(f"resumed at step {done}")
     began, waiting, window = time.monotonic(), None, []
     saved = done
-    batches = batches or partial(crops, corpus, config)
+    batches = batches or team.deal(CropsOf(corpus.folder, config, team.share(config.batch)))()
     try:
         while done < config.steps:
             if done == config.quantise_from and not (start_from and not done):
                 ahead = range(done, done + config.k_means_batches)
-                state = trainer.seed_books(state, [crops(corpus, config, step) for step in ahead])
+                state = trainer.seed_books(state, [crops(corpus, config, config.batch, step) for step in ahead])
             state, numbers = trainer.step(state, batches(done), done)
             done += 1
             # One step is computed while the next one's batch is cut; waiting for the one before keeps it at that.
@@ -389,13 +396,17 @@ def train_codec(
             mx.eval(waiting)
             waiting = numbers
             window.append(numbers)
+            reporting = done % config.log_every == 0 or done == config.steps
             late = stop_after_seconds is not None and time.monotonic() - began > stop_after_seconds
-            if done % config.log_every == 0 or done == config.steps or late:
+            if team.size > 1:  # asking the others costs a step's head start
+                late = reporting and team.any(late)
+            if reporting or late:
                 _report(run, done, window)
                 window = []
             if done % config.save_every == 0 or done == config.steps or late:
                 run.save(done, pack(state))
-                save_mimi(run.folder / "mimi.safetensors", trainer.export(state), config.mimi)
+                if run.writes:
+                    save_mimi(run.folder / "mimi.safetensors", trainer.export(state), config.mimi)
                 run.plot()
                 saved = done
             if late:

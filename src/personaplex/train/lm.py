@@ -29,12 +29,17 @@ from personaplex.train.adamw import Arrays, Moments, adamw, cosine, init_moments
 from personaplex.train.compose import Batch, Composition
 from personaplex.train.init import initialise
 from personaplex.train.run import Run, pack, unpack
+from personaplex.train.team import Team
 from personaplex.units import N_CODEBOOKS
 
 
 @dataclass(frozen=True)
 class LMTraining:
-    """How a language model is trained. Weights of losses are relative; `audio_weights` are per codebook."""
+    """How a language model is trained. Weights of losses are relative; `audio_weights` are per codebook.
+
+    A team averages its gradients in every step; with `average_every` n each goes n steps alone, then they average
+    weights and moments (local SGD, Lin et al. 2018), where a message costs more than a step.
+    """
 
     lm: LMConfig
     composition: Composition = field(default_factory=Composition)
@@ -52,6 +57,7 @@ class LMTraining:
     audio_weights: tuple[float, ...] = (2.0, 1.0, 1.0, 0.7, 0.7, 0.5, 0.5, 0.5)
     precision: str = "bfloat16"
     compile: bool = True
+    average_every: int = 1
     seed: int = 1
     checkpoint_every: int = 1_000
     log_every: int = 50
@@ -61,6 +67,8 @@ class LMTraining:
             raise TrainingError(f"precision is {self.precision!r}; bfloat16 or float32 is possible")
         if len(self.audio_weights) != N_CODEBOOKS:
             raise TrainingError(f"audio_weights must hold {N_CODEBOOKS} numbers")
+        if self.average_every < 1:
+            raise TrainingError("average_every must be at least 1")
 
 
 class Trainee(nn.Module):
@@ -118,8 +126,8 @@ class LMState(NamedTuple):
 class LMTrainer:
     """A step from state and batch to the next state. The modules hold nothing between steps."""
 
-    def __init__(self, config: LMTraining, n_words: int) -> None:
-        self.config = config
+    def __init__(self, config: LMTraining, n_words: int, team: Team | None = None) -> None:
+        self.config, self.team = config, team or Team()
         self.trainee = Trainee(config.lm, n_words)
         self._step = mx.compile(self._advance) if config.compile else self._advance
 
@@ -150,11 +158,17 @@ class LMTrainer:
             return c.text_weight * found["text"] + found["audio"] + c.heard_weight * found["heard"], found
 
         (loss, found), gradients = mx.value_and_grad(total)(state.weights)
+        if c.average_every == 1:
+            gradients = self.team.mean(gradients)
         weights, moments, norm = adamw(
             state.weights, gradients, state.moments, rate, (0.9, 0.95), c.weight_decay, c.clip
         )
         average = {name: a * decay + weights[name] * (1 - decay) for name, a in state.average.items()}
         return LMState(weights, average, moments), {"loss": loss, "norm": norm, **found}
+
+    def meet(self, state: LMState) -> LMState:
+        """The mean of the team's states."""
+        return unpack(state, self.team.mean(pack(state)))
 
     def export(self, state: LMState) -> LanguageModel:
         """The averaged weights as a model."""
@@ -171,14 +185,16 @@ def train_lm(
     *,
     start_from: Path | None = None,
     stop_after_seconds: float | None = None,
+    team: Team | None = None,
 ) -> LanguageModel:
     """Train until `config.steps`, from where `run` stands; every checkpoint writes a `model.safetensors` to be used.
 
-    `batches(step)` gives the batch of a step, the same one each time it is asked for; users say `n_words` words. Ctrl-C
-    saves and is raised again. Raises TrainingError when the loss is no number, or a checkpoint cannot be read or
-    written.
+    `batches(step)` gives the batch of a step (this process's share of it, in a `team`), the same one each time it is
+    asked for; users say `n_words` words. Ctrl-C saves and is raised again. Raises TrainingError when the loss is no
+    number, or a checkpoint cannot be read or written.
     """
-    trainer, done = LMTrainer(config, n_words), 0
+    team = team or Team()
+    trainer, done = LMTrainer(config, n_words, team), 0
     state = trainer.init_state(start_from)
     if restored := run.restore():
         done, state = restored[0], unpack(state, restored[1])
@@ -192,12 +208,19 @@ def train_lm(
             mx.async_eval(state, found)
             mx.eval(waiting)
             waiting = found["loss"]
+            reporting = done % config.log_every == 0 or done == config.steps
             late = stop_after_seconds is not None and monotonic() - began > stop_after_seconds
-            if done % config.log_every == 0 or done == config.steps or late:
+            if team.size > 1:  # asking the others costs a step's head start
+                late = reporting and team.any(late)
+            if reporting or late:
                 _report(run, done, found)
-            if done % config.checkpoint_every == 0 or done == config.steps or late:
+            saving = done % config.checkpoint_every == 0 or done == config.steps or late
+            if config.average_every > 1 and (saving or done % config.average_every == 0):
+                state = trainer.meet(state)
+            if saving:
                 run.save(done, pack(state))
-                save_lm(run.folder / "model.safetensors", trainer.export(state))
+                if run.writes:
+                    save_lm(run.folder / "model.safetensors", trainer.export(state))
                 saved = done
             if late:
                 break

@@ -10,11 +10,16 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from personaplex.train.team import Team
+
 DECAY = 0.99
 """Of the moving means, per step."""
 
 DEAD = 0.05
 """A centroid with less than this share of the mean use is put somewhere else."""
+
+
+ALONE = Team()
 
 
 class Books(NamedTuple):
@@ -39,10 +44,13 @@ class Quantised(NamedTuple):
     books: Books
 
 
-def quantise(vectors: mx.array, books: Books, kept: mx.array, restart: mx.array, key: mx.array) -> Quantised:
+def quantise(
+    vectors: mx.array, books: Books, kept: mx.array, restart: mx.array, key: mx.array, team: Team = ALONE
+) -> Quantised:
     """Quantise vectors [N, dim] with the first `kept` [N] of the books.
 
-    Where `restart` [] is 1, centroids that are hardly used are replaced by vectors drawn with `key`.
+    Where `restart` [] is 1, centroids that are hardly used are replaced by vectors drawn with `key`. The books move by
+    what the whole team's vectors chose.
     """
     residual = vectors
     total, commitment = mx.zeros_like(vectors), mx.array(0.0)
@@ -53,7 +61,7 @@ def quantise(vectors: mx.array, books: Books, kept: mx.array, restart: mx.array,
         chosen = table[code]
         commitment = commitment + mx.square(residual - chosen).mean()
         key, own = mx.random.split(key)
-        moved = _follow(books.sums[k], books.usage[k], fixed, code, restart, own)
+        moved = _follow(books.sums[k], books.usage[k], fixed, code, restart, own, team)
         sums.append(moved[0])
         usage.append(moved[1])
         total = total + mx.where((k < kept)[:, None], chosen, 0)
@@ -76,13 +84,23 @@ def _totals(vectors: mx.array, code: mx.array, bins: int) -> tuple[mx.array, mx.
 
 
 def _follow(
-    sums: mx.array, usage: mx.array, vectors: mx.array, code: mx.array, restart: mx.array, key: mx.array
+    sums: mx.array,
+    usage: mx.array,
+    vectors: mx.array,
+    code: mx.array,
+    restart: mx.array,
+    key: mx.array,
+    team: Team,
 ) -> tuple[mx.array, mx.array]:
     total, count = _totals(vectors, code, usage.shape[0])
+    drawn = vectors[mx.random.randint(0, vectors.shape[0], usage.shape, key=key)]
+    if team.size > 1:
+        everything = team.total(mx.concatenate([total, count[:, None], drawn * (team.rank == 0)], axis=1))
+        total, drawn = everything[:, : total.shape[1]], everything[:, total.shape[1] + 1 :]
+        count = everything[:, total.shape[1]]
     sums, usage = DECAY * sums + (1 - DECAY) * total, DECAY * usage + (1 - DECAY) * count
     mean = usage.mean()
     dead = (usage < DEAD * mean) & (restart > 0)
-    drawn = vectors[mx.random.randint(0, vectors.shape[0], usage.shape, key=key)]
     return mx.where(dead[:, None], drawn * mean, sums), mx.where(dead, mean, usage)
 
 

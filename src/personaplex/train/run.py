@@ -44,6 +44,8 @@ class Run:
     Raises TrainingError when the folder holds a run with another configuration.
     """
 
+    writes = True
+
     def __init__(self, folder: Path, config: dict[str, Any], say: Say = silent) -> None:
         self.folder, self.say = folder, say
         self.config: dict[str, Any] = json.loads(json.dumps(config))  # tuples become lists, as in the file
@@ -116,7 +118,7 @@ class Run:
                 continue
             for bad, why in damaged:
                 self.say(f"warning: {why}; going on from {path.name}")
-                bad.rename(bad.with_suffix(".damaged"))
+                self._set_aside(bad)
             self._cut_log(step)
             return step, arrays
         if damaged:
@@ -153,6 +155,9 @@ class Run:
     def _log(self) -> Path:
         return self.folder / "log.jsonl"
 
+    def _set_aside(self, damaged: Path) -> None:
+        damaged.rename(damaged.with_suffix(".damaged"))
+
     def _seconds_logged(self) -> float:
         return max((line["seconds"] for line in self.lines()), default=0.0)
 
@@ -162,6 +167,34 @@ class Run:
             with whole_file(self._log) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._began = time.monotonic() - self._seconds_logged()
+
+
+class Follower(Run):
+    """A run as seen by a process that trains beside the one that keeps it: restored like it, nothing written."""
+
+    writes = False
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.folder, self.say, self.config = folder, silent, config
+        self._began = time.monotonic()
+
+    def save(self, step: int, arrays: dict[str, mx.array], **numbers: float) -> Path:  # noqa: ARG002
+        """Where the keeper writes it. Evaluates the arrays as it does: each needs the others' part in them."""
+        mx.eval(list(arrays.values()))
+        return self.folder / f"step-{step:08d}.safetensors"
+
+    def log(self, step: int, **numbers: float) -> None:
+        """Nothing."""
+
+    def plot(self) -> Path:
+        """Where the keeper draws it."""
+        return self.folder / "loss.svg"
+
+    def _set_aside(self, damaged: Path) -> None:
+        """The keeper does."""
+
+    def _cut_log(self, step: int) -> None:
+        """The keeper does."""
 
 
 def pack(state: Any) -> dict[str, mx.array]:
