@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes nano from nothing: synthesised speech, codec, clip bank, language model, package files, table of results.
 # `sh runs/nano.sh FOLDER` goes on where an earlier call in the same FOLDER stopped. On a CPU only a smaller
-# configuration is sensible: NANO_CONFIG=other/folder with nano-{clips,codec,lm}.toml.
+# configuration is sensible: NANO_CONFIG=other/folder with nano-{clips,codec-1,codec-2,lm}.toml.
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:?name a folder for the runs}
@@ -14,10 +14,11 @@ mkdir -p "$out"
 tokenizer=src/personaplex/nano/tokenizer.model
 [ -f "$tokenizer" ] || "$python" scripts/make_nano_tokenizer.py "$tokenizer"
 
-[ -d "$out/corpus" ] || $train corpus --config "$config/nano-codec.toml" --out "$out/corpus"
+[ -d "$out/corpus" ] || $train corpus --config "$config/nano-codec-2.toml" --out "$out/corpus"
 $train clips --config "$config/nano-clips.toml" --out "$out/clips"
-$train codec --config "$config/nano-codec.toml" --corpus "$out/corpus" --out "$out/codec"
-[ -f "$out/bank.npz" ] || $train bank --clips "$out/clips" --codec "$out/codec" --out "$out/bank.npz"
+$train codec --config "$config/nano-codec-1.toml" --corpus "$out/corpus" --out "$out/codec-1"
+$train codec --config "$config/nano-codec-2.toml" --corpus "$out/corpus" --out "$out/codec" --start-from "$out/codec-1/mimi.safetensors"
+[ -f "$out/bank.npz" ] || $train bank --int8 --clips "$out/clips" --codec "$out/codec" --out "$out/bank.npz"
 $train lm --config "$config/nano-lm.toml" --bank "$out/bank.npz" --tokenizer "$tokenizer" --out "$out/lm"
 
 model=${NANO_MODEL:-src/personaplex/nano}

@@ -48,7 +48,7 @@ def test_a_model_comes_out_that_answers(made: Path) -> None:
 
 
 def test_every_run_left_a_log_and_a_picture(made: Path) -> None:
-    for run, steps in (("codec", 6), ("lm", 2)):
+    for run, steps in (("codec-1", 4), ("codec", 6), ("lm", 2)):
         last = json.loads((made / run / "log.jsonl").read_text().splitlines()[-1])
         assert last["step"] == steps and last["loss"] > 0
         assert (made / run / "loss.svg").read_text().startswith("<svg")

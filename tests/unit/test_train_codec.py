@@ -253,7 +253,7 @@ def test_checkpoints_damage_and_a_full_disk(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_configuration_is_strict(tmp_path: Path) -> None:
-    config = read_codec_training(Path(__file__).parents[2] / "runs" / "nano-codec.toml")
+    config = read_codec_training(Path(__file__).parents[2] / "runs" / "nano-codec-2.toml")
     assert config.mimi.seanet.hop == 960 and config.mimi.quantizer.bins == 512
     (tmp_path / "c.toml").write_text("stepps = 3\n")
     with pytest.raises(ConfigError, match="stepps"):

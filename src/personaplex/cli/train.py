@@ -66,7 +66,7 @@ def clips(out: Path, config: Path | None, processes: int | None) -> None:
 
 
 @command.command()
-@click.option("--config", type=_FILE, required=True, help="TOML; see runs/nano-codec.toml.")
+@click.option("--config", type=_FILE, required=True, help="TOML; see runs/nano-codec-1.toml.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the corpus; it must not exist.")
 @click.option("--processes", type=click.IntRange(1), help="How many synthesise at a time; default: all cores but two.")
 def corpus(config: Path, out: Path, processes: int | None) -> None:
@@ -84,7 +84,7 @@ def corpus(config: Path, out: Path, processes: int | None) -> None:
 
 
 @command.command()
-@click.option("--config", type=_FILE, required=True, help="TOML; see runs/nano-codec.toml.")
+@click.option("--config", type=_FILE, required=True, help="TOML; see runs/nano-codec-1.toml.")
 @click.option("--corpus", type=_FOLDER, required=True, help="What `train corpus` made.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder of the run; one that holds a run goes on with it.")
 @click.option("--start-from", type=_FILE, help="Begin with the weights of this mimi.safetensors.")
@@ -115,7 +115,8 @@ def codec(
 @click.option("--clips", type=_FOLDER, required=True, help="What `train clips` made.")
 @click.option("--codec", type=_FOLDER, required=True, help="The run that trained the codec.")
 @click.option("--out", type=_FILE, required=True, help="The bank, an .npz file.")
-def bank(clips: Path, codec: Path, out: Path) -> None:
+@click.option("--int8", is_flag=True, help="Hear as the codec will when it is stored as int8.")
+def bank(clips: Path, codec: Path, out: Path, int8: bool) -> None:
     """Run every clip through the codec."""
     from personaplex.files import check_writable
     from personaplex.train.bank import Bank, encode_bank, join, load_codec
@@ -125,7 +126,7 @@ def bank(clips: Path, codec: Path, out: Path) -> None:
     team = Team.join()
     if team.rank == 0:
         check_writable(out)
-    made = encode_bank(load_codec(codec), read_clips(clips, team.rank, team.size), click.echo)
+    made = encode_bank(load_codec(codec, int8=int8), read_clips(clips, team.rank, team.size), click.echo)
     if team.size > 1:
         parts = [out.with_suffix(f".{rank}.npz") for rank in range(team.size)]
         made.save(parts[team.rank])

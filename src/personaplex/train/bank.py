@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,10 +15,13 @@ import mlx.core as mx
 import numpy as np
 
 from personaplex.checkpoint.load import load_mimi
+from personaplex.checkpoint.store import write_int8
+from personaplex.checkpoint.tensors import TensorFile
 from personaplex.config import from_json
 from personaplex.errors import TrainingError
 from personaplex.files import whole_file
 from personaplex.models.mimi import Mimi
+from personaplex.nn.state import parameters
 from personaplex.train.clips import LEAD_FRAMES, TAIL_FRAMES, Clip
 from personaplex.train.codec import CodecTraining
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
@@ -139,13 +143,24 @@ def join(banks: Sequence[Bank]) -> Bank:
     )
 
 
-def load_codec(run: Path) -> Mimi:
-    """The codec that a training run left. Raises CheckpointError or TrainingError."""
+def load_codec(run: Path, *, int8: bool = False) -> Mimi:
+    """The codec that a training run left, or what will be left of it when it is stored as `int8`.
+
+    Raises CheckpointError or TrainingError.
+    """
     try:
         config = from_json(CodecTraining, json.loads((run / "config.json").read_text(encoding="utf-8")), str(run))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{run} is no run that trained a codec: {error}") from error
-    return load_mimi(run / "mimi.safetensors", config.mimi)
+    path = run / "mimi.safetensors"
+    if not int8:
+        return load_mimi(path, config.mimi)
+    with tempfile.TemporaryDirectory() as folder:
+        file, stored = TensorFile(path), Path(folder) / path.name
+        write_int8(stored, {name: file.take(name) for name in file.entries})
+        mimi = load_mimi(stored, config.mimi)
+        mx.eval(parameters(mimi))
+    return mimi
 
 
 def encode_bank(mimi: Mimi, clips: Iterable[tuple[Clip, np.ndarray]], say: Callable[[str], None]) -> Bank:
