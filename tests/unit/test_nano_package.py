@@ -184,7 +184,7 @@ def test_nano_is_a_name_and_not_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     """Whatever lies in the working folder, `nano` is the bundled model, and nobody asks the network."""
     (tmp_path / "nano").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "bundled", lambda: PARITY)
+    monkeypatch.setattr(hub, "bundled", lambda _: PARITY)
     assert hub.resolve("nano") == PARITY
     assert hub.resolve("./nano") == hub.resolve(Path("nano")) == Path("nano")
     assert PersonaPlex.from_pretrained("nano").folder.path == PARITY
@@ -198,6 +198,18 @@ def test_what_is_missing_in_the_package_is_named(tmp_path: Path, monkeypatch: py
             hub.resolve("nano")
         (tmp_path / "nano" / name).write_bytes(b"")
     assert hub.resolve("nano") == tmp_path / "nano"
+
+
+def test_the_codec_alone_needs_no_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "package_files", lambda package: tmp_path)
+    (tmp_path / "nano").mkdir()
+    for name in ("config.json", "mimi.safetensors"):
+        with pytest.raises(CheckpointError, match=f"holds no {name}"):
+            hub.resolve("nano", hub.CODEC_FILES)
+        (tmp_path / "nano" / name).write_bytes(b"")
+    assert hub.resolve("nano", hub.CODEC_FILES) == tmp_path / "nano"
+    with pytest.raises(CheckpointError, match="holds no voices"):
+        hub.resolve("nano", hub.VOICE_FILES)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +266,7 @@ def test_packing_makes_a_model_that_answers(
     assert sorted(path.name for path in runs.iterdir()) == ["codec", "lm", "nano"]
     table = capsys.readouterr().out
     assert f"{sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()):,}" in table and "NATM0" in table
-    monkeypatch.setattr(hub, "bundled", lambda: folder)
+    monkeypatch.setattr(hub, "bundled", lambda _: folder)
     model = PersonaPlex.from_pretrained("nano")
     assert model.list_voices() == sorted(AGENTS) and model.default_voice == "NATM0"
     assert model.config.silence_codes == tuple(range(8)) and model.sampling().text_temperature == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from importlib.resources import files as package_files
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
     cache. Raises CheckpointError when there is no such folder or repository, or its licence was not accepted.
     """
     if path_or_repo == BUNDLED:
-        return bundled()
+        return bundled(files)
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return path
@@ -70,10 +71,11 @@ def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
         ) from error
 
 
-def bundled() -> Path:
-    """The folder of nano inside the installed package. Raises CheckpointError naming what is missing there."""
+def bundled(files: Sequence[str] = ALL_FILES) -> Path:
+    """The folder of nano inside the installed package; raises CheckpointError naming which of `files` it lacks."""
     folder = Path(str(package_files("personaplex"))) / BUNDLED
-    if missing := [name for name in BUNDLED_FILES if not (folder / name).exists()]:
+    needed = [name for name in BUNDLED_FILES if any(fnmatch(name, f.removesuffix("/*")) for f in files)]
+    if missing := [name for name in needed if not (folder / name).exists()]:
         raise CheckpointError(
             f"the bundled model {BUNDLED} is not complete: {folder} holds no {missing[0]}; "
             "install the package again, or name another model"

@@ -1,0 +1,40 @@
+"""The codec that comes with the package: what the voices of nano are, it keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pystoi import stoi
+
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.checkpoint.hub import CODEC_FILES, resolve
+from personaplex.evaluate.codec import round_trip
+from personaplex.models.mimi import Mimi
+from personaplex.speech import AGENTS, say
+from personaplex.speech.identity import pitch
+
+SENTENCE = "good morning you have reached the little garden shop"
+
+
+@pytest.fixture(scope="module")
+def mimi() -> Mimi:
+    return ModelFolder(resolve("nano", CODEC_FILES)).load_mimi()
+
+
+def test_every_voice_keeps_its_pitch(mimi: Mimi) -> None:
+    spoken = [say(speaker, SENTENCE).pcm for speaker in AGENTS.values()]
+    for name, before, after in zip(AGENTS, spoken, round_trip(mimi, spoken), strict=True):
+        assert abs(np.log2(pitch(after) / pitch(before))) < 0.2, (
+            f"{name}: {pitch(before):.0f} and {pitch(after):.0f} Hz"
+        )
+
+
+def test_speech_stays_intelligible(mimi: Mimi) -> None:
+    spoken = [say(AGENTS[name], SENTENCE).pcm for name in ("NATF0", "NATM1", "VARF3", "VARM4")]
+    for before, after in zip(spoken, round_trip(mimi, spoken), strict=True):
+        assert stoi(before, after, 24_000) > 0.8
+
+
+def test_silence_stays_silence(mimi: Mimi) -> None:
+    (after,) = round_trip(mimi, [np.zeros(48_000, np.float32)])
+    assert np.sqrt(np.mean(np.square(after[24_000:]))) < 1e-3
