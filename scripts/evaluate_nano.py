@@ -2,12 +2,13 @@
 
     items      --out DIR                              what the users say, and what would be right
     generate   --model DIR --items DIR --out DIR      the conversations (the stage for a machine with an accelerator)
-    score      --items DIR --generated DIR            the table; --card writes it into the model card
+    score      --items DIR --generated DIR            the table
     codec      --model DIR                            the codec by itself
     speed      --model DIR                            a frame's time on this machine
 
-Each stage reads what the one before wrote, so they may run on different machines; `items` gives the same files for the
-same seed everywhere. --json adds a stage's rows to a file, from which `score` also prints those of `codec` and `speed`.
+Each stage reads what the one before wrote, so they may run on different machines; `items` gives the same questions for
+the same seed everywhere. --json adds a stage's rows to a file, from which a later stage prints those of all, and --card
+writes what was printed into the model card.
 """
 
 from __future__ import annotations
@@ -135,7 +136,6 @@ def parser() -> argparse.ArgumentParser:
     scored = stage("score", score, "items", "generated")
     scored.add_argument("--model", help="to measure whose voice the answers are nearest to")
     scored.add_argument("--deaf", action="store_true", help="without the recogniser")
-    scored.add_argument("--card", type=Path, help="the model card to write the table into")
     coded = stage("codec", measure_codec)
     coded.add_argument("--model", required=True)
     coded.add_argument("--per-row", type=int, default=200)
@@ -147,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--processes", type=int, default=0, help="recognisers at once (default: one a core)")
     for command in (scored, coded, timed):
         command.add_argument("--json", type=Path, help="file of rows by stage, to add these to")
+        command.add_argument("--card", type=Path, help="the model card to write the table into")
     return top
 
 
@@ -163,9 +164,9 @@ def report(stage: str, made: list[table.Row], arguments: argparse.Namespace) -> 
         kept = {name: table.from_json(rows) for name, rows in sorted(stored.items(), key=lambda s: s[0] != "score")}
     markdown = table.as_markdown([row for rows in kept.values() for row in rows])
     print(markdown)  # noqa: T201
-    if card := getattr(arguments, "card", None):
-        page = table.put_between(card.read_text(), markdown)
-        with whole_file(card) as name:
+    if arguments.card:
+        page = table.put_between(arguments.card.read_text(), markdown)
+        with whole_file(arguments.card) as name:
             name.write_text(page)
 
 

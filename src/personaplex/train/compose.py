@@ -109,8 +109,8 @@ class Composer:
                 raise TrainingError(
                     f"the clip bank's agent {voice} says no {lacking[0]!r}; make it with more agent_lines"
                 )
-        self._general = [i for i in self._users if i not in FACT_QUESTIONS]
-        self._asked = [i for i in self._users if i in FACT_QUESTIONS]
+        self._general = _Weighted([i for i in self._users if i not in FACT_QUESTIONS])
+        self._asked = _Weighted([i for i in self._users if i in FACT_QUESTIONS])
 
     def batch(self, step: int, size: int) -> Batch:
         """The batch of a step, as NumPy arrays (a process that makes batches does not touch the device)."""
@@ -158,6 +158,17 @@ class Composer:
     def dialogue(self, rng: np.random.Generator) -> tuple[Timeline, int]:
         """One call, and the frame in which the talk begins."""
         return _Call(self, rng).compose()
+
+
+class _Weighted:
+    """Intents, each as likely as the dialogue's plan has it."""
+
+    def __init__(self, intents: list[str]) -> None:
+        self._intents = intents
+        self._ends = np.cumsum([WEIGHTS[intent] for intent in intents])
+
+    def draw(self, rng: np.random.Generator) -> str:
+        return self._intents[int(np.searchsorted(self._ends, rng.random() * self._ends[-1], "right"))]
 
 
 class _Call:
@@ -314,8 +325,7 @@ class _Call:
         while True:
             share = c.fact_questions if self.facts.company else 0.1
             pool = composer._asked if not forgotten and rng.random() < share else composer._general
-            weights = np.array([WEIGHTS[intent] for intent in pool])
-            intent = pool[rng.choice(len(pool), p=weights / weights.sum())]
+            intent = pool.draw(rng)
             if self.told and rng.random() < c.recalls:
                 intent = self.told.pop()
             if intent not in composer._users:
