@@ -172,8 +172,7 @@ def lm(
     clips = Bank.read(bank)
     if (most := int(clips.codes.max())) >= wanted.lm.card:
         raise TrainingError(f"{bank} holds the code {most}, but lm.card is {wanted.lm.card}: another codec made it")
-    Composer(clips, Tokenizer(tokenizer, wanted.lm.text_card), wanted.composition, wanted.seed)
-    n_words = len(clips.vocabulary)
+    composer = Composer(clips, Tokenizer(tokenizer, wanted.lm.text_card), wanted.composition, wanted.seed)
     run, size = _run(team, out, wanted), team.share(wanted.batch)
     files = ComposerFiles(bank, tokenizer, wanted.lm.text_card, wanted.composition, wanted.seed, size)
     restored = run.restore()
@@ -182,7 +181,7 @@ def lm(
             run,
             wanted,
             lambda step: Batch(*map(mx.array, made(step))),
-            n_words,
+            composer.first_pieces,
             start_from=start_from,
             stop_after_seconds=minutes and minutes * 60,
             team=team,

@@ -112,6 +112,11 @@ class Composer:
         self._general = _Weighted([i for i in self._users if i not in FACT_QUESTIONS])
         self._asked = _Weighted([i for i in self._users if i in FACT_QUESTIONS])
 
+    @property
+    def first_pieces(self) -> list[int]:
+        """The first text piece of each word of the bank's vocabulary."""
+        return [tokens[0] for tokens in self._tokens]
+
     def batch(self, step: int, size: int) -> Batch:
         """The batch of a step, as NumPy arrays (a process that makes batches does not touch the device)."""
         c = self.config

@@ -1,13 +1,15 @@
 """Training the language model: teacher forcing over whole dialogues, as Moshi was trained (Défossez et al. 2024, §3.4).
 
 Each column predicts the next one: its text token from the temporal transformer, its 8 agent codes from the depformer,
-which is given the right text token and the right earlier codes. The user's streams are heard, never predicted. One
-head is for training alone: it names the word that the user has just finished, which teaches hearing in a minute.
+which is given the right text token and the right earlier codes. The user's streams are heard, never predicted. Two
+heads are for training alone, and name the word that the user has just finished: one out of the bank's vocabulary, which
+teaches hearing in a minute; one by the embedding of its first text piece, so that what was heard becomes comparable
+with what was read in the prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -72,12 +74,14 @@ class LMTraining:
 
 
 class Trainee(nn.Module):
-    """The model, and the head that names what was heard."""
+    """The model, and the heads that name what was heard; `pieces` are the first text pieces of the bank's words."""
 
-    def __init__(self, config: LMConfig, n_words: int) -> None:
+    def __init__(self, config: LMConfig, pieces: Sequence[int]) -> None:
         super().__init__()
         self.model = LanguageModel(config, N_CODEBOOKS)
-        self.heard = nn.Linear(config.dim, n_words, bias=False)
+        self.heard = nn.Linear(config.dim, len(pieces), bias=False)
+        self.heard_as_text = nn.Linear(config.dim, config.dim, bias=False)
+        self._pieces = mx.array(list(pieces), mx.int32)
 
 
 def losses(trainee: Trainee, batch: Batch, audio_weights: mx.array, fact_weight: float = 1.0) -> dict[str, mx.array]:
@@ -95,9 +99,11 @@ def losses(trainee: Trainee, batch: Batch, audio_weights: mx.array, fact_weight:
     found["words_right"] = _mean(right, text > 3)
     found["facts_right"] = _mean(right, batch.fact)
 
-    heard = trainee.heard(flat[batch.heard_at]).astype(mx.float32)
-    known = batch.heard >= 0
-    found["heard"] = _mean(nn.losses.cross_entropy(heard, mx.maximum(batch.heard, 0)), known)
+    hearing, word, known = flat[batch.heard_at], mx.maximum(batch.heard, 0), batch.heard >= 0
+    heard = trainee.heard(hearing).astype(mx.float32)
+    found["heard"] = _mean(nn.losses.cross_entropy(heard, word), known)
+    as_text = (trainee.heard_as_text(hearing) @ model.text_emb.weight[0].T).astype(mx.float32)
+    found["heard_as_text"] = _mean(nn.losses.cross_entropy(as_text, trainee._pieces[word]), known)
     found["heard_right"] = _mean(mx.stop_gradient(mx.argmax(heard, axis=-1) == batch.heard), known)
 
     target = columns[:, 1:].reshape(-1, N_STREAMS)[batch.audio_at]
@@ -126,9 +132,9 @@ class LMState(NamedTuple):
 class LMTrainer:
     """A step from state and batch to the next state. The modules hold nothing between steps."""
 
-    def __init__(self, config: LMTraining, n_words: int, team: Team | None = None) -> None:
+    def __init__(self, config: LMTraining, pieces: Sequence[int], team: Team | None = None) -> None:
         self.config, self.team = config, team or Team()
-        self.trainee = Trainee(config.lm, n_words)
+        self.trainee = Trainee(config.lm, pieces)
         self._step = mx.compile(self._advance) if config.compile else self._advance
 
     def init_state(self, start_from: Path | None = None) -> LMState:
@@ -155,7 +161,8 @@ class LMTrainer:
         def total(weights: Arrays) -> tuple[mx.array, Arrays]:
             self.trainee.update(tree_unflatten([(name, w.astype(narrow)) for name, w in weights.items()]))
             found = losses(self.trainee, batch, audio_weights, c.fact_weight)
-            return c.text_weight * found["text"] + found["audio"] + c.heard_weight * found["heard"], found
+            heard = c.heard_weight * (found["heard"] + found["heard_as_text"])
+            return c.text_weight * found["text"] + found["audio"] + heard, found
 
         (loss, found), gradients = mx.value_and_grad(total)(state.weights)
         if c.average_every == 1:
@@ -181,7 +188,7 @@ def train_lm(
     run: Run,
     config: LMTraining,
     batches: Callable[[int], Batch],
-    n_words: int,
+    pieces: Sequence[int],
     *,
     start_from: Path | None = None,
     stop_after_seconds: float | None = None,
@@ -190,11 +197,11 @@ def train_lm(
     """Train until `config.steps`, from where `run` stands; every checkpoint writes a `model.safetensors` to be used.
 
     `batches(step)` gives the batch of a step (this process's share of it, in a `team`), the same one each time it is
-    asked for; users say `n_words` words. Ctrl-C saves and is raised again. Raises TrainingError when the loss is no
+    asked for; `pieces` as in `Trainee`. Ctrl-C saves and is raised again. Raises TrainingError when the loss is no
     number, or a checkpoint cannot be read or written.
     """
     team = team or Team()
-    trainer, done = LMTrainer(config, n_words, team), 0
+    trainer, done = LMTrainer(config, pieces, team), 0
     state = trainer.init_state(start_from)
     if restored := run.restore():
         done, state = restored[0], unpack(state, restored[1])
