@@ -16,9 +16,10 @@ LEVELS = [
     {"nn"},
     {"models"},
     {"engine", "checkpoint"},
-    {"reply", "diagnosis"},
+    {"reply", "diagnosis", "conversation"},
     {"talk"},
     {"model", "train"},
+    {"runtime"},
     {"bench", "evaluate"},
     {"cli"},
 ]

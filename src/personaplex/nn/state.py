@@ -11,6 +11,9 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
+from personaplex.nn.attention import KV
+from personaplex.nn.transformer import TransformerState
+
 State = TypeVar("State")
 
 
@@ -26,12 +29,43 @@ def extract(state: State, slot: int) -> State:
 
 
 def insert(state: State, slot: int, one: State) -> State:
-    """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched."""
+    """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched.
+
+    `one` may be trimmed: what then stands in the rest of the slot's rings is never seen.
+    """
 
     def put(leaf: mx.array, row: mx.array) -> mx.array:
         return mx.slice_update(leaf, row, mx.array([slot]), axes=(0,))
 
     return cast(State, tree_map(put, state, one))
+
+
+def advance_active(active: mx.array, before: State, after: State) -> State:
+    """`after` for the slots that are `active` [B], `before` for the others.
+
+    Rings are taken from `after` as they are, so that they can be written in place: what an idle slot wrote lies where
+    its next real token will, in a row that nothing sees before.
+    """
+
+    def choose(new: mx.array | KV, old: mx.array | KV) -> mx.array | KV:
+        if isinstance(new, KV) or isinstance(old, KV) or new is old:
+            return new
+        return mx.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return cast(State, tree_map(choose, after, before, is_leaf=lambda node: isinstance(node, KV)))
+
+
+def trim(one: State) -> State:
+    """A one-slot state without the ring rows that were never written."""
+
+    def shorten(node: Any) -> Any:
+        if not isinstance(node, TransformerState):
+            return node
+        used = max(1, int(node.position.item()))
+        rings = (KV(*(mx.contiguous(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
+        return node._replace(rings=tuple(rings))
+
+    return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState)))
 
 
 def arrays(state: Any) -> list[mx.array]:
