@@ -100,7 +100,7 @@ class PersonaPlex:
         self.lm = lm
         self.mimi = mimi
         self.tokenizer = tokenizer
-        self._compiled = compiled
+        self.compiled = compiled
         self._generator = Generator(lm, folder.config)
         self._machines: dict[Ceiling, Duplex] = {}
 
@@ -269,7 +269,7 @@ class PersonaPlex:
     def _machine(self, sampling: Sampling) -> Duplex:
         ceiling = Ceiling.over(sampling)
         if ceiling not in self._machines:
-            self._machines[ceiling] = Duplex(self.mimi, self._generator, ceiling, compiled=self._compiled)
+            self._machines[ceiling] = Duplex(self.mimi, self._generator, ceiling, compiled=self.compiled)
         return self._machines[ceiling]
 
 

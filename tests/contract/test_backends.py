@@ -28,14 +28,14 @@ from personaplex.conversation import (
 from personaplex.errors import AudioError, Busy, Closed, Unsupported
 from personaplex.units import FRAME_SAMPLES
 from tests.contract.scripted import Scripted
-from tests.small import small_engine
+from tests.small import tiny_engine
 
 SLOTS = 2
 
 
 @pytest.fixture(scope="module", params=["scripted", "duplex"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    made: Backend = Scripted(SLOTS) if request.param == "scripted" else small_engine(SLOTS)
+    made: Backend = Scripted(SLOTS) if request.param == "scripted" else tiny_engine(SLOTS)
     yield made
     made.close()
 

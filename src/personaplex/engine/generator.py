@@ -7,6 +7,7 @@ semantic code were drawn a step ago, its acoustic codes are drawn now. The refer
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -119,8 +120,15 @@ class Generator:
 
     def read(self, prompt: Prompt) -> Prefix | None:
         """Read `prompt` without speaking; None when it is empty. Raises PersonaError when it is too long to be pinned."""
+        prefix = None
+        for prefix in self.reading(prompt, PREFILL_COLUMNS):
+            pass
+        return prefix
+
+    def reading(self, prompt: Prompt, n_columns: int) -> Iterator[Prefix | None]:
+        """Read `prompt` in calls of at most `n_columns`, with a pause after each: None until it is read."""
         if prompt.n_frames == 0:
-            return None
+            return
         if self.pins and prompt.n_frames > self.pins:
             raise PersonaError(
                 f"voice and role are {prompt.n_frames} frames long; at most {self.pins} stay in view here: shorten them, "
@@ -131,11 +139,12 @@ class Generator:
         if prompt.embeddings is not None:
             embedded = mx.concatenate([prompt.embeddings.astype(embedded.dtype)[None], embedded], axis=1)
         temporal, pinned = self.lm.init_state(1, self._extra_rows), self._pinned(prompt.n_frames)
-        size = min(PREFILL_COLUMNS, self.lm.config.context) if self.pins else PREFILL_COLUMNS
+        size = min(n_columns, self.lm.config.context) if self.pins else n_columns
         for start in range(0, prompt.n_frames, size):
             z, temporal = self._advance(embedded[:, start : start + size], temporal, pinned)
             mx.eval(z, temporal)
-        return Prefix(temporal, z[:, -1], columns[:, -1], mx.array(prompt.pending)[None])
+            yield None
+        yield Prefix(temporal, z[:, -1], columns[:, -1], mx.array(prompt.pending)[None])
 
     def begin(
         self, prefix: Prefix | None, *, seed: int = 0, sampling: Sampling | None = None

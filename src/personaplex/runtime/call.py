@@ -1,0 +1,107 @@
+"""The handle of a live conversation: what the user of an engine holds. Losing it frees the slot."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from personaplex.audio import as_chunk
+from personaplex.conversation import Capabilities, EventStream
+from personaplex.errors import Unsupported
+from personaplex.runtime.seat import Seat
+from personaplex.voice import Voice
+
+if TYPE_CHECKING:
+    from personaplex.runtime.engine import Engine
+
+
+class Call:
+    """A conversation with an `Engine`; see `personaplex.conversation.Conversation` for what each method promises."""
+
+    def __init__(self, engine: Engine, seat: Seat) -> None:
+        self._engine = engine
+        self._seat = seat
+        weakref.finalize(self, engine.forget, seat.lease).atexit = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this conversation can do."""
+        return self._engine.capabilities
+
+    @property
+    def seed(self) -> int:
+        """The seed that repeats it."""
+        return self._seat.seed
+
+    @property
+    def n_dropped(self) -> int:
+        """Frames of input that were shed so far."""
+        return self._seat.n_dropped
+
+    def send(self, pcm: np.ndarray) -> None:
+        """Give the user's sound as it is recorded; what is too much to be heard in time is shed, oldest first."""
+        self._engine.send(self._seat, as_chunk(pcm))
+
+    def feed(self, pcm: np.ndarray, timeout: float | None = None) -> None:
+        """Give a recording, waiting until there is room for each frame of it."""
+        self._engine.feed(self._seat, as_chunk(pcm), timeout)
+
+    def send_text(self, text: str) -> None:  # noqa: ARG002
+        """Not possible yet."""
+        self._refuse("take typed text")
+
+    def cancel(self) -> None:
+        """Not possible yet."""
+        self._refuse("be cancelled")
+
+    def update(self, *, voice: str | Path | Voice | None = None, prompt: str | Sequence[int] | None = None) -> None:  # noqa: ARG002
+        """Not possible yet."""
+        self._refuse("change voice or prompt while it runs")
+
+    def _refuse(self, what: str) -> None:
+        self._engine.check_open(self._seat)
+        raise Unsupported(f"a duplex conversation cannot {what}")
+
+    def events(self) -> EventStream:
+        """The stream of this conversation's events."""
+        return EventStream(self._seat.mailbox, self)
+
+    def finish(self) -> None:
+        """No more input: hear what was given, then end."""
+        self._engine.finish(self._seat)
+
+    def close(self) -> None:
+        """End now and free the slot."""
+        self._engine.release(self._seat, "closed")
+
+    def __enter__(self) -> Self:
+        try:
+            self._seat.ready.result()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.shield(asyncio.wrap_future(self._seat.ready))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
