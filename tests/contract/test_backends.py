@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -127,14 +127,15 @@ def test_after_the_end_everything_is_refused(backend: Backend) -> None:
     conversation.close()
     events = list(conversation.events())
     assert events[-1] == Ended(0, "closed")
-    for act in (
+    acts: list[Callable[[], None]] = [
         lambda: conversation.send(sound(0, 10)),
         lambda: conversation.feed(sound(0, 10)),
         lambda: conversation.send_text("hello"),
         conversation.cancel,
         conversation.finish,
         lambda: conversation.update(voice=""),
-    ):
+    ]
+    for act in acts:
         with pytest.raises(Closed):
             act()
 
@@ -142,11 +143,12 @@ def test_after_the_end_everything_is_refused(backend: Backend) -> None:
 def test_what_a_backend_cannot_do_it_says(backend: Backend) -> None:
     able = backend.capabilities
     with backend.open(Settings(seed=3)) as conversation:
-        for can, act in (
+        acts: list[tuple[bool, Callable[[], None]]] = [
             (able.text_input, lambda: conversation.send_text("hello")),
             (able.cancel, conversation.cancel),
             (able.update, lambda: conversation.update(prompt="assistant")),
-        ):
+        ]
+        for can, act in acts:
             if not can:
                 with pytest.raises(Unsupported):
                     act()

@@ -75,13 +75,13 @@ class Duplex:
         generated = state.generator._replace(key=session_key(seed), sampling=sampling.row())
         return state._replace(generator=generated)
 
-    def step(
-        self, pcm: mx.array, state: DuplexState, active: mx.array | None = None
-    ) -> tuple[Frame, DuplexState]:
+    def step(self, pcm: mx.array, state: DuplexState, active: mx.array | None = None) -> tuple[Frame, DuplexState]:
         """pcm [B, 1920] of the user -> the agent's frame and the state after it, nothing evaluated yet.
 
         Slots that are not `active` [B] have no frame: they stay where they are, and what comes out of them means
-        nothing. Rebind the state before evaluating (`frame, state = duplex.step(pcm, state)`, then `settle(frame, state)`):
+        nothing.
+
+        Rebind the state before evaluating (`frame, state = duplex.step(pcm, state)`, then `settle(frame, state)`):
         the rings are written in place only when nobody holds the old state any more, and copied otherwise.
         """
         return self._step(pcm, state) if active is None else self._step_active(pcm, active, state)

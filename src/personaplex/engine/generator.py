@@ -8,7 +8,7 @@ semantic code were drawn a step ago, its acoustic codes are drawn now. The refer
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 
@@ -119,11 +119,8 @@ class Generator:
         return self.begin(self.read(prompt), seed=seed, sampling=sampling)
 
     def read(self, prompt: Prompt) -> Prefix | None:
-        """Read `prompt` without speaking; None when it is empty. Raises PersonaError when it is too long to be pinned."""
-        prefix = None
-        for prefix in self.reading(prompt, PREFILL_COLUMNS):
-            pass
-        return prefix
+        """Read `prompt` without speaking; None when it is empty. Raises PersonaError when it is too long to pin."""
+        return [None, *self.reading(prompt, PREFILL_COLUMNS)][-1]
 
     def reading(self, prompt: Prompt, n_columns: int) -> Iterator[Prefix | None]:
         """Read `prompt` in calls of at most `n_columns`, with a pause after each: None until it is read."""
@@ -131,8 +128,8 @@ class Generator:
             return
         if self.pins and prompt.n_frames > self.pins:
             raise PersonaError(
-                f"voice and role are {prompt.n_frames} frames long; at most {self.pins} stay in view here: shorten them, "
-                "or open the engine with more pinned frames"
+                f"voice and role are {prompt.n_frames} frames long; at most {self.pins} stay in view here: "
+                "shorten them, or open the engine with more pinned frames"
             )
         columns = mx.array(prompt.columns)[None]
         embedded = self.lm.embed(columns)
@@ -152,7 +149,7 @@ class Generator:
         """Begin to speak after a prompt that was read: the step of its last column, and the state."""
         sampling = sampling or Sampling()
         recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
-        n_frames = 0 if prefix is None else int(prefix.temporal.position.item())
+        n_frames = 0 if prefix is None else cast(int, prefix.temporal.position.item())
         temporal = self.lm.init_state(1, self._extra_rows) if prefix is None else prefix.temporal
         # A copy: a compiled step may not be given as state what it also holds as a constant.
         state = GeneratorState(

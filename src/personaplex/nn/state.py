@@ -61,7 +61,7 @@ def trim(one: State) -> State:
     def shorten(node: Any) -> Any:
         if not isinstance(node, TransformerState):
             return node
-        used = max(1, int(node.position.item()))
+        used = max(1, cast(int, node.position.item()))
         rings = (KV(*(mx.contiguous(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
         return node._replace(rings=tuple(rings))
 

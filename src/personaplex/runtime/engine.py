@@ -76,7 +76,11 @@ class Engine:
     capabilities = Capabilities(full_duplex=True)
 
     def __init__(
-        self, model: str | Path | Callable[[], PersonaPlex], slots: int = 1, *, limits: Limits = Limits()  # noqa: B008
+        self,
+        model: str | Path | Callable[[], PersonaPlex],
+        slots: int = 1,
+        *,
+        limits: Limits = Limits(),
     ) -> None:
         if slots < 1:
             raise UsageError(f"slots is {slots}; it must be 1 or more")
@@ -193,7 +197,7 @@ class Engine:
         def run() -> None:
             try:
                 future.set_result(task())
-            except BaseException as error:  # noqa: BLE001 - the asker's to judge
+            except BaseException as error:
                 future.set_exception(error)
 
         with self._changed:
@@ -237,7 +241,7 @@ class Engine:
     def _run(self, model: str | Path | Callable[[], PersonaPlex], loaded: Future[None]) -> None:
         try:
             self._load(model)
-        except BaseException as error:  # noqa: BLE001 - the constructor raises it
+        except BaseException as error:
             loaded.set_exception(error)
             return
         loaded.set_result(None)
@@ -308,24 +312,23 @@ class Engine:
         """The step for the sampling of all that are open. It bounds work, not results: nobody hears it change."""
         ceiling = self._base.raised(*(seat.sampling for seat in list(self._seats.values())))
         if ceiling not in self._machines:
-            self._machines[ceiling] = Duplex(
-                self.model.mimi, self._generator, ceiling, compiled=self.model.compiled
-            )
+            self._machines[ceiling] = Duplex(self.model.mimi, self._generator, ceiling, compiled=self.model.compiled)
         return self._machines[ceiling]
 
     def _opening(self, seat: Seat) -> Iterator[None]:
         """Read a seat's prompt piece by piece and put the state into its slot."""
         try:
-            prefix = None
+            read: Prefix | None = None
             for prefix in self._reading(self._compose(seat.settings)):
+                read = prefix
                 yield
                 if not self._slots.holds(seat.lease):
                     return
-            state = trim(self._machine().begin(prefix, seed=seat.seed, sampling=seat.sampling))
+            state = trim(self._machine().begin(read, seed=seat.seed, sampling=seat.sampling))
             self._place(seat, state)
         except PersonaPlexError as error:
             self.release(seat, "error", error)
-        except Exception as error:  # noqa: BLE001 - one caller's voice must not end the others' calls
+        except Exception as error:
             self.release(seat, "error", BackendError(f"the conversation could not be opened: {error}"))
 
     def _reading(self, prompt: Prompt) -> Iterator[Prefix | None]:
