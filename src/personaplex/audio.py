@@ -229,6 +229,11 @@ class Framer:
     def __init__(self) -> None:
         self._rest = np.zeros(0, np.float32)
 
+    @property
+    def rest(self) -> np.ndarray:
+        """What is kept of a frame that is not whole yet."""
+        return self._rest
+
     def push(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         """The frames [1920] that are complete with these samples; the rest is kept."""
         joined = np.concatenate([self._rest, np.asarray(samples, np.float32).reshape(-1)])

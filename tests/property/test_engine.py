@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -17,14 +20,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex import Sampling
-from personaplex.conversation import Audio, Ended, Event, Settings
-from personaplex.errors import Busy
+from personaplex.audio import read_audio
+from personaplex.conversation import (
+    Audio,
+    Degenerate,
+    Ended,
+    Error,
+    Event,
+    Ready,
+    Settings,
+    UserStarted,
+    UserStopped,
+)
+from personaplex.errors import BackendError, Busy, CheckpointError, Closed, PersonaError, UsageError
 from personaplex.runtime.call import Call
 from personaplex.runtime.engine import Engine, Limits
 from personaplex.units import FRAME_SAMPLES
 from tests.conftest import SOAK
 from tests.small import small_engine, small_model
 
+QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
 SLOTS = 3
 LONGEST = 16
 SAMPLINGS = [None, Sampling(greedy=True), Sampling(text_top_k=0, audio_top_k=300, repetition_penalty=1.2)]
@@ -196,3 +211,124 @@ def test_a_long_conversation_keeps_memory_and_step_time() -> None:
     assert max(sizes) - min(sizes) < 200_000
     quarter = n_frames // 4
     assert np.median(times[-quarter:]) < 1.5 * np.median(times[:quarter]) + 0.01
+
+
+@pytest.mark.parametrize("ending", ["engine.close()", "pass"])
+def test_the_process_ends_well_whether_the_engine_was_closed_or_not(ending: str) -> None:
+    """A thread that leaves its MLX streams behind makes the process abort at its end."""
+    program = (
+        "from tests.small import small_engine; from personaplex.conversation import Settings; import numpy as np\n"
+        "engine = small_engine(1); call = engine.open(Settings(voice='', prompt='')); call.feed(np.zeros(4000))\n"
+        f"{ending}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_user_is_heard_off_the_device_and_nothing_of_it_is_lost(engine: Engine) -> None:
+    question = read_audio(QUESTION)
+    with engine.open(settings(1)) as call:
+        call.feed(np.concatenate([question, np.zeros(36_000, np.float32)]))
+        call.finish()
+        events = list(call.events())
+    turns = [event for event in events if isinstance(event, (UserStarted, UserStopped))]
+    assert [type(event) for event in turns] == [UserStarted, UserStopped]
+    assert turns[0].frame < 12 and abs(turns[1].frame - (len(question) / 24_000 + 1) * 12.5) < 6
+
+
+def test_whoever_is_not_read_is_ended(engine: Engine) -> None:
+    limits = Limits(pinned_frames=40, unread_seconds=1.0, voice_activity=None)
+    with small_engine(2, limits) as strict, strict.open(settings(1)) as read, strict.open(settings(2)) as unread:
+        events = read.events()
+        with pytest.raises(Closed):
+            for _ in range(60):
+                unread.feed(sound(2)[:FRAME_SAMPLES])
+                read.feed(sound(1)[:FRAME_SAMPLES])
+                while not isinstance(events.get(60), Audio):
+                    pass
+        assert list(unread.events()) == [Ended(unread.n_frames, "unread")]
+        assert strict.in_use == 1
+
+
+def test_numbers_that_are_none_end_one_conversation_and_leave_nothing(engine: Engine) -> None:
+    """A fault is put into one slot; its neighbour and the next conversation in the slot hear nothing of it."""
+    expected = {seed: alone(engine, seed) for seed in (1, 2)}
+    with small_engine(2) as hurt, hurt.open(settings(1)) as broken, hurt.open(settings(2)) as well:
+        broken.feed(sound(1)[: 2 * FRAME_SAMPLES])
+        well.feed(sound(2)[: 2 * FRAME_SAMPLES])
+        hurt.submit(lambda: poison(hurt)).result()
+        broken.feed(sound(1)[: 2 * FRAME_SAMPLES])
+        events = list(broken.events())
+        assert [type(e) for e in events[-3:]] == [Degenerate, Error, Ended] and events[-1].reason == "error"  # type: ignore[attr-defined]
+        well.feed(sound(2)[2 * FRAME_SAMPLES :])
+        with hurt.open(settings(1)) as again:
+            again.feed(sound(1))
+            again.finish()
+            said = audio(list(again.events()))
+        well.finish()
+        beside = audio(list(well.events()))
+    for found, seed in ((said, 1), (beside, 2)):
+        assert len(found) == LONGEST
+        assert all(np.abs(a - b).max() < 1e-4 for a, b in zip(found, expected[seed], strict=True))
+
+
+def poison(engine: Engine) -> None:
+    ring = engine._state.generator.temporal.rings[0]
+    ring.k[0], ring.v[0] = mx.nan, mx.nan
+
+
+def test_a_fault_of_the_device_thread_ends_everything_and_says_so(recwarn: pytest.WarningsRecorder) -> None:
+    engine = small_engine(2)
+    call = engine.open(settings(1))
+    call.__enter__()
+    engine.submit(lambda: setattr(engine, "_state", None)).result()
+    call.feed(sound(1)[:FRAME_SAMPLES])
+    events = list(call.events())
+    assert [type(e) for e in events] == [Ready, Error, Ended]
+    with pytest.raises(BackendError, match="the engine stopped"):
+        engine.open(settings(1))
+    engine.close()
+
+
+def test_what_cannot_be_loaded_is_raised_where_it_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        Engine(tmp_path / "nothing")
+    with pytest.raises(UsageError):
+        small_engine(0)
+    for bad in (
+        {"pinned_frames": -1},
+        {"backlog_seconds": 0.0},
+        {"unread_seconds": float("nan")},
+        {"rewind_seconds": -1.0},
+        {"recover": True},
+    ):
+        with pytest.raises(UsageError):
+            Limits(**bad)  # type: ignore[arg-type]
+
+
+def test_a_voice_that_does_not_exist_ends_only_its_own_conversation(engine: Engine) -> None:
+    with engine.open(settings(1)) as well:
+        call = engine.open(Settings(voice="no such voice", prompt=[5]))
+        with pytest.raises(PersonaError), call:
+            pass
+        assert isinstance(list(call.events())[-1], Ended)
+        with pytest.raises(UsageError):
+            engine.open(Settings(seed=-1))
+        well.feed(sound(1)[:FRAME_SAMPLES])
+    assert engine.in_use == 0
+
+
+def test_degenerate_speech_is_undone_if_that_is_wanted() -> None:
+    """The smallest model is random, so its sound is taken for noise: an event, and with `recover` a way back."""
+    for recover in (False, True):
+        limits = Limits(pinned_frames=40, rewind_seconds=3.0, recover=recover)
+        with small_engine(1, limits) as engine, engine.open(settings(0)) as call:
+            n_frames, events, signs = 0, call.events(), []
+            while n_frames < 40:
+                call.feed(sound(1)[:FRAME_SAMPLES])
+                while not isinstance(event := events.get(60), Audio):
+                    signs += [event] if isinstance(event, Degenerate) else []
+                n_frames += 1
+            ages = engine.submit(lambda: [seat.age for seat in engine._seats.values()]).result()
+        assert signs, "the smallest model has become a good speaker; choose another one"
+        assert (ages[0] < n_frames) == recover

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from personaplex.text import Tokenizer
 LM_FILE = "model.safetensors"
 MIMI_FILES = ("tokenizer-*.safetensors", "mimi*.safetensors")
 TEXT_FILES = ("tokenizer*.model", "*.model")
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
 
 
 class ModelFolder:
@@ -35,6 +37,22 @@ class ModelFolder:
     def config(self) -> ModelConfig:
         """What the model is made of. Raises ConfigError naming the field."""
         return ModelConfig.read(self.path / "config.json")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this model's states from another's: its configuration, and samples of its weights.
+
+        Samples, because reading 16 GB to recognise a file would take longer than what it saves.
+        """
+        digest = hashlib.sha256(self.config.to_json().encode())
+        for path in (self._one(LM_FILE), self._one(*MIMI_FILES)):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with path.open("rb") as file:
+                for part in range(_SAMPLES):
+                    file.seek(part * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+                    digest.update(file.read(_SAMPLE_BYTES))
+        return digest.hexdigest()
 
     @cached_property
     def voices(self) -> VoiceShelf:

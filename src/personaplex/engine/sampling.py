@@ -173,6 +173,13 @@ class Draws(NamedTuple):
         return mx.argmax(mx.where(kept, scores, -mx.inf), axis=-1).astype(mx.int32)
 
 
+def mean_entropy(logits: mx.array) -> mx.array:
+    """Logits [B, n, V] -> [B] nats: how much in doubt n choices were, on average."""
+    logits = logits.astype(mx.float32)
+    entropy = mx.logsumexp(logits, axis=-1) - (mx.softmax(logits, axis=-1) * logits).sum(axis=-1)
+    return entropy.mean(axis=-1)
+
+
 def each(by_stream: mx.array) -> list[mx.array]:
     """[B, n, ...] -> n arrays [B, ...]."""
     return [one.squeeze(1) for one in mx.split(by_stream, by_stream.shape[1], axis=1)]

@@ -5,6 +5,7 @@ A one-slot state can be made anywhere (a prefilled prompt, a saved conversation)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 import mlx.core as mx
@@ -66,6 +67,36 @@ def trim(one: State) -> State:
         return node._replace(rings=tuple(rings))
 
     return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState)))
+
+
+def without_rings(state: Any) -> list[mx.array]:
+    """Every array but the rings: what must be kept of a state to set a slot back to it, later."""
+    leaves: list[mx.array | KV] = []
+    tree_map(leaves.append, state, is_leaf=lambda node: isinstance(node, KV))
+    return [leaf for leaf in leaves if not isinstance(leaf, KV)]
+
+
+def set_back(state: State, slot: int, kept: list[mx.array]) -> State:
+    """`state` with `slot` as it was when `without_rings` was `kept`; the rings must still hold what it saw then."""
+    earlier = iter(kept)
+
+    def put(leaf: mx.array | KV) -> mx.array | KV:
+        if isinstance(leaf, KV):
+            return leaf
+        return mx.slice_update(leaf, next(earlier)[slot : slot + 1], mx.array([slot]), axes=(0,))
+
+    return cast(State, tree_map(put, state, is_leaf=lambda node: isinstance(node, KV)))
+
+
+def named(state: Any) -> dict[str, mx.array]:
+    """Every array of a tree by its place in it."""
+    return _flat(state)
+
+
+def renamed(template: State, values: Mapping[str, mx.array]) -> State:
+    """The tree of `template`'s form that `named` took apart."""
+    found = iter([values[name] for name in _flat(template)])
+    return cast(State, tree_map(lambda _: next(found), template))
 
 
 def arrays(state: Any) -> list[mx.array]:

@@ -40,6 +40,11 @@ class Call:
         return self._seat.seed
 
     @property
+    def n_frames(self) -> int:
+        """Frames lived so far."""
+        return self._seat.n_frames
+
+    @property
     def n_dropped(self) -> int:
         """Frames of input that were shed so far."""
         return self._seat.n_dropped
@@ -71,6 +76,21 @@ class Call:
     def events(self) -> EventStream:
         """The stream of this conversation's events."""
         return EventStream(self._seat.mailbox, self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation as it is now (.safetensors), what was sent but not heard included; it goes on.
+
+        `Engine.load` continues it. Waits for the step in progress. Raises OutputError when it cannot be written.
+        """
+        self._engine.save(self._seat, Path(path))
+
+    def rewind(self, seconds: float, seed: int | None = None) -> int:
+        """Forget the last `seconds` (up to one more: it is marked once a second); how many frames were forgotten.
+
+        With the same sound again the agent says the same again; with another `seed` something else.
+        Raises UsageError when the engine does not keep that much, or the conversation is not that old.
+        """
+        return self._engine.rewind(self._seat, seconds, seed)
 
     def finish(self) -> None:
         """No more input: hear what was given, then end."""

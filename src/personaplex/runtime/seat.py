@@ -1,39 +1,76 @@
-"""One conversation on the host: what it has sent and not yet heard, and what it is told. No MLX in here."""
+"""One conversation on the host: what it has sent and not yet heard, and what it is told. Nothing here computes."""
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
 import numpy as np
 
-from personaplex.audio import Framer
-from personaplex.conversation import AgentText, Audio, Ended, EndReason, Error, Mailbox, Overrun, Ready, Settings
+from personaplex.audio import Framer, rms
+from personaplex.conversation import (
+    AgentEnded,
+    AgentStarted,
+    AgentText,
+    Audio,
+    Degenerate,
+    Ended,
+    EndReason,
+    Error,
+    Interrupted,
+    Mailbox,
+    Overrun,
+    Ready,
+)
 from personaplex.engine.sampling import Sampling
-from personaplex.errors import Closed, PersonaPlexError
+from personaplex.errors import Closed, PersonaPlexError, UsageError
+from personaplex.guard import Guard, Kind
+from personaplex.models.streams import AGENT, TEXT
 from personaplex.runtime.slots import Lease
-from personaplex.text import TextStream
+from personaplex.text import TextStream, Tokenizer
+from personaplex.turns import QUIET_RMS, Turn, UserTurn
+from personaplex.units import FRAME_RATE
+
+if TYPE_CHECKING:
+    from personaplex.vad import SpeechDetector
 
 
 @dataclass
 class Heard:
-    """What one step made of a slot: the agent's `pcm` [1920] and `tokens` [17]; text counts only if `valid`."""
+    """What one step made of a slot: the agent's `pcm` [1920] and `tokens` [17]; text counts only if `valid`.
+
+    `entropy` is that of the agent's codes, in nats.
+    """
 
     pcm: np.ndarray
     tokens: np.ndarray
     valid: bool
+    entropy: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the model still computes with numbers."""
+        return bool(np.isfinite(self.entropy) and np.isfinite(self.pcm).all())
 
 
 @dataclass(eq=False)
 class Seat:
-    """The host's half of a lease. `inbox` holds whole frames [1920]; the engine's lock guards every field."""
+    """The host's half of a lease. `inbox` holds whole frames [1920]; the engine's lock guards every field.
+
+    `n_frames` counts the frames lived, `age` those remembered: fewer, once it was set back. `marks` are earlier states
+    of the whole batch without rings, by this conversation's age then.
+    """
 
     lease: Lease
-    settings: Settings
     seed: int
     sampling: Sampling
     text: TextStream
+    padding: tuple[int, ...]
     mailbox: Mailbox = field(default_factory=Mailbox)
     framer: Framer = field(default_factory=Framer)
     inbox: deque[np.ndarray] = field(default_factory=deque)
@@ -42,7 +79,24 @@ class Seat:
     finishing: bool = False
     in_step: bool = False
     n_frames: int = 0
+    age: int = 0
     n_dropped: int = 0
+    marks: deque[tuple[int, list[mx.array]]] = field(default_factory=deque)
+    agent: Turn = field(default_factory=Turn)
+    agent_began: int = 0
+    talked_over: bool = False
+    user: UserTurn = field(default_factory=UserTurn)
+    user_began: int = 0
+    detector: SpeechDetector | None = None
+    guard: Guard = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.guard = Guard(self.padding)
+
+    @property
+    def unheard(self) -> np.ndarray:
+        """Every sample that was sent and not heard."""
+        return np.concatenate([*self.inbox, self.framer.rest])
 
     def take_in(self, pcm: np.ndarray, most: int) -> None:
         """Queue samples [S]; of more than `most` unheard frames the oldest are shed, and told."""
@@ -77,18 +131,48 @@ class Seat:
         """The slot holds this conversation now."""
         self.is_ready = True
         self.mailbox.put(Ready(self.n_frames, self.seed))
+        if self.agent.speaking:  # a snapshot was taken in the middle of a turn
+            self.mailbox.put(AgentStarted(self.n_frames))
         if not self.ready.done():
             self.ready.set_result(None)
 
     def tell(self, heard: Heard) -> int:
         """The events of one step; how many are unread now."""
-        self.in_step = False
-        at, self.n_frames = self.n_frames, self.n_frames + 1
+        at, self.n_frames, self.age = self.n_frames, self.n_frames + 1, self.age + 1
+        token = int(heard.tokens[TEXT])
+        sounds = rms(heard.pcm) >= QUIET_RMS or (heard.valid and token not in self.padding)
+        before, self.agent = self.agent, self.agent.after(sounds)
+        if self.agent.speaking and not before.speaking:
+            self.agent_began = at
+            self.mailbox.put(AgentStarted(at))
+        if sounds:
+            self.talked_over = self.user.speaking and self.user_began > self.agent_began
         unread = self.mailbox.put(Audio(at, heard.pcm))
-        text = self.text.push(int(heard.tokens[0])) if heard.valid else ""
+        text = self.text.push(token) if heard.valid else ""
         if text:
             unread = self.mailbox.put(AgentText(at, text))
+        if before.speaking and not self.agent.speaking:
+            if self.talked_over:
+                self.mailbox.put(Interrupted(at))
+            unread = self.mailbox.put(AgentEnded(at))
         return unread
+
+    def judge(self, heard: Heard) -> Kind | None:
+        """Whether the agent's speech is no speech any more, as of the step told last; told when it begins."""
+        kind = self.guard.watch(heard.pcm, int(heard.tokens[TEXT]), heard.tokens[AGENT], heard.entropy)
+        if kind is not None:
+            self.mailbox.put(Degenerate(self.n_frames - 1, kind))
+        return kind
+
+    def go_back(self, n_frames: float) -> tuple[int, list[mx.array]]:
+        """The latest mark that is `n_frames` old or older; later ones are forgotten. Raises UsageError for none."""
+        if not self.marks or self.marks[0][0] > self.age - n_frames:
+            raise UsageError(
+                f"the conversation cannot go back {n_frames / FRAME_RATE:.1f} s: it remembers {self.age} frames"
+            )
+        while self.marks[-1][0] > self.age - n_frames:
+            self.marks.pop()
+        return self.marks[-1]
 
     def end(self, reason: EndReason, error: PersonaPlexError | None = None) -> None:
         """The last events."""
@@ -100,3 +184,27 @@ class Seat:
         self.inbox.clear()
         if not self.ready.done():
             self.ready.set_exception(error or Closed(f"the conversation ended before it was ready ({reason})"))
+
+
+def notes_of(seat: Seat) -> dict[str, Any]:
+    """What a snapshot says of a seat, for JSON."""
+    return {
+        "seed": seat.seed,
+        "sampling": dataclasses.asdict(seat.sampling),
+        "n_frames": seat.n_frames,
+        "n_dropped": seat.n_dropped,
+        "text": seat.text.held.hex(),
+        "agent": list(seat.agent),
+        "unheard": base64.b64encode(seat.unheard.astype("<f4").tobytes()).decode(),
+    }
+
+
+def restored(lease: Lease, notes: dict[str, Any], tokenizer: Tokenizer, padding: tuple[int, ...]) -> Seat:
+    """The seat that `notes_of` described, in another slot or another process."""
+    text = TextStream(tokenizer, bytes.fromhex(notes["text"]))
+    seat = Seat(lease, notes["seed"], Sampling(**notes["sampling"]), text, padding)
+    seat.agent = Turn(*notes["agent"])
+    seat.n_frames, seat.n_dropped = notes["n_frames"], notes["n_dropped"]
+    unheard = np.frombuffer(base64.b64decode(notes["unheard"]), "<f4")
+    seat.inbox.extend(frame.copy() for frame in seat.framer.push(unheard))
+    return seat
