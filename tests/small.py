@@ -7,7 +7,8 @@ import mlx.core as mx
 from personaplex import PersonaPlex
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.config import ModelConfig
-from personaplex.runtime.engine import Engine, Limits
+from personaplex.runtime.engine import Engine
+from personaplex.runtime.limits import Limits
 from personaplex.text import Tokenizer
 from tests.conftest import PARITY, WINDOW
 

@@ -112,14 +112,16 @@ class PersonaPlex:
         dtype: mx.Dtype | None = None,
         depformer_steps: int = 8,
         compiled: bool | None = None,
+        context_seconds: float | None = None,
     ) -> PersonaPlex:
         """Load "nano", which is in this package, a folder in the reference's layout, or a Hub repository `owner/name`.
 
         `dtype` defaults to bfloat16 on a GPU and float32 on a CPU; `depformer_steps` 16 also predicts the user's codes,
-        which changes nothing said; `compiled` fuses the step's graph and defaults to True on a Mac.
+        which changes nothing said; `compiled` fuses the step's graph and defaults to True on a Mac; `context_seconds`
+        makes the window shorter than the model's own, for less memory.
         Raises CheckpointError or ConfigError naming what is missing, unknown or damaged.
         """
-        folder = ModelFolder(resolve(path_or_repo))
+        folder = ModelFolder(resolve(path_or_repo), context_seconds)
         tokenizer, mimi = folder.load_tokenizer(), folder.load_mimi()
         lm = folder.load_lm(depformer_steps, dtype)
         if compiled is None:

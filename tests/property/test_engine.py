@@ -34,7 +34,8 @@ from personaplex.conversation import (
 )
 from personaplex.errors import BackendError, Busy, CheckpointError, Closed, PersonaError, UsageError
 from personaplex.runtime.call import Call
-from personaplex.runtime.engine import Engine, Limits
+from personaplex.runtime.engine import Engine
+from personaplex.runtime.limits import Limits
 from personaplex.units import FRAME_SAMPLES
 from tests.conftest import SOAK
 from tests.small import small_engine, small_model
@@ -273,7 +274,7 @@ def test_numbers_that_are_none_end_one_conversation_and_leave_nothing(engine: En
 
 
 def poison(engine: Engine) -> None:
-    ring = engine._state.generator.temporal.rings[0]
+    ring = engine._device._state.generator.temporal.rings[0]
     ring.k[0], ring.v[0] = mx.nan, mx.nan
 
 
@@ -281,7 +282,7 @@ def test_a_fault_of_the_device_thread_ends_everything_and_says_so(recwarn: pytes
     engine = small_engine(2)
     call = engine.open(settings(1))
     call.__enter__()
-    engine.submit(lambda: setattr(engine, "_state", None)).result()
+    engine.submit(lambda: setattr(engine._device, "_state", None)).result()
     call.feed(sound(1)[:FRAME_SAMPLES])
     events = list(call.events())
     assert [type(e) for e in events] == [Ready, Error, Ended]

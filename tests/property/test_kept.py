@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from personaplex.conversation import AgentText, Audio, Ended, Event, Ready, Settings
 from personaplex.errors import CheckpointError, Closed, OutputError, PersonaError, UsageError
 from personaplex.runtime.call import Call
-from personaplex.runtime.engine import Engine, Limits
+from personaplex.runtime.engine import Engine
+from personaplex.runtime.limits import Limits
 from personaplex.units import FRAME_SAMPLES
 from tests.small import small_engine, tiny_engine
 

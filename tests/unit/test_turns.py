@@ -83,7 +83,8 @@ PADDING = (0, 3)
 
 
 def watch(frames: list[tuple[np.ndarray, int, int, float]]) -> list[tuple[int, str]]:
-    guard, found = Guard(PADDING), []
+    guard = Guard(PADDING)
+    found: list[tuple[int, str]] = []
     for at, (pcm, text, code, entropy) in enumerate(frames):
         if kind := guard.watch(pcm, text, np.full(8, code, np.int32), entropy):
             found.append((at, kind))
@@ -108,7 +109,7 @@ def test_signs_of_degenerate_speech_are_told_once() -> None:
     assert watch(noise + sound + noise) == [
         (NOISE_FRAMES - 1, "noise"),
         (97, "noise"),
-    ]  # half a second of noise is enough
+    ]
     loop = [(quiet, word, 7, 2.0) for word in [50, 3, 51, 3, 3, 52] * 7]
     assert [kind for _, kind in watch(loop)] == ["repetition"]
     assert watch([(quiet, 40 + i % 7, 7, 2.0) for i in range(60)]) == []

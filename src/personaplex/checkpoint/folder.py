@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,11 @@ import mlx.core as mx
 from personaplex.checkpoint.load import load_lm, load_mimi
 from personaplex.checkpoint.voices import VoiceShelf
 from personaplex.config import ModelConfig
-from personaplex.errors import CheckpointError
+from personaplex.errors import CheckpointError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.text import Tokenizer
+from personaplex.units import FRAME_RATE
 
 LM_FILE = "model.safetensors"
 MIMI_FILES = ("tokenizer-*.safetensors", "mimi*.safetensors")
@@ -25,18 +27,29 @@ _SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
 class ModelFolder:
     """A folder in the reference's layout: language model, Mimi, SentencePiece model, voices, perhaps a config.json.
 
-    Raises CheckpointError when the folder is missing; a missing file is an error only when it is needed.
+    `context_seconds` shortens the language model's window. Raises CheckpointError when the folder is missing; a missing
+    file is an error only when it is needed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, context_seconds: float | None = None) -> None:
         if not path.is_dir():
             raise CheckpointError(f"the model folder {path} does not exist")
         self.path = path
+        self._context_seconds = context_seconds
 
     @cached_property
     def config(self) -> ModelConfig:
-        """What the model is made of. Raises ConfigError naming the field."""
-        return ModelConfig.read(self.path / "config.json")
+        """What the model is made of. Raises ConfigError naming the field, UsageError for a window it cannot have."""
+        config = ModelConfig.read(self.path / "config.json")
+        if self._context_seconds is None:
+            return config
+        own, frames = config.lm.context, self._context_seconds * FRAME_RATE
+        if not 1 <= frames <= own:
+            raise UsageError(
+                f"context seconds is {self._context_seconds}; this model's window is {own / FRAME_RATE:.1f} s, "
+                "and a shorter one must hold a frame"
+            )
+        return dataclasses.replace(config, lm=dataclasses.replace(config.lm, context=int(frames)))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,14 +8,12 @@ sound.
 from __future__ import annotations
 
 import atexit
-import math
 import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,77 +21,23 @@ from typing import Any, Self, TypeVar
 import mlx.core as mx
 import numpy as np
 
-from personaplex.checkpoint.states import read_state, write_state
 from personaplex.conversation import Capabilities, EndReason, Settings
-from personaplex.engine.duplex import Duplex, DuplexState, settle
-from personaplex.engine.generator import Generator, Prefix
-from personaplex.engine.prompt import Prompt
-from personaplex.engine.sampling import Ceiling, check_seed, mean_entropy, session_key
+from personaplex.engine.duplex import DuplexState
+from personaplex.engine.generator import Prefix
+from personaplex.engine.sampling import check_seed
 from personaplex.errors import BackendError, Closed, PersonaPlexError, UsageError
 from personaplex.guard import Guard
-from personaplex.model import DEFAULT_PROMPT, PersonaPlex
-from personaplex.models.streams import N_STREAMS
-from personaplex.nn.state import arrays, extract, insert, set_back, stack, trim, without_rings
+from personaplex.model import PersonaPlex
 from personaplex.runtime.call import Call
+from personaplex.runtime.device import Device, Source
 from personaplex.runtime.ear import Ear
-from personaplex.runtime.prefix import PrefixCache
+from personaplex.runtime.limits import MARK_FRAMES, RECOVER_SECONDS, Limits
 from personaplex.runtime.seat import Heard, Seat, notes_of, restored
 from personaplex.runtime.slots import Lease, SlotTable
 from personaplex.text import EPAD, TextStream
-from personaplex.turns import VoiceActivity
-from personaplex.units import FRAME_RATE, FRAME_SAMPLES, N_CODEBOOKS
+from personaplex.units import FRAME_RATE, FRAME_SAMPLES
 
 Result = TypeVar("Result")
-
-MARK_FRAMES = 12
-"""How often a conversation that may be set back is marked: about once a second."""
-
-RECOVER_SECONDS = 2.0
-"""How far back degenerate speech is undone: as long as its signs take to show."""
-
-SNAPSHOT = "snapshot"
-"""The kind of file that holds a running conversation."""
-
-READ_COLUMNS = 64
-"""Columns of a new prompt per turn of the loop: others' frames go in between."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an engine keeps for each slot.
-
-    `pinned_frames`: voice and role of up to as many frames stay in view for ever; 0 is the reference's plain window.
-    `backlog_seconds`: unheard input beyond it is shed, oldest first. `unread_seconds`: a conversation whose events
-    nobody reads for as long is ended. `rewind_seconds`: how far a conversation can be set back (the window grows by as
-    much). `prefix_bytes`: memory for prompts that were read, which are kept in `prefix_folder` too if one is named.
-    `voice_activity`: when a user counts as speaking; None does without. `recover`: set a conversation that repeats
-    itself or makes noise back by two seconds, with another seed.
-    """
-
-    pinned_frames: int = 256
-    backlog_seconds: float = 1.0
-    unread_seconds: float = 60.0
-    rewind_seconds: float = 0.0
-    prefix_bytes: int = 1 << 30
-    prefix_folder: Path | None = None
-    voice_activity: VoiceActivity | None = field(default_factory=VoiceActivity)
-    recover: bool = False
-
-    def __post_init__(self) -> None:
-        if self.pinned_frames < 0:
-            raise UsageError(f"pinned frames is {self.pinned_frames}; it must be 0 or more")
-        for name in ("backlog_seconds", "unread_seconds"):
-            if not 1 / FRAME_RATE <= getattr(self, name) < 1e6:
-                raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be one frame or more")
-        if not 0 <= self.rewind_seconds < 1e6:
-            raise UsageError(f"rewind seconds is {self.rewind_seconds}; it must be 0 or more")
-        if self.recover and self.rewind_seconds < RECOVER_SECONDS:
-            raise UsageError(f"recover goes back {RECOVER_SECONDS} s; rewind seconds must be as much or more")
-
-    @property
-    def spare_frames(self) -> int:
-        """Frames beyond the window that the rings hold, so that a conversation can be set back."""
-        return math.ceil(self.rewind_seconds * FRAME_RATE) + MARK_FRAMES if self.rewind_seconds else 0
 
 
 class Engine:
@@ -111,14 +55,14 @@ class Engine:
 
     def __init__(
         self,
-        model: str | Path | Callable[[], PersonaPlex],
+        model: Source,
         slots: int = 1,
         *,
-        limits: Limits = Limits(),
+        limits: Limits | None = None,
     ) -> None:
         if slots < 1:
             raise UsageError(f"slots is {slots}; it must be 1 or more")
-        self.limits = limits
+        self.limits = limits = limits or Limits()
         self._backlog = round(limits.backlog_seconds * FRAME_RATE)
         self._most_unread = round(limits.unread_seconds * FRAME_RATE)
         self._changed = threading.Condition()
@@ -129,12 +73,23 @@ class Engine:
         self._openings: deque[Iterator[None]] = deque()
         self._stopped: PersonaPlexError | None = None
         loaded: Future[None] = Future()
-        rule = limits.voice_activity
-        self._ear = Ear(rule, lambda seat: self.release(seat, "finished")) if rule is not None else None
         self._thread = threading.Thread(target=self._run, args=(model, loaded), name="personaplex-device", daemon=True)
         self._thread.start()
         loaded.result()
+        self._padding = (EPAD, self.model.config.lm.existing_text_padding_id)
+        rule = limits.voice_activity
+        self._ear = Ear(rule, lambda seat: self.release(seat, "finished")) if rule is not None else None
         atexit.register(self.close)
+
+    @property
+    def model(self) -> PersonaPlex:
+        """The model: its configuration, voices and prompts may be asked for, its networks belong to the engine."""
+        return self._device.model
+
+    @property
+    def step_ms(self) -> list[float]:
+        """Milliseconds of the last steps."""
+        return list(self._device.step_ms)
 
     @property
     def slots(self) -> int:
@@ -151,7 +106,7 @@ class Engine:
     @property
     def prefix_bytes(self) -> int:
         """Memory of the prompts that are kept."""
-        return self._prefixes.n_bytes
+        return self._device.prefixes.n_bytes
 
     def open(self, settings: Settings = Settings()) -> Call:  # noqa: B008 - frozen
         """Begin a conversation; returns at once, and `Ready` or `Ended` follows.
@@ -176,7 +131,7 @@ class Engine:
         Raises Busy and Closed as `open` does, and CheckpointError for a file that is damaged or made with another
         model, precision or window.
         """
-        state, notes = self.submit(lambda: self._read_snapshot(Path(path))).result()
+        state, notes = self.submit(lambda: self._device.read(Path(path))).result()
         with self._changed:
             self._check_running()
             self._reap()
@@ -239,7 +194,7 @@ class Engine:
         """Write a seat's conversation as it is between two steps. Raises OutputError."""
         self.check_open(seat)
         state, notes = self.submit(lambda: self._capture(seat)).result()
-        write_state(path, SNAPSHOT, self._identity, state, notes)
+        self._device.write(path, state, notes)
 
     def rewind(self, seat: Seat, seconds: float, seed: int | None) -> int:
         """Set a seat's conversation back; how many frames it went."""
@@ -315,16 +270,16 @@ class Engine:
 
     # The device thread.
 
-    def _run(self, model: str | Path | Callable[[], PersonaPlex], loaded: Future[None]) -> None:
+    def _run(self, model: Source, loaded: Future[None]) -> None:
         try:
             self._live(model, loaded)
         finally:
             # A thread that leaves MLX's streams behind aborts the process when that ends.
             mx.clear_streams()
 
-    def _live(self, model: str | Path | Callable[[], PersonaPlex], loaded: Future[None]) -> None:
+    def _live(self, model: Source, loaded: Future[None]) -> None:
         try:
-            self._load(model)
+            self._device = Device(model, self._slots.n_slots, self.limits)
         except BaseException as error:
             loaded.set_exception(error)
             return
@@ -340,22 +295,6 @@ class Engine:
                 with suppress(Exception):
                     task()
 
-    def _load(self, model: str | Path | Callable[[], PersonaPlex]) -> None:
-        self.model = model() if callable(model) else PersonaPlex.from_pretrained(model)
-        self._padding = (EPAD, self.model.config.lm.existing_text_padding_id)
-        pins, spare = self.limits.pinned_frames, self.limits.spare_frames
-        self._generator = Generator(self.model.lm, self.model.config, pins=pins, spare_frames=spare)
-        self._base = Ceiling.over(self.model.sampling())
-        self._machines: dict[Ceiling, Duplex] = {}
-        temporal = self._generator.begin(None)[1].temporal
-        rows = temporal.rings[0].k.shape[2]
-        self._identity = f"{self.model.folder.fingerprint} {self.model.lm.dtype} {rows} rows {pins} pinned"
-        dim, column = mx.zeros((1, self.model.config.lm.dim), self.model.lm.dtype), mx.zeros((1, N_STREAMS), mx.int32)
-        template = Prefix(temporal, dim, column, column)
-        self._prefixes = PrefixCache(self._identity, template, self.limits.prefix_bytes, self.limits.prefix_folder)
-        self._state = stack([self._empty() for _ in range(self.slots)])
-        mx.eval(arrays(self._state))
-
     def _turn(self) -> bool:
         """Once round the loop: asked-for work, a piece of a new prompt, one step. False when the engine is closed."""
         with self._changed:
@@ -364,6 +303,7 @@ class Engine:
                 return False
             self._reap()
             tasks, self._tasks = self._tasks, deque()
+            choices = [seat.sampling for seat in self._seats.values()]
             due = [(seat, frame) for seat in self._seats.values() if (frame := seat.next_frame()) is not None]
             self._changed.notify_all()
         for task in tasks:
@@ -371,32 +311,21 @@ class Engine:
         if self._openings and next(self._openings[0], "done") == "done":
             self._openings.popleft()
         if due:
-            self._scatter(due, self._step(due))
+            self._scatter(due, self._device.step({seat.lease.slot: pcm for seat, pcm in due}, choices))
         return True
 
     def _has_work(self) -> bool:
         waiting = any(seat.is_ready and seat.inbox for seat in self._seats.values())
         return bool(self._stopped or self._tasks or self._openings or self._vanished or waiting)
 
-    def _step(self, due: list[tuple[Seat, np.ndarray]]) -> list[Heard]:
-        """One step of the model with one frame for each seat that is due."""
-        pcm, active = np.zeros((self.slots, FRAME_SAMPLES), np.float32), np.zeros(self.slots, bool)
-        for seat, heard in due:
-            pcm[seat.lease.slot], active[seat.lease.slot] = heard, True
-        frame, self._state = self._machine().step(mx.array(pcm), self._state, mx.array(active))
-        settle(frame, self._state)
-        audio, tokens, valid = np.array(frame.pcm), np.array(frame.step.tokens), np.array(frame.step.valid)
-        entropy = np.array(mean_entropy(frame.step.audio_logits[:, :N_CODEBOOKS]))
-        slots = [seat.lease.slot for seat, _ in due]
-        return [Heard(audio[slot].copy(), tokens[slot], bool(valid[slot]), float(entropy[slot])) for slot in slots]
-
-    def _scatter(self, due: list[tuple[Seat, np.ndarray]], results: list[Heard]) -> None:
+    def _scatter(self, due: list[tuple[Seat, np.ndarray]], results: dict[int, Heard]) -> None:
         """Tell each seat what came of its frame; whoever has left meanwhile is told nothing."""
         listening: list[tuple[Seat, int, np.ndarray]] = []
         with self._changed:
-            for (seat, pcm), heard in zip(due, results, strict=True):
+            for seat, pcm in due:
                 if not self._slots.holds(seat.lease):
                     continue
+                heard = results[seat.lease.slot]
                 listening.append((seat, seat.n_frames, pcm))
                 if not heard.is_finite:
                     self._give_up(seat, heard)
@@ -423,62 +352,38 @@ class Engine:
         """End a conversation whose numbers are none any more, and leave nothing of them in its slot."""
         seat.judge(heard)
         self.release(seat, "error", BackendError("the model's output is not finite; the conversation cannot go on"))
-        self._state = insert(self._state, seat.lease.slot, self._empty())
+        self._device.wipe(seat.lease.slot)
 
     def _recover(self, seat: Seat) -> None:
         self._set_back(seat, min(RECOVER_SECONDS * FRAME_RATE, seat.age), (seat.seed + seat.n_frames) % (1 << 63))
         seat.guard = Guard(self._padding)
 
-    def _empty(self) -> DuplexState:
-        """A one-slot state before anything, not evaluated: a shape to compare with, or to fill a slot."""
-        spare = self.limits.spare_frames
-        _, generated = self._generator.begin(None)
-        mimi = self.model.mimi
-        return DuplexState(mimi.init_encoder(1, spare), generated, mimi.init_decoder(1, spare))
-
-    def _machine(self) -> Duplex:
-        """The step for the sampling of all that are open. It bounds work, not results: nobody hears it change."""
-        ceiling = self._base.raised(*(seat.sampling for seat in list(self._seats.values())))
-        if ceiling not in self._machines:
-            self._machines[ceiling] = Duplex(self.model.mimi, self._generator, ceiling, compiled=self.model.compiled)
-        return self._machines[ceiling]
-
     def _opening(self, seat: Seat, settings: Settings) -> Iterator[None]:
         """Read a seat's prompt piece by piece and put the state into its slot."""
         try:
             read: Prefix | None = None
-            for prefix in self._reading(self._compose(settings)):
+            for prefix in self._device.reading(self._device.compose(settings)):
                 read = prefix
                 yield
                 if not self._slots.holds(seat.lease):
                     return
-            state = trim(self._machine().begin(read, seed=seat.seed, sampling=seat.sampling))
-            self._place(seat, state)
+            self._device.begin(seat.lease.slot, read, seat.seed, seat.sampling)
+            self._welcome(seat)
+            yield
+            self._device.prefixes.write()
         except PersonaPlexError as error:
             self.release(seat, "error", error)
         except Exception as error:
             self.release(seat, "error", BackendError(f"the conversation could not be opened: {error}"))
 
     def _resuming(self, seat: Seat, state: DuplexState) -> Iterator[None]:
-        self._place(seat, state)
+        if self._slots.holds(seat.lease):
+            self._device.place(seat.lease.slot, state)
+            self._welcome(seat)
         yield
 
-    def _reading(self, prompt: Prompt) -> Iterator[Prefix | None]:
-        """The prefix of `prompt`: kept, or read piece by piece."""
-        key = self._prefixes.key(prompt)
-        kept = self._prefixes.get(key)
-        if kept is not None:
-            yield kept
-            return
-        for prefix in self._generator.reading(prompt, READ_COLUMNS):
-            if prefix is not None:
-                prefix = trim(prefix)
-                self._prefixes.put(key, prefix)
-            yield prefix
-
-    def _place(self, seat: Seat, state: DuplexState) -> None:
-        self._state = insert(self._state, seat.lease.slot, state)
-        mx.eval(arrays(self._state))
+    def _welcome(self, seat: Seat) -> None:
+        """The slot holds the seat's conversation now."""
         with self._changed:
             if self._slots.holds(seat.lease):
                 self._mark(seat)
@@ -488,34 +393,19 @@ class Engine:
     def _mark(self, seat: Seat) -> None:
         """Remember now and then where the seat is, for as long as the rings do."""
         if self.limits.rewind_seconds and seat.age % MARK_FRAMES == 0:
-            seat.marks.append((seat.age, without_rings(self._state)))
+            seat.marks.append((seat.age, self._device.mark()))
             while seat.marks[0][0] < seat.age - self.limits.spare_frames:
                 seat.marks.popleft()
 
     def _set_back(self, seat: Seat, n_frames: float, seed: int | None) -> int:
         with self._changed:
             self._check_open(seat)
-            age, kept = seat.go_back(n_frames)
-        state = set_back(self._state, seat.lease.slot, kept)
-        if seed is not None:
-            key = mx.slice_update(state.generator.key, session_key(seed), mx.array([seat.lease.slot]), axes=(0,))
-            state = state._replace(generator=state.generator._replace(key=key))
-        self._state = state
-        went, seat.age = seat.age - age, age
-        return went
+            age, mark = seat.go_back(n_frames)
+            self._device.set_back(seat.lease.slot, mark, seed)
+            went, seat.age = seat.age - age, age
+            return went
 
     def _capture(self, seat: Seat) -> tuple[DuplexState, dict[str, Any]]:
         with self._changed:
             self._check_open(seat)
-            state = trim(extract(self._state, seat.lease.slot))
-            mx.eval(arrays(state))
-            return state, notes_of(seat)
-
-    def _read_snapshot(self, path: Path) -> tuple[DuplexState, dict[str, Any]]:
-        return read_state(path, SNAPSHOT, self._identity, self._empty())
-
-    def _compose(self, settings: Settings) -> Prompt:
-        """Voice and role as a prompt: None is the default, an empty one is none."""
-        voice = self.model.default_voice if settings.voice is None else settings.voice or None
-        prompt = DEFAULT_PROMPT if settings.prompt is None else settings.prompt
-        return self.model.compose(voice, prompt if prompt or voice else None)
+            return self._device.capture(seat.lease.slot), notes_of(seat)

@@ -33,6 +33,7 @@ class PrefixCache:
         self.folder = folder
         self._template = template
         self._kept: OrderedDict[str, Prefix] = OrderedDict()
+        self._unwritten: dict[str, Prefix] = {}
         self.n_bytes = 0
 
     def key(self, prompt: Prompt) -> str:
@@ -60,16 +61,22 @@ class PrefixCache:
         return prefix
 
     def put(self, key: str, prefix: Prefix) -> None:
-        """Keep a prefix. A folder that cannot be written to is warned of: it costs time, not a conversation."""
+        """Keep a prefix; `write` puts it on disk, when nobody waits."""
         self._keep(key, prefix)
-        path = self._path(key)
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_state(path, _KIND, self.identity, prefix)
-        except (OutputError, OSError) as error:
-            _log.warning("a prompt could not be kept on disk: %s", error)
+        if self.folder is not None:
+            self._unwritten[key] = prefix
+
+    def write(self) -> None:
+        """Write what is new. A folder that cannot be written to is warned of: it costs time, not a conversation."""
+        while self._unwritten:
+            key, prefix = self._unwritten.popitem()
+            path = self._path(key)
+            assert path is not None
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_state(path, _KIND, self.identity, prefix)
+            except (OutputError, OSError) as error:
+                _log.warning("a prompt could not be kept on disk: %s", error)
 
     def _path(self, key: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{key}.safetensors"
