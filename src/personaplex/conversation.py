@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,12 @@ from personaplex.errors import PersonaPlexError
 if TYPE_CHECKING:
     from personaplex.engine.sampling import Sampling
     from personaplex.voice import Voice
+
+VoiceChoice: TypeAlias = "str | Path | Voice | None"
+"""A name, a `.pt`, `.safetensors` or audio file, a Voice; empty for none, None for what it would be anyway."""
+
+PromptChoice: TypeAlias = "str | Sequence[int] | None"
+"""A preset's name, a role text, token ids; empty for none, None for what it would be anyway."""
 
 EndReason = Literal["closed", "finished", "vanished", "unread", "shutdown", "error"]
 """Why a conversation ended: its owner closed it; its input was heard to the end; nobody held it any more; nobody read
@@ -38,8 +44,8 @@ class Settings:
     model's own.
     """
 
-    voice: str | Path | Voice | None = None
-    prompt: str | Sequence[int] | None = None
+    voice: VoiceChoice = None
+    prompt: PromptChoice = None
     seed: int | None = None
     sampling: Sampling | None = None
 
@@ -264,8 +270,11 @@ class Conversation(Protocol):
     def cancel(self) -> None:
         """Make the agent stop what it is saying."""
 
-    def update(self, *, voice: str | Path | Voice | None = None, prompt: str | Sequence[int] | None = None) -> None:
-        """Change voice or prompt at the agent's next pause; `Ready` is sent again."""
+    def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None) -> None:
+        """Change voice or prompt at the agent's next pause, and forget what was said; `Ready` is sent again.
+
+        One that cannot be used is told as `Error`, and the conversation goes on as it was.
+        """
 
     def events(self) -> EventStream:
         """The one stream of this conversation's events; as long as it is held, the conversation is."""

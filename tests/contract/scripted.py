@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,12 +21,13 @@ from personaplex.conversation import (
     EndReason,
     EventStream,
     Mailbox,
+    PromptChoice,
     Ready,
     Settings,
+    VoiceChoice,
 )
 from personaplex.errors import Busy, Closed, Unsupported
 from personaplex.units import FRAME_SAMPLES
-from personaplex.voice import Voice
 
 
 class Scripted:
@@ -97,7 +97,7 @@ class ScriptedConversation:
         self._check()
         raise Unsupported("the script is never cancelled")
 
-    def update(self, *, voice: str | Path | Voice | None = None, prompt: str | Sequence[int] | None = None) -> None:
+    def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None) -> None:
         self._check()
         raise Unsupported("the script is never changed")
 

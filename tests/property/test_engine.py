@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import random
 import subprocess
@@ -36,6 +37,8 @@ from personaplex.errors import BackendError, Busy, CheckpointError, Closed, Pers
 from personaplex.runtime.call import Call
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import Limits
+from personaplex.runtime.seat import Seat
+from personaplex.turns import Turn
 from personaplex.units import FRAME_SAMPLES
 from tests.conftest import SOAK
 from tests.small import small_engine, small_model
@@ -278,7 +281,7 @@ def poison(engine: Engine) -> None:
     ring.k[0], ring.v[0] = mx.nan, mx.nan
 
 
-def test_a_fault_of_the_device_thread_ends_everything_and_says_so(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_fault_of_the_device_thread_ends_everything_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     engine = small_engine(2)
     call = engine.open(settings(1))
     call.__enter__()
@@ -288,6 +291,7 @@ def test_a_fault_of_the_device_thread_ends_everything_and_says_so(recwarn: pytes
     assert [type(e) for e in events] == [Ready, Error, Ended]
     with pytest.raises(BackendError, match="the engine stopped"):
         engine.open(settings(1))
+    assert [record.message for record in caplog.records] == ["the engine stopped"]
     engine.close()
 
 
@@ -304,7 +308,7 @@ def test_what_cannot_be_loaded_is_raised_where_it_was_asked_for(tmp_path: Path) 
         {"recover": True},
     ):
         with pytest.raises(UsageError):
-            Limits(**bad)  # type: ignore[arg-type]
+            Limits(**bad)
 
 
 def test_a_voice_that_does_not_exist_ends_only_its_own_conversation(engine: Engine) -> None:
@@ -333,3 +337,49 @@ def test_degenerate_speech_is_undone_if_that_is_wanted() -> None:
             ages = engine.submit(lambda: [seat.age for seat in engine._seats.values()]).result()
         assert signs, "the smallest model has become a good speaker; choose another one"
         assert (ages[0] < n_frames) == recover
+
+
+def test_another_role_begins_in_the_agents_pause_and_forgets(engine: Engine) -> None:
+    """What is said then is what a new conversation with that role says; the neighbour hears nothing of it."""
+    expected = {seed: alone(engine, seed) for seed in (1, 2)}
+    first = dataclasses.replace(settings(1), prompt=[60, 61, 62])
+    with engine.open(settings(2)) as neighbour, engine.open(first) as call:
+        neighbour.feed(sound(2)[: 4 * FRAME_SAMPLES])
+        events, seat = call.events(), engine._seats[1]
+        call.feed(sound(5)[: 5 * FRAME_SAMPLES])
+        call.update(prompt=settings(1).prompt)
+        while seat.change is None:
+            engine.submit(lambda: None).result()
+        call.feed(sound(5)[: 2 * FRAME_SAMPLES])  # the smallest model never pauses by itself
+        n_heard = n_ready = 0
+        while n_heard < 7:
+            event = events.get(60)
+            n_heard, n_ready = n_heard + isinstance(event, Audio), n_ready + isinstance(event, Ready)
+        assert n_ready == 1
+        engine.submit(lambda: pause(engine, seat)).result()
+        while (event := events.get(60)) != Ready(7, seed=1):
+            assert event is not None and not isinstance(event, Ready)
+        call.feed(sound(1))
+        call.finish()
+        again = audio(list(events))
+        neighbour.feed(sound(2)[4 * FRAME_SAMPLES :])
+        neighbour.finish()
+        beside = audio(list(neighbour.events()))
+    assert len(again) == LONGEST and all(np.array_equal(a, b) for a, b in zip(again, expected[1], strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(beside, expected[2], strict=True))
+
+
+def pause(engine: Engine, seat: Seat) -> None:
+    seat.agent = Turn()
+    engine._change_in_a_pause(seat)
+
+
+def test_a_role_that_cannot_be_used_changes_nothing(engine: Engine) -> None:
+    with engine.open(settings(1)) as call:
+        call.update(voice="no such voice")
+        call.feed(sound(1)[: 3 * FRAME_SAMPLES])
+        call.finish()
+        events = list(call.events())
+    assert [type(event.error) for event in events if isinstance(event, Error)] == [PersonaError]
+    assert all(np.array_equal(a, b) for a, b in zip(audio(events), alone(engine, 1), strict=False))
+    assert events[-1] == Ended(3, "finished")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from personaplex.audio import as_chunk
-from personaplex.conversation import Capabilities, EventStream
+from personaplex.conversation import Capabilities, EventStream, PromptChoice, VoiceChoice
 from personaplex.errors import Unsupported
 from personaplex.runtime.seat import Seat
-from personaplex.voice import Voice
 
 if TYPE_CHECKING:
     from personaplex.runtime.engine import Engine
@@ -65,9 +63,9 @@ class Call:
         """Not possible yet."""
         self._refuse("be cancelled")
 
-    def update(self, *, voice: str | Path | Voice | None = None, prompt: str | Sequence[int] | None = None) -> None:  # noqa: ARG002
-        """Not possible yet."""
-        self._refuse("change voice or prompt while it runs")
+    def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None) -> None:
+        """Change voice or prompt at the agent's next pause, and forget what was said; `Ready` is sent again."""
+        self._engine.update(self._seat, voice, prompt)
 
     def _refuse(self, what: str) -> None:
         self._engine.check_open(self._seat)

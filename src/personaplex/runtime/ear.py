@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -11,6 +12,8 @@ import numpy as np
 from personaplex.conversation import UserStarted, UserStopped
 from personaplex.runtime.seat import Seat
 from personaplex.turns import VoiceActivity
+
+_log = logging.getLogger("personaplex")
 
 MOST_WAITING = 256
 """Frames that may wait to be listened to; the device thread waits for the rest."""
@@ -51,7 +54,10 @@ class Ear:
             if pcm is None:
                 self._when_done(seat)
                 continue
-            self._listen(seat, at, pcm)
+            try:
+                self._listen(seat, at, pcm)
+            except Exception:  # an engine that hears no turns any more still talks
+                _log.exception("a frame could not be listened to")
             self._room.release()
 
     def _listen(self, seat: Seat, at: int, pcm: np.ndarray) -> None:

@@ -8,10 +8,12 @@ sound.
 from __future__ import annotations
 
 import atexit
+import dataclasses
+import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any, Self, TypeVar
 import mlx.core as mx
 import numpy as np
 
-from personaplex.conversation import Capabilities, EndReason, Settings
+from personaplex.conversation import Capabilities, EndReason, Error, PromptChoice, Settings, VoiceChoice
 from personaplex.engine.duplex import DuplexState
 from personaplex.engine.generator import Prefix
 from personaplex.engine.sampling import check_seed
@@ -40,6 +42,9 @@ from personaplex.units import FRAME_RATE, FRAME_SAMPLES
 Result = TypeVar("Result")
 
 
+_log = logging.getLogger("personaplex")
+
+
 class Engine:
     """A model and `slots` conversations with it. Loads in its own thread; the constructor waits for that.
 
@@ -51,7 +56,7 @@ class Engine:
     ...     for event in call.events(): ...
     """
 
-    capabilities = Capabilities(full_duplex=True)
+    capabilities = Capabilities(full_duplex=True, update=True)
 
     def __init__(
         self,
@@ -119,7 +124,7 @@ class Engine:
             self._check_running()
             self._reap()
             sampling = settings.sampling or self.model.sampling()
-            seat = Seat(self._slots.lease(), seed, sampling, TextStream(self.model.tokenizer), self._padding)
+            seat = Seat(self._slots.lease(), settings, seed, sampling, TextStream(self.model.tokenizer), self._padding)
             self._seats[seat.lease.slot] = seat
             self._openings.append(self._opening(seat, settings))
             self._changed.notify_all()
@@ -188,6 +193,19 @@ class Engine:
             self._check_open(seat)
             seat.no_more_input()
             self._end_if_done(seat)
+            self._changed.notify_all()
+
+    def update(self, seat: Seat, voice: VoiceChoice, prompt: PromptChoice) -> None:
+        """Give a seat's conversation another voice or prompt at the agent's next pause (None: as it is)."""
+        with self._changed:
+            self._check_open(seat)
+            before = seat.settings
+            seat.settings = dataclasses.replace(
+                before,
+                voice=before.voice if voice is None else voice,
+                prompt=before.prompt if prompt is None else prompt,
+            )
+            self._openings.append(self._updating(seat, seat.settings))
             self._changed.notify_all()
 
     def save(self, seat: Seat, path: Path) -> None:
@@ -288,8 +306,8 @@ class Engine:
             while self._turn():
                 pass
         except Exception as error:
+            _log.exception("the engine stopped")
             self._stop(BackendError(f"the engine stopped: {error}"), "error")
-            raise
         finally:
             for task in self._tasks:
                 with suppress(Exception):
@@ -334,6 +352,7 @@ class Engine:
                     self.release(seat, "unread")
                 elif seat.judge(heard) is not None and self.limits.recover:
                     self._recover(seat)
+                self._change_in_a_pause(seat)
                 self._mark(seat)
         self._listen(listening)
 
@@ -358,15 +377,19 @@ class Engine:
         self._set_back(seat, min(RECOVER_SECONDS * FRAME_RATE, seat.age), (seat.seed + seat.n_frames) % (1 << 63))
         seat.guard = Guard(self._padding)
 
+    def _reading(self, settings: Settings) -> Generator[None, None, Prefix | None]:
+        read: Prefix | None = None
+        for prefix in self._device.reading(self._device.compose(settings)):
+            read = prefix
+            yield
+        return read
+
     def _opening(self, seat: Seat, settings: Settings) -> Iterator[None]:
         """Read a seat's prompt piece by piece and put the state into its slot."""
         try:
-            read: Prefix | None = None
-            for prefix in self._device.reading(self._device.compose(settings)):
-                read = prefix
-                yield
-                if not self._slots.holds(seat.lease):
-                    return
+            read = yield from self._reading(settings)
+            if not self._slots.holds(seat.lease):
+                return
             self._device.begin(seat.lease.slot, read, seat.seed, seat.sampling)
             self._welcome(seat)
             yield
@@ -375,6 +398,28 @@ class Engine:
             self.release(seat, "error", error)
         except Exception as error:
             self.release(seat, "error", BackendError(f"the conversation could not be opened: {error}"))
+
+    def _updating(self, seat: Seat, settings: Settings) -> Iterator[None]:
+        """Read another prompt for a seat, which takes its place when the agent pauses; a bad one changes nothing."""
+        try:
+            read = yield from self._reading(settings)
+            with self._changed:
+                seat.change = lambda: self._exchange(seat, read)
+                self._change_in_a_pause(seat)
+            yield
+            self._device.prefixes.write()
+        except PersonaPlexError as error:
+            seat.mailbox.put(Error(seat.n_frames, error))
+        except Exception as error:
+            seat.mailbox.put(Error(seat.n_frames, BackendError(f"the voice or prompt could not be changed: {error}")))
+
+    def _change_in_a_pause(self, seat: Seat) -> None:
+        if seat.change is not None and not seat.agent.speaking and self._slots.holds(seat.lease):
+            seat.change()
+
+    def _exchange(self, seat: Seat, prefix: Prefix | None) -> None:
+        self._device.begin(seat.lease.slot, prefix, seat.seed, seat.sampling)
+        seat.begin_again()
 
     def _resuming(self, seat: Seat, state: DuplexState) -> Iterator[None]:
         if self._slots.holds(seat.lease):
@@ -408,4 +453,5 @@ class Engine:
     def _capture(self, seat: Seat) -> tuple[DuplexState, dict[str, Any]]:
         with self._changed:
             self._check_open(seat)
-            return self._device.capture(seat.lease.slot), notes_of(seat)
+            notes = notes_of(seat)
+        return self._device.capture(seat.lease.slot), notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from personaplex.conversation import (
     Mailbox,
     Overrun,
     Ready,
+    Settings,
 )
 from personaplex.engine.sampling import Sampling
 from personaplex.errors import Closed, PersonaPlexError, UsageError
@@ -35,6 +37,7 @@ from personaplex.runtime.slots import Lease
 from personaplex.text import TextStream, Tokenizer
 from personaplex.turns import QUIET_RMS, Turn, UserTurn
 from personaplex.units import FRAME_RATE
+from personaplex.voice import Voice
 
 if TYPE_CHECKING:
     from personaplex.vad import SpeechDetector
@@ -63,10 +66,11 @@ class Seat:
     """The host's half of a lease. `inbox` holds whole frames [1920]; the engine's lock guards every field.
 
     `n_frames` counts the frames lived, `age` those remembered: fewer, once it was set back. `marks` are earlier states
-    of the whole batch without rings, by this conversation's age then.
+    of the whole batch without rings, by this conversation's age then. `change` waits for the agent's next pause.
     """
 
     lease: Lease
+    settings: Settings
     seed: int
     sampling: Sampling
     text: TextStream
@@ -82,6 +86,7 @@ class Seat:
     age: int = 0
     n_dropped: int = 0
     marks: deque[tuple[int, list[mx.array]]] = field(default_factory=deque)
+    change: Callable[[], None] | None = None
     agent: Turn = field(default_factory=Turn)
     agent_began: int = 0
     talked_over: bool = False
@@ -136,6 +141,14 @@ class Seat:
         if not self.ready.done():
             self.ready.set_result(None)
 
+    def begin_again(self) -> None:
+        """The slot holds this conversation with another voice or role, and nothing of what was said."""
+        self.change, self.age, self.guard = None, 0, Guard(self.padding)
+        self.marks.clear()
+        if rest := self.text.flush():
+            self.mailbox.put(AgentText(max(self.n_frames - 1, 0), rest))
+        self.begin()
+
     def tell(self, heard: Heard) -> int:
         """The events of one step; how many are unread now."""
         at, self.n_frames, self.age = self.n_frames, self.n_frames + 1, self.age + 1
@@ -188,7 +201,10 @@ class Seat:
 
 def notes_of(seat: Seat) -> dict[str, Any]:
     """What a snapshot says of a seat, for JSON."""
+    voice, prompt = seat.settings.voice, seat.settings.prompt
     return {
+        "voice": voice.name if isinstance(voice, Voice) else None if voice is None else str(voice),
+        "prompt": prompt if prompt is None or isinstance(prompt, str) else [int(token) for token in prompt],
         "seed": seat.seed,
         "sampling": dataclasses.asdict(seat.sampling),
         "n_frames": seat.n_frames,
@@ -202,7 +218,9 @@ def notes_of(seat: Seat) -> dict[str, Any]:
 def restored(lease: Lease, notes: dict[str, Any], tokenizer: Tokenizer, padding: tuple[int, ...]) -> Seat:
     """The seat that `notes_of` described, in another slot or another process."""
     text = TextStream(tokenizer, bytes.fromhex(notes["text"]))
-    seat = Seat(lease, notes["seed"], Sampling(**notes["sampling"]), text, padding)
+    sampling = Sampling(**notes["sampling"])
+    settings = Settings(notes["voice"], notes["prompt"], notes["seed"], sampling)
+    seat = Seat(lease, settings, notes["seed"], sampling, text, padding)
     seat.agent = Turn(*notes["agent"])
     seat.n_frames, seat.n_dropped = notes["n_frames"], notes["n_dropped"]
     unheard = np.frombuffer(base64.b64decode(notes["unheard"]), "<f4")
