@@ -18,7 +18,7 @@ LEVELS = [
     {"models"},
     {"engine", "checkpoint"},
     {"reply", "diagnosis", "conversation"},
-    {"talk"},
+    {"talk", "persona"},
     {"model", "train"},
     {"runtime"},
     {"bench", "evaluate"},

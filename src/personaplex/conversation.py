@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,13 +41,13 @@ class Settings:
 
     `voice`: a name, a `.pt`, `.safetensors` or audio file, or a Voice. `prompt`: a preset's name, a role text, or token
     ids. `seed`: the same seed and audio give the same conversation; default a fresh one. `sampling`: default the
-    model's own.
+    model's own; a mapping changes parts of it.
     """
 
     voice: VoiceChoice = None
     prompt: PromptChoice = None
     seed: int | None = None
-    sampling: Sampling | None = None
+    sampling: Sampling | Mapping[str, float | int | bool] | None = None
 
 
 @dataclass(frozen=True)

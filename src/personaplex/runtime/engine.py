@@ -26,7 +26,7 @@ import numpy as np
 from personaplex.conversation import Capabilities, EndReason, Error, PromptChoice, Settings, VoiceChoice
 from personaplex.engine.duplex import DuplexState
 from personaplex.engine.generator import Prefix
-from personaplex.engine.sampling import check_seed
+from personaplex.engine.sampling import Sampling, check_seed
 from personaplex.errors import BackendError, Closed, PersonaPlexError, UsageError
 from personaplex.guard import Guard
 from personaplex.model import PersonaPlex
@@ -123,12 +123,17 @@ class Engine:
         with self._changed:
             self._check_running()
             self._reap()
-            sampling = settings.sampling or self.model.sampling()
+            sampling = self._sampling(settings)
             seat = Seat(self._slots.lease(), settings, seed, sampling, TextStream(self.model.tokenizer), self._padding)
             self._seats[seat.lease.slot] = seat
             self._openings.append(self._opening(seat, settings))
             self._changed.notify_all()
         return Call(self, seat)
+
+    def _sampling(self, settings: Settings) -> Sampling:
+        if isinstance(settings.sampling, Sampling):
+            return settings.sampling
+        return self.model.sampling(**(settings.sampling or {}))
 
     def load(self, path: str | Path) -> Call:
         """Go on with a conversation that `Call.save` wrote, as if it had never stopped, unheard input included.
