@@ -335,6 +335,9 @@ def test_degenerate_speech_is_undone_if_that_is_wanted() -> None:
                     signs += [event] if isinstance(event, Degenerate) else []
                 n_frames += 1
             ages = engine.submit(lambda: [seat.age for seat in engine._seats.values()]).result()
+            call.feed(np.tile(sound(1), 2))
+            call.finish()
+            assert list(events)[-1] == Ended(n_frames + 2 * LONGEST, "finished")
         assert signs, "the smallest model has become a good speaker; choose another one"
         assert (ages[0] < n_frames) == recover
 

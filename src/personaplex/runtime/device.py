@@ -125,9 +125,9 @@ class Device:
         mx.eval(arrays(state))
         return state
 
-    def write(self, path: Path, state: DuplexState, notes: dict[str, Any]) -> None:
-        """Write a captured state. Raises OutputError."""
-        write_state(path, SNAPSHOT, self.identity, state, notes)
+    def write(self, path: Path, slot: int, notes: dict[str, Any]) -> None:
+        """Write what `slot` holds, with `notes` about it. Raises OutputError."""
+        write_state(path, SNAPSHOT, self.identity, self.capture(slot), notes)
 
     def read(self, path: Path) -> tuple[DuplexState, dict[str, Any]]:
         """The state and notes that `write` wrote. Raises CheckpointError."""

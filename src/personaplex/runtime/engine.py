@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -77,13 +77,17 @@ class Engine:
         self._tasks: deque[Callable[[], None]] = deque()
         self._openings: deque[Iterator[None]] = deque()
         self._stopped: PersonaPlexError | None = None
+        rule = limits.voice_activity
+        self._ear = Ear(rule, lambda seat: self.release(seat, "finished")) if rule is not None else None
         loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(model, loaded), name="personaplex-device", daemon=True)
         self._thread.start()
-        loaded.result()
+        try:
+            loaded.result()
+        except BaseException:
+            self._rest()
+            raise
         self._padding = (EPAD, self.model.config.lm.existing_text_padding_id)
-        rule = limits.voice_activity
-        self._ear = Ear(rule, lambda seat: self.release(seat, "finished")) if rule is not None else None
         atexit.register(self.close)
 
     @property
@@ -156,10 +160,13 @@ class Engine:
         self._stop(Closed("the engine was closed"), "shutdown")
         if threading.current_thread() is not self._thread:
             self._thread.join()
-            if self._ear is not None:
-                self._ear.stop()
-                self._ear = None
+            self._rest()
         atexit.unregister(self.close)
+
+    def _rest(self) -> None:
+        if self._ear is not None:
+            self._ear.stop()
+            self._ear = None
 
     def __enter__(self) -> Self:
         return self
@@ -214,10 +221,9 @@ class Engine:
             self._changed.notify_all()
 
     def save(self, seat: Seat, path: Path) -> None:
-        """Write a seat's conversation as it is between two steps. Raises OutputError."""
+        """Write a seat's conversation as it is between two steps; others wait meanwhile. Raises OutputError."""
         self.check_open(seat)
-        state, notes = self.submit(lambda: self._capture(seat)).result()
-        self._device.write(path, state, notes)
+        self.submit(lambda: self._write(seat, path)).result()
 
     def rewind(self, seat: Seat, seconds: float, seed: int | None) -> int:
         """Set a seat's conversation back; how many frames it went."""
@@ -225,7 +231,7 @@ class Engine:
             raise UsageError(f"rewind by {seconds} s: this engine goes back by up to {self.limits.rewind_seconds} s")
         if seed is not None:
             check_seed(seed)
-        return self.submit(lambda: self._set_back(seat, seconds * FRAME_RATE, seed)).result()
+        return self.submit(lambda: self._rewind(seat, seconds * FRAME_RATE, seed)).result()
 
     def release(self, seat: Seat, reason: EndReason, error: PersonaPlexError | None = None) -> None:
         """End a seat's conversation now and free its slot; harmless when it has ended."""
@@ -447,16 +453,19 @@ class Engine:
             while seat.marks[0][0] < seat.age - self.limits.spare_frames:
                 seat.marks.popleft()
 
-    def _set_back(self, seat: Seat, n_frames: float, seed: int | None) -> int:
+    def _rewind(self, seat: Seat, n_frames: float, seed: int | None) -> int:
         with self._changed:
             self._check_open(seat)
-            age, mark = seat.go_back(n_frames)
-            self._device.set_back(seat.lease.slot, mark, seed)
-            went, seat.age = seat.age - age, age
-            return went
+            return self._set_back(seat, n_frames, seed)
 
-    def _capture(self, seat: Seat) -> tuple[DuplexState, dict[str, Any]]:
+    def _set_back(self, seat: Seat, n_frames: float, seed: int | None) -> int:
+        age, mark = seat.go_back(n_frames)
+        self._device.set_back(seat.lease.slot, mark, seed)
+        went, seat.age = seat.age - age, age
+        return went
+
+    def _write(self, seat: Seat, path: Path) -> None:
         with self._changed:
             self._check_open(seat)
             notes = notes_of(seat)
-        return self._device.capture(seat.lease.slot), notes
+        self._device.write(path, seat.lease.slot, notes)
