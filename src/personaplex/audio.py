@@ -209,8 +209,9 @@ def audio_file(path: Path, channels: int = 1) -> Iterator[Callable[[np.ndarray],
 def _write(sound: soundfile.SoundFile, samples: np.ndarray) -> None:
     try:
         sound.write(samples)
-    except AssertionError:  # how soundfile tells that fewer samples were written than given
-        raise OSError("no space left for all of the sound") from None
+    # The first is how soundfile tells that fewer samples were written than given.
+    except (AssertionError, soundfile.LibsndfileError) as error:
+        raise OSError("not all of the sound could be written; is the disk full?") from error
 
 
 def pcm16(pcm: np.ndarray) -> np.ndarray:

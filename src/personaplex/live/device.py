@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from personaplex.audio import audio_file
-from personaplex.errors import PersonaPlexError
+from personaplex.errors import DeviceError, PersonaPlexError
 from personaplex.live.playout import Playout
 from personaplex.units import FRAME_SAMPLES, FRAME_SECONDS
 
@@ -98,7 +98,9 @@ class FileDevice:
         self._may_go_on.set()
 
     def check(self) -> None:
-        """Nothing to check: a file does not go away."""
+        """Raise DeviceError if its thread has ended."""
+        if self._thread is not None and not self._thread.is_alive():
+            raise DeviceError("the files that stand for microphone and speaker are not played any more")
 
     def stop(self) -> None:
         """Stop, and keep the output if all of it could be written."""

@@ -183,7 +183,7 @@ class Screen:
 def meter(level: float) -> str:
     """A level (root mean square, 1 is full scale) as a bar and in decibels."""
     db = max(_FLOOR_DB, 20 * math.log10(max(level, 1e-9)))
-    cells = round(_METER_CELLS * (1 - db / _FLOOR_DB))
+    cells = min(_METER_CELLS, round(_METER_CELLS * (1 - db / _FLOOR_DB)))
     return f"[{'#' * cells}{'.' * (_METER_CELLS - cells)}] {db:4.0f} dB"
 
 

@@ -58,6 +58,9 @@ QUIET_SECONDS = 4.0
 PATIENCE_SECONDS = 1.0
 """How long nothing may happen before the device is asked whether it is still there."""
 
+TELL_SECONDS = 10.0
+"""How often a person is told in words that the machine is too slow."""
+
 _SHOWN = {AgentStarted: "agent started", AgentEnded: "agent ended", Interrupted: "interrupted"}
 
 
@@ -109,6 +112,7 @@ class Session:
         self._error: PersonaPlexError | None = None
         self._failed: PersonaPlexError | None = None
         self._seed: int | None = None
+        self._told_drops_at: float | None = None
         self._agent_speaks = False
         self._n_after = self._n_quiet = 0
         self._holder = self.floor.holder
@@ -254,8 +258,8 @@ class Session:
                 self._be_ready(frame, seed)
             case Overrun(dropped=dropped, total=total):
                 self._n_dropped = total
-                self.display.note(f"too slow: {dropped} frames of yours were not heard")
                 self._note("dropped", frames=dropped)
+                self._tell_of_drops()
             case Error(error=error):
                 self._error = error
                 self.display.note(str(error))
@@ -271,6 +275,12 @@ class Session:
                 self._n_answered += isinstance(event, Audio)
                 for taken in self.floor.take(event):
                     self._play(taken)
+
+    def _tell_of_drops(self) -> None:
+        """In words now and then; the display counts them."""
+        if self._told_drops_at is None or self._now - self._told_drops_at >= TELL_SECONDS:
+            self._told_drops_at = self._now
+            self.display.note(f"too slow: {self._n_dropped} frames of yours (80 ms each) were not heard so far")
 
     def _be_ready(self, frame: int, seed: int) -> None:
         self._seed = seed
