@@ -12,9 +12,10 @@ from typing import TypedDict, Unpack
 import mlx.core as mx
 import numpy as np
 
-from personaplex.audio import Framer, as_chunk, as_mono, normalise_loudness, read_audio
+from personaplex.audio import Framer, as_chunk, as_mono, read_audio
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
+from personaplex.checkpoint.user_voices import LONGEST_VOICE_SECONDS, clone
 from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
 from personaplex.diagnosis import StepDiagnosis, diagnose_step
 from personaplex.engine.duplex import Duplex
@@ -33,7 +34,6 @@ from personaplex.voice import Voice
 DEFAULT_VOICE = "NATM0"
 DEFAULT_PROMPT = "assistant"
 DEFAULT_MAX_STEPS = 200
-LONGEST_VOICE_SECONDS = 30.0
 
 Audio = str | Path | np.ndarray
 """A file, or samples [S] or [S, channels] at 24 kHz."""
@@ -165,7 +165,7 @@ class PersonaPlex:
         if "/" not in str(voice) and not path.is_file() and path.suffix in ("", *SUFFIXES):
             return self.folder.voices.load(str(voice))
         if path.suffix in SUFFIXES:
-            return voice_from_file(path)
+            return voice_from_file(path, self.folder.codec_fingerprint)
         if not path.exists():
             raise PersonaError(f"voice {path} does not exist")
         pcm = read_audio(path)
@@ -174,8 +174,7 @@ class PersonaPlex:
                 f"voice {path} is {len(pcm) / SAMPLE_RATE:.1f} s long; at most {LONGEST_VOICE_SECONDS:.0f} s is used, "
                 "and 4 to 6 s is best"
             )
-        codes = self.mimi.encode(mx.array(normalise_loudness(pcm, str(path)))[None])
-        return Voice(path.stem, codes=np.array(codes[0]).T)
+        return Voice(path.stem, codes=np.array(clone(self.mimi, pcm, str(path))[0]).T)
 
     def compose(self, voice: str | Path | Voice | None, prompt: RolePrompt) -> Prompt:
         """Voice and role laid out as forced frames. With neither (None, None) the model starts unprompted."""

@@ -13,6 +13,10 @@ from personaplex.units import FRAME_SAMPLES
 FRAME = np.full(FRAME_SAMPLES, 0.1, np.float32)
 
 
+def holder(floor: Turns) -> Holder:
+    return floor.holder
+
+
 def audio(frame: int) -> Audio:
     return Audio(frame, FRAME)
 
@@ -43,10 +47,10 @@ def test_the_agent_hears_nothing_until_a_turn_is_over_and_then_all_of_it() -> No
     floor.press()
     for _ in range(3):
         floor.hear(FRAME)
-        assert floor.holder is Holder.USER and floor.next(0, 3) is None
+        assert holder(floor) is Holder.USER and floor.next(0, 3) is None
     floor.press()
     floor.hear(FRAME[:100])
-    assert floor.holder is Holder.AGENT
+    assert holder(floor) is Holder.AGENT
     floor.hear(FRAME)  # not heard: it is the agent's turn
     assert floor.next(IN_FLIGHT, 3) is None, "no faster than it is answered"
     heard = [pcm for _ in range(4) if (pcm := floor.next(0, 0)) is not None]
@@ -65,7 +69,7 @@ def test_an_answer_is_played_and_then_it_is_the_users_turn() -> None:
     assert floor.take(audio(5)) == [audio(5)]
     assert floor.take(AgentStarted(6)) == [AgentStarted(6)]
     assert floor.take(AgentText(6, "hi")) == [AgentText(6, "hi")]
-    assert floor.take(AgentEnded(30)) == [AgentEnded(30)] and floor.holder is Holder.NOBODY
+    assert floor.take(AgentEnded(30)) == [AgentEnded(30)] and holder(floor) is Holder.NOBODY
     assert floor.take(audio(31)) == [] and floor.next(0, 3) is None
 
 
@@ -77,25 +81,25 @@ def test_a_word_thrown_in_is_no_answer_and_is_not_played() -> None:
     assert [floor.take(event) for event in late] == [[]] * 2
     assert floor.take(audio(30)) == [*late, audio(30)], "a turn that outlasts the user's is played whole"
     floor.take(AgentEnded(30 + QUIET_FRAMES - 1))
-    assert floor.holder is Holder.AGENT, "it was over before the user was"
+    assert holder(floor) is Holder.AGENT, "it was over before the user was"
     floor.take(AgentStarted(50))
     floor.take(AgentEnded(80))
-    assert floor.holder is Holder.NOBODY
+    assert holder(floor) is Holder.NOBODY
 
 
 def test_an_agent_that_says_nothing_does_not_keep_the_floor() -> None:
     floor = after_utterance(1)
     floor.take(audio(2 + PATIENCE_FRAMES - 1))
-    assert floor.holder is Holder.AGENT
+    assert holder(floor) is Holder.AGENT
     floor.take(audio(2 + PATIENCE_FRAMES))
-    assert floor.holder is Holder.NOBODY
+    assert holder(floor) is Holder.NOBODY
 
 
 def test_enter_cuts_the_agent_off_and_begins_the_users_turn() -> None:
     floor = after_utterance(2)
     assert floor.press() and floor.next(0, 9) is None
     floor.hear(FRAME)
-    assert floor.holder is Holder.USER
+    assert holder(floor) is Holder.USER
 
 
 def test_a_key_that_is_held_when_the_recording_ends_is_released() -> None:
@@ -103,7 +107,7 @@ def test_a_key_that_is_held_when_the_recording_ends_is_released() -> None:
     floor.press()
     floor.hear(FRAME)
     floor.release()
-    assert floor.holder is Holder.AGENT
+    assert holder(floor) is Holder.AGENT
 
 
 class Said:
@@ -121,8 +125,8 @@ def test_turns_by_voice_keep_what_was_said_before_it_was_recognised(monkeypatch:
         floor.hear(silence)
     for _ in range(12):
         floor.hear(FRAME)
-    assert floor.holder is Holder.USER
-    while floor.holder is Holder.USER:
+    assert holder(floor) is Holder.USER
+    while holder(floor) is Holder.USER:
         floor.hear(silence)
     heard = []
     while (pcm := floor.next(0, 0)) is not None:

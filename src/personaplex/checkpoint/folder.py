@@ -57,15 +57,12 @@ class ModelFolder:
 
         Samples, because reading 16 GB to recognise a file would take longer than what it saves.
         """
-        digest = hashlib.sha256(self.config.to_json().encode())
-        for path in (self._one(LM_FILE), self._one(*MIMI_FILES)):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}".encode())
-            with path.open("rb") as file:
-                for part in range(_SAMPLES):
-                    file.seek(part * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
-                    digest.update(file.read(_SAMPLE_BYTES))
-        return digest.hexdigest()
+        return _digest(self.config.to_json(), self._one(LM_FILE), self._one(*MIMI_FILES))
+
+    @cached_property
+    def codec_fingerprint(self) -> str:
+        """What tells this model's codec from another's, to which its codes mean nothing: samples of its weights."""
+        return _digest("", self._one(*MIMI_FILES))
 
     @cached_property
     def voices(self) -> VoiceShelf:
@@ -99,3 +96,15 @@ class ModelFolder:
             if found:
                 return found[0]
         raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}")
+
+
+def _digest(text: str, *paths: Path) -> str:
+    digest = hashlib.sha256(text.encode())
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for part in range(_SAMPLES):
+                file.seek(part * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

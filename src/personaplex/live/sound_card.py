@@ -213,3 +213,19 @@ class _Wire:
         if self._n_zeros is not None and self._n_zeros >= MUTE_SECONDS * SAMPLE_RATE:
             self._n_zeros = None
             self._put(Hint(DENIED))
+
+
+def play_sound(pcm: np.ndarray, speaker: str | int | None = None) -> None:
+    """Play samples [S] at 24 kHz to their end. Raises DeviceError."""
+    sd = load_sounddevice()
+    try:
+        device = sd.query_devices(speaker, "output")
+        try:
+            sd.check_output_settings(device=device["index"], samplerate=SAMPLE_RATE, channels=1)
+            rate = SAMPLE_RATE
+        except sd.PortAudioError:
+            rate = round(device["default_samplerate"])
+        sd.play(soxr.resample(pcm, SAMPLE_RATE, rate) if rate != SAMPLE_RATE else pcm, rate, device=device["index"])
+        sd.wait()
+    except (ValueError, sd.PortAudioError) as error:
+        raise DeviceError(f"the speaker cannot be used: {error}; --output writes a file instead") from error
