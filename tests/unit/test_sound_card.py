@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from queue import Queue
@@ -196,6 +197,19 @@ def test_unplugged_is_told_by_the_driver_or_by_its_silence(plug: Plug, monkeypat
     monkeypatch.setattr(time, "monotonic", lambda: now + 3)
     with pytest.raises(DeviceError, match="unplugged"):
         card.check()
+
+
+def test_a_driver_that_never_closes_is_left_behind(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PortAudio's JACK driver waits for ever when the server is gone."""
+    monkeypatch.setattr("personaplex.live.sound_card.CLOSE_SECONDS", 0.05)
+    cards, held = plug(rates=(48_000,)), threading.Event()
+    card = SoundCard()
+    card.start(Playout(), Queue[Any]().put)
+    cards.streams[-1].abort = lambda: held.wait(10)
+    began = time.monotonic()
+    card.stop()
+    assert time.monotonic() - began < 5
+    held.set()
 
 
 def test_an_error_in_the_callback_ends_the_talk_and_not_in_a_traceback(plug: Plug) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from contextlib import suppress
@@ -22,6 +23,9 @@ BLOCKS_PER_SECOND = 50
 
 GONE_SECONDS = 2.0
 """A device that has not asked for sound for so long is gone: some drivers just fall silent when it is unplugged."""
+
+CLOSE_SECONDS = 2.0
+"""How long a stream is given to close."""
 
 MUTE_SECONDS = 3.0
 """Nothing but zeros for so long is no quiet room: the system is holding the microphone back."""
@@ -114,10 +118,21 @@ class SoundCard:
         """Close the stream; what is wrong with it now does not matter any more."""
         self._stopping.set()
         if self._stream is not None:
-            with suppress(self._sd.PortAudioError):
-                self._stream.abort()
-            with suppress(self._sd.PortAudioError):
-                self._stream.close()
+            # Some drivers wait for ever for a device that is gone; nobody waits for them.
+            closing = threading.Thread(target=self._close, daemon=True)
+            closing.start()
+            closing.join(CLOSE_SECONDS)
+            if closing.is_alive():
+                # Nor must the end of the program: the library would ask the same driver again.
+                if (ending := getattr(self._sd, "_exit_handler", None)) is not None:
+                    atexit.unregister(ending)
+                self._wire.release()
+
+    def _close(self) -> None:
+        with suppress(self._sd.PortAudioError):
+            self._stream.abort()
+        with suppress(self._sd.PortAudioError):
+            self._stream.close()
 
     def _rates(self) -> list[int]:
         own = [round(device["default_samplerate"]) for device in (self._microphone, self._speaker)]
@@ -162,7 +177,7 @@ class SoundCard:
             stream.close()
             self._stopping.clear()
             raise
-        self._stream = stream
+        self._stream, self._wire = stream, wire
 
     def _refusal(self, error: Exception | None) -> str:
         names = f"{self._microphone['name']} and {self._speaker['name']}"
@@ -197,6 +212,10 @@ class _Wire:
         self._mic = np.concatenate([self._mic, heard])
         self._hand_over()
         return out
+
+    def release(self) -> None:
+        """Let the resamplers go: a stream that never closes would keep them beyond the program's end."""
+        self._to_us = self._to_device = None
 
     def _hand_over(self) -> None:
         n = min(len(self._mic), len(self._far), self._block) // BLOCK * BLOCK
