@@ -74,6 +74,14 @@ def test_imports_point_down(path: Path) -> None:
             assert here in HEAVY[root], f"{path.name} imports {root}"
 
 
+SEAM = {"audio", "conversation", "errors", "files", "live", "persona", "turns", "units", "vad"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if part(p) == "live"], ids=lambda p: p.name)
+def test_talking_knows_the_seam_and_no_backend(path: Path) -> None:
+    assert {name.split(".")[1] for name in imports(path) if name.startswith("personaplex.")} <= SEAM
+
+
 def test_every_part_has_its_level() -> None:
     parts = {part(path) for path in FILES} - {"__init__", "__main__"}
     assert parts == set().union(*LEVELS)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from personaplex.audio import read_audio, write_audio
 from personaplex.cli.main import main
 from tests.conftest import PARITY
 
+QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
 TALK = ["talk", "--model", str(PARITY), "--voice", "VOICE0", "--seed", "3"]
 
 
@@ -37,12 +39,12 @@ def desk(tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) ->
 class Terminal:
     """`personaplex talk` in a pseudo-terminal of 80 by 24."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, stderr: IO[bytes] | None = None) -> None:
         self._end, other = pty.openpty()
         command = [sys.executable, "-m", "personaplex", *TALK, *arguments]
         environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
         self._child = subprocess.Popen(
-            command, stdin=other, stdout=other, stderr=other, env=environment, start_new_session=True
+            command, stdin=other, stdout=other, stderr=stderr or other, env=environment, start_new_session=True
         )
         self._other = other
         self.shown = ""
@@ -78,6 +80,13 @@ class Terminal:
         while select.select([self._end], [], [], 0.05)[0]:
             self.shown += os.read(self._end, 65536).decode(errors="replace")
         return self._child.returncode
+
+    def vanish(self) -> int:
+        """The window is closed; the exit code."""
+        os.close(self._other)
+        os.close(self._end)
+        self._end, self._other = os.open(os.devnull, os.O_RDWR), os.open(os.devnull, os.O_RDWR)
+        return self._child.wait(60)
 
     def close(self) -> None:
         if self._child.poll() is None:
@@ -125,6 +134,27 @@ def test_turns_by_voice_activity(desk: Path) -> None:
     )
     assert not read_audio(desk / "a.wav").any()
     assert [event["event"] for event in json.loads((desk / "r.json").read_text())["events"]] == []
+
+
+def test_a_spoken_turn_is_answered_and_remembered(desk: Path) -> None:
+    """Speech, a pause, and the same again: the agent hears two turns, one after the other, in one conversation."""
+    spoken = read_audio(QUESTION)
+    write_audio(desk / "twice.wav", np.concatenate([spoken, np.zeros(3 * 24_000, np.float32), spoken]))
+    voice_activity = ["--mode", "turns", "--silence-seconds", "0.6"]
+    assert (
+        main(
+            [*TALK, "-q", "-i", "twice.wav", "-o", "a.wav", "--record", "r.wav", "--max-seconds", "2", *voice_activity]
+        )
+        == 0
+    )
+    report = json.loads((desk / "r.json").read_text())
+    events = [(event["event"], event["at"]) for event in report["events"] if event["event"] != "ready"]
+    assert [what for what, _ in events[:2]] == ["user started", "user stopped"]
+    assert 0.3 < events[0][1] < 1.5 and events[1][1] < len(spoken) / 24_000 + 1.5
+    agent = read_audio(desk / "a.wav")
+    assert not agent[: int(events[1][1] * 24_000)].any(), "the agent says nothing while the user speaks"
+    assert agent[int(events[1][1] * 24_000) :].any() and ("agent started", pytest.approx(events[1][1], abs=2)) in events
+    assert report["gaps"] == 0
 
 
 def test_the_screen_shows_levels_captions_and_step_times(desk: Path, terminals: list[Terminal]) -> None:
@@ -180,6 +210,29 @@ def test_a_kill_puts_the_terminal_back_and_keeps_the_recording(
     terminal.signal(number)
     assert terminal.leave() == 0
     assert terminal.echoes() and (desk / "both.wav").exists() and (desk / "both.json").exists()
+
+
+def test_a_terminal_that_vanishes_ends_it_and_keeps_the_recording(desk: Path, terminals: list[Terminal]) -> None:
+    with (desk / "err").open("wb") as told:
+        files = ["-i", "question.wav", "--realtime", "--max-seconds", "30", "--record", "both.wav"]
+        terminals.append(Terminal(*files, stderr=told))
+        terminals[0].until(r"0:0\d  both")
+        assert terminals[0].vanish() in (0, OUTPUT)
+    assert (desk / "both.wav").exists() and (desk / "both.json").exists()
+    assert b"Traceback" not in (desk / "err").read_bytes()
+
+
+def test_without_the_libraries_it_says_what_to_install(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    for arguments in (["--headphones"], ["--list-devices"], ["--echo", "gate"], ["--mode", "push"]):
+        assert main([*TALK, *arguments]) == DEVICE
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "pip install 'personaplex-mlx[talk]'" in line
+    monkeypatch.setitem(sys.modules, "livekit", None)
+    assert main(TALK) == USAGE
+    assert "echo cancellation needs the livekit package" in capsys.readouterr().err
 
 
 USAGE, AUDIO, CHECKPOINT, PERSONA, OUTPUT, DEVICE = 2, 3, 4, 5, 6, 11

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from personaplex.audio import read_audio
-from personaplex.conversation import Settings
-from personaplex.errors import DeviceError, OutputError, PersonaPlexError
+from personaplex.conversation import Error, Settings
+from personaplex.errors import DeviceError, OutputError, PersonaError, PersonaPlexError
 from personaplex.live.device import Captured, FileDevice, Hint, Lost, Put
 from personaplex.live.display import Status
 from personaplex.live.floor import Floor, Key, Open, Turns
@@ -123,6 +123,32 @@ def test_one_after_the_other_with_enter(speech_frames: np.ndarray, tmp_path: Pat
     assert session.playout.gaps == 0
 
 
+def test_turns_follow_one_another_in_one_conversation(speech_frames: np.ndarray, tmp_path: Path) -> None:
+    """The agent's time stands still between them, and nothing is forgotten."""
+    opened = []
+
+    class Backend(Scripted):
+        def open(self, settings: Settings = Settings()) -> ScriptedConversation:  # noqa: B008
+            opened.append(super().open(settings))
+            return opened[-1]
+
+    script: dict[int, str | Hint | Lost] = {1: "", 5: "", 60: "", 64: ""}
+    _, display = talk(
+        np.tile(speech_frames, 4),
+        None,
+        floor=Turns(Key()),
+        script=script,
+        record=tmp_path / "call.wav",
+        backend=Backend(1, ["one", "two", "three", "four", "five", "six"]),
+        tail_seconds=30,
+    )
+    events = [event["event"] for event in json.loads((tmp_path / "call.json").read_text())["events"]]
+    assert len(opened) == 1 and display.text == "<one two three four five six >"
+    assert [e for e in events if e.startswith("user")] == ["user started", "user stopped"] * 2
+    heard, passed = opened[0]._n_frames, 80 + 50
+    assert 30 < heard < passed, "of the time that passed the agent has lived its own turns only"
+
+
 def test_commands_while_talking(speech_frames: np.ndarray, tmp_path: Path) -> None:
     updates = []
 
@@ -159,6 +185,23 @@ def test_commands_while_talking(speech_frames: np.ndarray, tmp_path: Path) -> No
         assert expected in told
     assert told.count("ready (seed 5)") == 2, "after !reset it is another conversation"
     assert len(read_audio(tmp_path / "out.wav")) < 15 * FRAME_SAMPLES
+
+
+def test_after_a_voice_that_cannot_be_used_a_reset_is_as_before(speech_frames: np.ndarray) -> None:
+    opened = []
+
+    class Refusing(ScriptedConversation):
+        def update(self, **changes: object) -> None:
+            self._mailbox.put(Error(self._n_frames, PersonaError("unknown voice")))
+
+    class Backend(Scripted):
+        def open(self, settings: Settings = Settings()) -> ScriptedConversation:  # noqa: B008
+            opened.append(settings)
+            return Refusing(self.words, settings)
+
+    script: dict[int, str | Hint | Lost] = {2: "!voice nobody", 6: "!reset"}
+    _, display = talk(speech_frames, None, script=script, backend=Backend(1))
+    assert "unknown voice" in display.notes and opened == [Settings(seed=5)] * 2
 
 
 def test_a_device_that_goes_away_ends_it_and_keeps_the_recording(speech_frames: np.ndarray, tmp_path: Path) -> None:

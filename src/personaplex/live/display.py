@@ -9,6 +9,7 @@ import textwrap
 import unicodedata
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TextIO
 
@@ -121,7 +122,8 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write("\033[?25h\033[?1049l")
+        with suppress(OSError):  # a terminal that is gone
+            self._write("\033[?25h\033[?1049l")
 
     def say(self, text: str) -> None:
         """Add to the caption."""

@@ -8,6 +8,7 @@ import select
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from personaplex.live.display import printable
 
@@ -50,7 +51,8 @@ class Keyboard:
         if self._saved is not None:
             import termios
 
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)  # type: ignore[arg-type]
+            with suppress(termios.error):  # a terminal that is gone
+                termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)  # type: ignore[arg-type]
 
     def _quieten(self) -> None:
         """Key by key, unseen; Ctrl-C still interrupts, but Ctrl-Z would leave a silent line behind."""

@@ -105,6 +105,7 @@ class Session:
     def __post_init__(self) -> None:
         self.playout = Playout() if self.floor.holder is Holder.BOTH else Playout(most_excess=None)
         self._recording: Recording | None = None
+        self._proven = self.settings  # the last that a conversation became ready with
         self._n_opened = 0
         self._is_ready = self._over = self._device_waits = self._told_nan = False
         self._n_sent = self._n_answered = self._n_dropped = self._n_captured = 0
@@ -261,7 +262,7 @@ class Session:
                 self._note("dropped", frames=dropped)
                 self._tell_of_drops()
             case Error(error=error):
-                self._error = error
+                self._error, self.settings = error, self._proven
                 self.display.note(str(error))
             case Ended(reason=reason):
                 raise self._error or Closed(f"the conversation has ended ({reason})")
@@ -283,7 +284,7 @@ class Session:
             self.display.note(f"too slow: {self._n_dropped} frames of yours (80 ms each) were not heard so far")
 
     def _be_ready(self, frame: int, seed: int) -> None:
-        self._seed = seed
+        self._seed, self._proven = seed, self.settings
         if self._is_ready:
             self.display.note("another role or voice, and nothing remembered")
         else:
