@@ -21,7 +21,7 @@ def filled(n_frames: int = FEWEST_FRAMES) -> Playout:
 def test_it_waits_for_three_frames_and_then_plays_in_blocks_of_any_size() -> None:
     playout = filled(2)
     assert not playout.pull(480).any() and playout.waiting == 2 * FRAME_SAMPLES
-    sound = np.arange(FRAME_SAMPLES, dtype=np.float32)
+    sound = np.linspace(-1, 1, FRAME_SAMPLES, dtype=np.float32)
     playout.push(sound)
     heard = np.concatenate([playout.pull(n) for n in (1, 479, 2400, 2880)])
     assert np.array_equal(heard, np.concatenate([LOUD, LOUD, sound])) and playout.gaps == 0

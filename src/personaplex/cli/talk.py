@@ -55,7 +55,12 @@ DEFAULT_PERSONA = "assistant"
 @click.option("--voice", metavar="NAME|FILE", help="Another voice than the persona's: as in `respond`.")
 @click.option("--system-prompt", metavar="NAME|FILE", help=f"Another role: {', '.join(PROMPTS)}, or a text file.")
 @click.option("--system-prompt-text", metavar="TEXT", help="The agent's role in your words; empty for none.")
-@click.option("--resume", metavar="FILE", type=click.Path(path_type=Path), help="Go on from what !save wrote, with its voice and role.")
+@click.option(
+    "--resume",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Go on from what !save wrote, with its voice and role.",
+)
 @click.option(
     "--mode",
     type=click.Choice(["duplex", "turns", "push"]),

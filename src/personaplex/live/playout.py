@@ -47,7 +47,8 @@ class Playout:
         return self._waiting
 
     def push(self, pcm: np.ndarray) -> None:
-        """Add a frame [1920] of the agent."""
+        """Add a frame [1920] of the agent; what no speaker could play is cut off."""
+        pcm = np.clip(pcm, -1.0, 1.0)
         with self._lock:
             self._draining = False
             excess = self._waiting // FRAME_SAMPLES - self.depth
