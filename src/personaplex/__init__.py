@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from personaplex.accelerator import IMPORTED_TOO_EARLY, blas, explain
 
 if TYPE_CHECKING:
+    from personaplex.conversation import Settings
     from personaplex.engine.sampling import Sampling
     from personaplex.errors import PersonaPlexError
     from personaplex.model import PersonaPlex
     from personaplex.reply import AgentFrame, Chunk, Reply, Timings
+    from personaplex.runtime.engine import Engine
+    from personaplex.runtime.limits import Limits
     from personaplex.voice import Voice
 
 __version__ = "0.1.0"
@@ -26,14 +29,20 @@ _HOMES = {
     "Sampling": "engine.sampling",
     "Voice": "voice",
     "PersonaPlexError": "errors",
+    "Engine": "runtime.engine",
+    "Limits": "runtime.limits",
+    "Settings": "conversation",
 }
 __all__ = [
     "AgentFrame",
     "Chunk",
+    "Engine",
+    "Limits",
     "PersonaPlex",
     "PersonaPlexError",
     "Reply",
     "Sampling",
+    "Settings",
     "Timings",
     "Voice",
     "__version__",

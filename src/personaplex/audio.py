@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -183,16 +184,34 @@ def write_audio(path: Path, pcm: np.ndarray) -> None:
 
     Raises OutputError when it cannot be written, UsageError for an unknown suffix.
     """
+    with audio_file(path) as write:
+        # In pieces: libsndfile's Vorbis encoder overflows its stack on minutes at once.
+        for start in range(0, len(pcm), SAMPLE_RATE):
+            write(pcm[start : start + SAMPLE_RATE])
+
+
+@contextmanager
+def audio_file(path: Path, channels: int = 1) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield what writes a piece [S] or [S, channels] of 24 kHz sound (16 bit, clipped), as long as it is made.
+
+    The file is there when the block has ended well, and not at all if not. Raises as `write_audio` does.
+    """
     check_format(path)
     with whole_file(path) as temporary:
         try:
             kind = OUTPUT_FORMATS[path.suffix.lower()]
-            with soundfile.SoundFile(temporary, "w", SAMPLE_RATE, 1, format=kind) as sound:
-                # In pieces: libsndfile's Vorbis encoder overflows its stack on minutes at once.
-                for start in range(0, len(pcm), SAMPLE_RATE):
-                    sound.write(pcm16(pcm[start : start + SAMPLE_RATE]))
+            with soundfile.SoundFile(temporary, "w", SAMPLE_RATE, channels, format=kind) as sound:
+                yield lambda pcm: _write(sound, pcm16(pcm))
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from error
+
+
+def _write(sound: soundfile.SoundFile, samples: np.ndarray) -> None:
+    try:
+        sound.write(samples)
+    # The first is how soundfile tells that fewer samples were written than given.
+    except (AssertionError, soundfile.LibsndfileError) as error:
+        raise OSError("not all of the sound could be written; is the disk full?") from error
 
 
 def pcm16(pcm: np.ndarray) -> np.ndarray:
@@ -228,6 +247,11 @@ class Framer:
 
     def __init__(self) -> None:
         self._rest = np.zeros(0, np.float32)
+
+    @property
+    def rest(self) -> np.ndarray:
+        """What is kept of a frame that is not whole yet."""
+        return self._rest
 
     def push(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         """The frames [1920] that are complete with these samples; the rest is kept."""

@@ -9,7 +9,12 @@
     ├── OutputError                   6   a result that could not be written
     ├── BackendError                  7   MLX has no usable backend on this machine
     ├── TrainingError                 8   a training run that cannot begin, go on or be resumed
-    └── SynthesisError                9   a speech synthesiser that is missing or cannot say a text
+    ├── SynthesisError                9   a speech synthesiser that is missing or cannot say a text
+    ├── ConversationError            10   a live conversation that cannot be opened or used
+    │   ├── Busy                     10   every slot is taken
+    │   ├── Closed                   10   it has ended
+    │   └── Unsupported              10   its backend cannot do this
+    └── DeviceError                  11   a microphone or speaker that is missing, busy, refused or unplugged
 
 A message says what happened, what was expected and what to do, in one line. Ctrl-C ends with 130.
 """
@@ -73,6 +78,35 @@ class SynthesisError(PersonaPlexError):
     """A speech synthesiser that is not installed, or a text or voice it cannot say."""
 
     exit_code = 9
+
+
+class ConversationError(PersonaPlexError):
+    """A live conversation that cannot be opened, or not be used in this way."""
+
+    exit_code = 10
+
+
+class Busy(ConversationError):  # noqa: N818 - a state of affairs more than a mistake
+    """Every slot is taken: `in_use` of `slots`."""
+
+    def __init__(self, in_use: int, slots: int) -> None:
+        super().__init__(f"all slots are taken: {in_use} of {slots} in use; try again when a conversation has ended")
+        self.in_use = in_use
+        self.slots = slots
+
+
+class Closed(ConversationError):  # noqa: N818
+    """The conversation, or its backend, has ended."""
+
+
+class Unsupported(ConversationError):  # noqa: N818
+    """Something that this backend's `capabilities` do not include."""
+
+
+class DeviceError(PersonaPlexError):
+    """A microphone or speaker that is missing, busy, refused or unplugged, or no library to reach one."""
+
+    exit_code = 11
 
 
 EXIT_INTERRUPTED = 130

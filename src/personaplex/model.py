@@ -12,9 +12,10 @@ from typing import TypedDict, Unpack
 import mlx.core as mx
 import numpy as np
 
-from personaplex.audio import Framer, as_chunk, as_mono, normalise_loudness, read_audio
+from personaplex.audio import Framer, as_chunk, as_mono, read_audio
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
+from personaplex.checkpoint.user_voices import LONGEST_VOICE_SECONDS, clone
 from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
 from personaplex.diagnosis import StepDiagnosis, diagnose_step
 from personaplex.engine.duplex import Duplex
@@ -33,7 +34,6 @@ from personaplex.voice import Voice
 DEFAULT_VOICE = "NATM0"
 DEFAULT_PROMPT = "assistant"
 DEFAULT_MAX_STEPS = 200
-LONGEST_VOICE_SECONDS = 30.0
 
 Audio = str | Path | np.ndarray
 """A file, or samples [S] or [S, channels] at 24 kHz."""
@@ -100,7 +100,7 @@ class PersonaPlex:
         self.lm = lm
         self.mimi = mimi
         self.tokenizer = tokenizer
-        self._compiled = compiled
+        self.compiled = compiled
         self._generator = Generator(lm, folder.config)
         self._machines: dict[Ceiling, Duplex] = {}
 
@@ -112,14 +112,16 @@ class PersonaPlex:
         dtype: mx.Dtype | None = None,
         depformer_steps: int = 8,
         compiled: bool | None = None,
+        context_seconds: float | None = None,
     ) -> PersonaPlex:
         """Load "nano", which is in this package, a folder in the reference's layout, or a Hub repository `owner/name`.
 
         `dtype` defaults to bfloat16 on a GPU and float32 on a CPU; `depformer_steps` 16 also predicts the user's codes,
-        which changes nothing said; `compiled` fuses the step's graph and defaults to True on a Mac.
+        which changes nothing said; `compiled` fuses the step's graph and defaults to True on a Mac; `context_seconds`
+        makes the window shorter than the model's own, for less memory.
         Raises CheckpointError or ConfigError naming what is missing, unknown or damaged.
         """
-        folder = ModelFolder(resolve(path_or_repo))
+        folder = ModelFolder(resolve(path_or_repo), context_seconds)
         tokenizer, mimi = folder.load_tokenizer(), folder.load_mimi()
         lm = folder.load_lm(depformer_steps, dtype)
         if compiled is None:
@@ -164,7 +166,7 @@ class PersonaPlex:
         if "/" not in str(voice) and not path.is_file() and path.suffix in ("", *SUFFIXES):
             return self.folder.voices.load(str(voice))
         if path.suffix in SUFFIXES:
-            return voice_from_file(path)
+            return voice_from_file(path, self.folder.codec_fingerprint)
         if not path.exists():
             raise PersonaError(f"voice {path} does not exist")
         pcm = read_audio(path)
@@ -173,8 +175,7 @@ class PersonaPlex:
                 f"voice {path} is {len(pcm) / SAMPLE_RATE:.1f} s long; at most {LONGEST_VOICE_SECONDS:.0f} s is used, "
                 "and 4 to 6 s is best"
             )
-        codes = self.mimi.encode(mx.array(normalise_loudness(pcm, str(path)))[None])
-        return Voice(path.stem, codes=np.array(codes[0]).T)
+        return Voice(path.stem, codes=np.array(clone(self.mimi, pcm, str(path))[0]).T)
 
     def compose(self, voice: str | Path | Voice | None, prompt: RolePrompt) -> Prompt:
         """Voice and role laid out as forced frames. With neither (None, None) the model starts unprompted."""
@@ -270,7 +271,7 @@ class PersonaPlex:
     def _machine(self, sampling: Sampling) -> Duplex:
         ceiling = Ceiling.over(sampling)
         if ceiling not in self._machines:
-            self._machines[ceiling] = Duplex(self.mimi, self._generator, ceiling, compiled=self._compiled)
+            self._machines[ceiling] = Duplex(self.mimi, self._generator, ceiling, compiled=self.compiled)
         return self._machines[ceiling]
 
 

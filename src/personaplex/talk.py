@@ -17,10 +17,8 @@ from personaplex.engine.sampling import Sampling
 from personaplex.errors import UsageError
 from personaplex.reply import AgentFrame, Chunk, Reply, TalkState, Timings
 from personaplex.text import TextStream, Tokenizer
+from personaplex.turns import QUIET_RMS, Turn
 from personaplex.units import FRAME_RATE, FRAME_SAMPLES, frames_in
-
-QUIET_RMS = 0.005
-"""Below this a frame counts as silent (-46 dBFS): louder than the codec's silence, softer than a whisper."""
 
 
 class Talk:
@@ -74,23 +72,22 @@ class SilenceWatch:
     def __init__(self, rule: StopRule, padding: tuple[int, ...]) -> None:
         self._rule = rule
         self._padding = padding
-        self._user_quiet = self._agent_quiet = 0
+        self._user, self._agent = Turn(), Turn()
         self._answered = False
 
     def is_over(self, user: np.ndarray, frame: AgentFrame, since_end: int) -> str | None:
         """Why the reply is over with this frame, or None; `since_end` counts from the user's end (before: negative)."""
-        if rms(user) >= QUIET_RMS:
-            self._user_quiet, self._answered = 0, False
-        else:
-            self._user_quiet += 1
-        if rms(frame.audio) >= QUIET_RMS or int(frame.tokens[0]) not in self._padding:
-            self._agent_quiet, self._answered = 0, True
-        else:
-            self._agent_quiet += 1
+        self._user = self._user.after(rms(user) >= QUIET_RMS)
+        has_text = int(frame.tokens[0]) not in self._padding
+        self._agent = self._agent.after(rms(frame.audio) >= QUIET_RMS or has_text)
+        if self._user.quiet == 0:
+            self._answered = False
+        if self._agent.quiet == 0:
+            self._answered = True
         if since_end < 0:
             return None
         enough = self._rule.pause if self._answered else self._rule.patience
-        if self._rule.on_silence and min(self._agent_quiet, self._user_quiet) >= enough:
+        if self._rule.on_silence and min(self._agent.quiet, self._user.quiet) >= enough:
             return "silence"
         return "limit" if since_end >= self._rule.limit else None
 

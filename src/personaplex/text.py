@@ -87,9 +87,14 @@ class Tokenizer:
 class TextStream:
     """Text as it comes, token by token; bytes of one character are held until it is whole."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, held: bytes = b"") -> None:
         self._tokenizer = tokenizer
-        self._bytes = b""
+        self._bytes = held
+
+    @property
+    def held(self) -> bytes:
+        """The bytes of a character that is not whole yet."""
+        return self._bytes
 
     def push(self, token: int) -> str:
         """The text that `token` completes; empty for padding. Control characters become spaces."""

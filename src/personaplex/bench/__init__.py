@@ -6,5 +6,6 @@ A benchmark is a module with a docstring that teaches the theory (what a frame c
 
 BENCHES = {
     "codec": "Mimi: encoder, quantiser, decoder and round trip, one 80 ms frame at a time.",
+    "engine": "The live engine: step time by slots, and from open to ready: cold, from memory, from disk.",
     "load": "Loading a model, its memory, and the frames of a conversation with it.",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -10,31 +12,57 @@ import mlx.core as mx
 from personaplex.checkpoint.load import load_lm, load_mimi
 from personaplex.checkpoint.voices import VoiceShelf
 from personaplex.config import ModelConfig
-from personaplex.errors import CheckpointError
+from personaplex.errors import CheckpointError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.text import Tokenizer
+from personaplex.units import FRAME_RATE
 
 LM_FILE = "model.safetensors"
 MIMI_FILES = ("tokenizer-*.safetensors", "mimi*.safetensors")
 TEXT_FILES = ("tokenizer*.model", "*.model")
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
 
 
 class ModelFolder:
     """A folder in the reference's layout: language model, Mimi, SentencePiece model, voices, perhaps a config.json.
 
-    Raises CheckpointError when the folder is missing; a missing file is an error only when it is needed.
+    `context_seconds` shortens the language model's window. Raises CheckpointError when the folder is missing; a missing
+    file is an error only when it is needed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, context_seconds: float | None = None) -> None:
         if not path.is_dir():
             raise CheckpointError(f"the model folder {path} does not exist")
         self.path = path
+        self._context_seconds = context_seconds
 
     @cached_property
     def config(self) -> ModelConfig:
-        """What the model is made of. Raises ConfigError naming the field."""
-        return ModelConfig.read(self.path / "config.json")
+        """What the model is made of. Raises ConfigError naming the field, UsageError for a window it cannot have."""
+        config = ModelConfig.read(self.path / "config.json")
+        if self._context_seconds is None:
+            return config
+        own, frames = config.lm.context, self._context_seconds * FRAME_RATE
+        if not 1 <= frames <= own:
+            raise UsageError(
+                f"context seconds is {self._context_seconds}; this model's window is {own / FRAME_RATE:.1f} s, "
+                "and a shorter one must hold a frame"
+            )
+        return dataclasses.replace(config, lm=dataclasses.replace(config.lm, context=int(frames)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this model's states from another's: its configuration, and samples of its weights.
+
+        Samples, because reading 16 GB to recognise a file would take longer than what it saves.
+        """
+        return _digest(self.config.to_json(), self._one(LM_FILE), self._one(*MIMI_FILES))
+
+    @cached_property
+    def codec_fingerprint(self) -> str:
+        """What tells this model's codec from another's, to which its codes mean nothing: samples of its weights."""
+        return _digest("", self._one(*MIMI_FILES))
 
     @cached_property
     def voices(self) -> VoiceShelf:
@@ -68,3 +96,15 @@ class ModelFolder:
             if found:
                 return found[0]
         raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}")
+
+
+def _digest(text: str, *paths: Path) -> str:
+    digest = hashlib.sha256(text.encode())
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for part in range(_SAMPLES):
+                file.seek(part * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

@@ -33,14 +33,14 @@ class Entry:
 
 
 class TensorFile:
-    """An open safetensors file. Arrays are read from disk when they are evaluated, not before.
+    """An open safetensors file and its `metadata`. Arrays are read from disk when they are evaluated, not before.
 
     Raises CheckpointError when the file is missing, not safetensors, or shorter than its header says.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries = _read_header(path)
+        self.entries, self.metadata = _read_header(path)
         try:
             loaded = mx.load(str(path), format="safetensors")
         except (RuntimeError, ValueError) as error:
@@ -120,7 +120,7 @@ def scale_name(name: str) -> str:
     return f"{name}.scale"
 
 
-def _read_header(path: Path) -> dict[str, Entry]:
+def _read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -135,9 +135,10 @@ def _read_header(path: Path) -> dict[str, Entry]:
         raise CheckpointError(f"{path} is not a safetensors file: its header is not JSON") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is not a safetensors file: its header is not an object")
-    header.pop("__metadata__", None)
+    notes = header.pop("__metadata__", None)
+    metadata = {str(key): str(value) for key, value in notes.items()} if isinstance(notes, dict) else {}
     data_bytes = size - 8 - length
-    return {name: _entry(path, name, about, data_bytes) for name, about in header.items()}
+    return {name: _entry(path, name, about, data_bytes) for name, about in header.items()}, metadata
 
 
 def _entry(path: Path, name: str, about: object, data_bytes: int) -> Entry:

@@ -77,10 +77,11 @@ class VoiceShelf:
             raise CheckpointError(f"{self._archive} is damaged: {error}") from error
 
 
-def voice_from_file(path: Path) -> Voice:
+def voice_from_file(path: Path, codec: str | None = None) -> Voice:
     """A voice from a `.pt`, or from a safetensors file with `embeddings` and `cache`, or with `codes` [1, 8, F].
 
-    Raises CheckpointError or PersonaError naming the file.
+    Raises CheckpointError or PersonaError naming the file; the latter also for one that says it holds codes of another
+    codec than `codec` (its fingerprint).
     """
     if path.suffix == ".pt":
         try:
@@ -90,6 +91,11 @@ def voice_from_file(path: Path) -> Voice:
     if not path.is_file():
         raise PersonaError(f"voice {path} does not exist")
     file = TensorFile(path)
+    if codec is not None and file.metadata.get("codec", codec) != codec:
+        raise PersonaError(
+            f"voice {path} was made with the codec of {file.metadata.get('model', 'another model')}; "
+            "make it again with this model (`personaplex voices add`)"
+        )
     return _voice(path.stem, {name: file.take(name) for name in file.entries}, str(path))
 
 

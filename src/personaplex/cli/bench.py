@@ -19,21 +19,22 @@ from personaplex.errors import UsageError
     "--compile/--no-compile",
     "compiled",
     default=None,
-    help="load: compile the step, and time its first frame too (default: as `respond` does here).",
+    help="load, engine: compile the step; load times its first frame too (default: as `respond` does here).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Only the JSON line.")
 def command(name: str, model: str | None, frames: int, compiled: bool | None, as_json: bool) -> None:
     """Measure this machine: a table, and as the last line of stdout one JSON object.
 
-    The benchmarks: codec (Mimi frame by frame), load (a model from disk, its memory, its frames).
+    The benchmarks: codec (Mimi frame by frame), load (a model from disk, its memory, its frames), engine (many
+    conversations at once: step time by slots, and how long until one is ready).
 
     The object holds bench, machine, mlx, commit and rows, each row with p50_ms, p95_ms, p99_ms and max_ms.
     """
     from personaplex.bench.report import as_line, as_report, as_table
 
     note_blas()
-    if compiled is not None and name != "load":
-        raise UsageError(f"--compile is for `bench load`; `bench {name}` has no such choice")
+    if compiled is not None and name == "codec":
+        raise UsageError("--compile is for `bench load` and `bench engine`; `bench codec` has no such choice")
     module = importlib.import_module(f"personaplex.bench.{name}")
     report = as_report(name, module.run(model, frames, compiled))
     if not as_json:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from personaplex.accelerator import blas
+from personaplex.errors import PersonaError
+from personaplex.text import PROMPTS
 
 DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
 
@@ -42,20 +46,58 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def check_sampling(options: Mapping[str, Any]) -> None:
-    """Raise UsageError for a seed or a value of `sampling_options` that is out of range: before a model is loaded."""
-    from personaplex.engine.sampling import Sampling, check_seed
-
-    if options["seed"] is not None:
-        check_seed(options["seed"])
+def sampling_changes(options: Mapping[str, Any]) -> dict[str, float | int | bool]:
+    """What `sampling_options` change, as fields of `Sampling`."""
     values = {
         "text_temperature": options["text_temp"],
         "text_top_k": options["text_top_k"],
         "audio_temperature": options["audio_temp"],
         "audio_top_k": options["audio_top_k"],
         "repetition_penalty": options["repetition_penalty"],
+        "greedy": options["greedy"] or None,
     }
-    Sampling(**{name: value for name, value in values.items() if value is not None})
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_sampling(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for a seed or a value of `sampling_options` that is out of range: before a model is loaded."""
+    from personaplex.engine.sampling import Sampling, check_seed
+
+    if options["seed"] is not None:
+        check_seed(options["seed"])
+    Sampling(**sampling_changes(options))  # type: ignore[arg-type]
+
+
+def role_prompt(options: Mapping[str, Any]) -> str:
+    """What `--system-prompt` or `--system-prompt-text` say. Raises PersonaError."""
+    if options["system_prompt_text"] is not None:
+        return str(options["system_prompt_text"])
+    name = options["system_prompt"] or "assistant"
+    if name in PROMPTS:
+        return str(name)
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PersonaError(
+            f"unknown prompt {name!r}: no such file, and the presets are {', '.join(PROMPTS)}; "
+            "--system-prompt-text takes a role in your words"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PersonaError(f"the prompt file {name} cannot be read as text: {error}") from error
+
+
+def own_voices() -> Path:
+    """The folder of the user's own voices: PERSONAPLEX_VOICES, or one below XDG_DATA_HOME (~/.local/share)."""
+    if chosen := os.environ.get("PERSONAPLEX_VOICES"):
+        return Path(chosen).expanduser()
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "personaplex" / "voices"
+
+
+def find_voice(name: str) -> str:
+    """The file of the user's own voice `name`; a name that is none of theirs is the model's to know."""
+    own = own_voices() / f"{name}.safetensors"
+    return str(own) if "/" not in name and name and own.is_file() else name
 
 
 def note(message: str, *, quiet: bool = False) -> None:

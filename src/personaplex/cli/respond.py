@@ -14,8 +14,18 @@ import click
 import numpy as np
 
 from personaplex.audio import LONGEST_SECONDS, check_format, pcm16, read_audio, rms, write_audio
-from personaplex.cli.options import check_sampling, json_option, model_option, note, note_blas, sampling_options
-from personaplex.errors import PersonaError, UsageError
+from personaplex.cli.options import (
+    check_sampling,
+    find_voice,
+    json_option,
+    model_option,
+    note,
+    note_blas,
+    role_prompt,
+    sampling_changes,
+    sampling_options,
+)
+from personaplex.errors import UsageError
 from personaplex.files import check_writable
 from personaplex.text import PROMPTS
 from personaplex.units import FRAME_RATE, SAMPLE_RATE
@@ -133,24 +143,7 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("--output - writes audio to stdout, where --json and --transcript would print; name a file")
     elif sys.stdout is None or sys.stdout.isatty():
         raise UsageError("--output - writes audio to stdout, which is a terminal; pipe it into a player or a file")
-    options["prompt"] = _prompt(options)
-
-
-def _prompt(options: dict[str, Any]) -> str:
-    if options["system_prompt_text"] is not None:
-        return str(options["system_prompt_text"])
-    name = options["system_prompt"] or "assistant"
-    if name in PROMPTS:
-        return name
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise PersonaError(
-            f"unknown prompt {name!r}: no such file, and the presets are {', '.join(PROMPTS)}; "
-            "--system-prompt-text takes a role in your words"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PersonaError(f"the prompt file {name} cannot be read as text: {error}") from error
+    options["prompt"] = role_prompt(options)
 
 
 def _load(options: dict[str, Any]) -> PersonaPlex:
@@ -164,15 +157,9 @@ def _load(options: dict[str, Any]) -> PersonaPlex:
 
 
 def _open(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> ReplyStream:
-    sampling = model.sampling(
-        text_temperature=options["text_temp"],
-        text_top_k=options["text_top_k"],
-        audio_temperature=options["audio_temp"],
-        audio_top_k=options["audio_top_k"],
-        repetition_penalty=options["repetition_penalty"],
-        greedy=options["greedy"],
-    )
-    voice = options["voice"] = options["voice"] or model.default_voice
+    sampling = model.sampling(**sampling_changes(options))
+    voice = find_voice(options["voice"]) if options["voice"] else model.default_voice
+    options["voice"] = voice
     stream = model.respond_stream(
         user,
         voice=voice,

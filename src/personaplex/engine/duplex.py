@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from personaplex.engine.generator import Generator, GeneratorState, Step
+from personaplex.engine.generator import Generator, GeneratorState, Prefix, Step
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import Ceiling, Sampling, session_key
 from personaplex.models.mimi import DecoderState, EncoderState, Mimi
 from personaplex.models.streams import AGENT
-from personaplex.nn.state import arrays
+from personaplex.nn.state import advance_active, arrays
 
 
 class DuplexState(NamedTuple):
@@ -51,12 +51,22 @@ class Duplex:
             pcm, decoder = mimi.decode_step(spoken[:, :, None], state.decoder)
             return Frame(pcm, result), DuplexState(encoder, generated, decoder)
 
+        def step_active(pcm: mx.array, active: mx.array, state: DuplexState) -> tuple[Frame, DuplexState]:
+            frame, after = step(pcm, state)
+            return frame, advance_active(active, state, after)
+
         self._step = mx.compile(step) if compiled else step
+        self._step_active = mx.compile(step_active) if compiled else step_active
 
     def open(self, prompt: Prompt, *, seed: int = 0, sampling: Sampling | None = None) -> DuplexState:
         """A one-slot state after `prompt`, evaluated. The codec starts fresh: the prompt was never heard as sound."""
-        generated = self.generator.open(prompt, seed=seed, sampling=sampling)
-        state = DuplexState(self.mimi.init_encoder(1), generated, self.mimi.init_decoder(1))
+        return self.begin(self.generator.read(prompt), seed=seed, sampling=sampling)
+
+    def begin(self, prefix: Prefix | None, *, seed: int = 0, sampling: Sampling | None = None) -> DuplexState:
+        """A one-slot state after a prompt that was read, evaluated."""
+        _, generated = self.generator.begin(prefix, seed=seed, sampling=sampling)
+        spare = self.generator.spare_frames
+        state = DuplexState(self.mimi.init_encoder(1, spare), generated, self.mimi.init_decoder(1, spare))
         mx.eval(arrays(state))
         return state
 
@@ -65,13 +75,16 @@ class Duplex:
         generated = state.generator._replace(key=session_key(seed), sampling=sampling.row())
         return state._replace(generator=generated)
 
-    def step(self, pcm: mx.array, state: DuplexState) -> tuple[Frame, DuplexState]:
+    def step(self, pcm: mx.array, state: DuplexState, active: mx.array | None = None) -> tuple[Frame, DuplexState]:
         """pcm [B, 1920] of the user -> the agent's frame and the state after it, nothing evaluated yet.
+
+        Slots that are not `active` [B] have no frame: they stay where they are, and what comes out of them means
+        nothing.
 
         Rebind the state before evaluating (`frame, state = duplex.step(pcm, state)`, then `settle(frame, state)`):
         the rings are written in place only when nobody holds the old state any more, and copied otherwise.
         """
-        return self._step(pcm, state)
+        return self._step(pcm, state) if active is None else self._step_active(pcm, active, state)
 
 
 def settle(frame: Frame, state: DuplexState) -> None:

@@ -7,7 +7,8 @@ semantic code were drawn a step ago, its acoustic codes are drawn now. The refer
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 
@@ -24,6 +25,7 @@ from personaplex.engine.sampling import (
     penalise,
     session_key,
 )
+from personaplex.errors import PersonaError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.streams import (
     AGENT,
@@ -51,7 +53,7 @@ class GeneratorState(NamedTuple):
     """What a session is to the language model. Every leaf has the slot axis first.
 
     `column` [B, 17] is the next column, complete but for the user's semantic code; `recent` [B, W, 9] the last text
-    and agent tokens, for the repetition penalty.
+    and agent tokens, for the repetition penalty; the first `pinned` [B] columns stay in view.
     """
 
     temporal: TransformerState
@@ -59,6 +61,20 @@ class GeneratorState(NamedTuple):
     key: mx.array
     sampling: SlotSampling
     recent: mx.array
+    pinned: mx.array
+
+
+class Prefix(NamedTuple):
+    """What one slot has made of a prompt, before anything is drawn: the same for every seed and sampling.
+
+    `z` [1, dim] is the hidden vector of the prompt's last column `last` [1, 17]; `pending` [1, 17] is what is known of
+    the next one.
+    """
+
+    temporal: TransformerState
+    z: mx.array
+    last: mx.array
+    pending: mx.array
 
 
 class Step(NamedTuple):
@@ -77,11 +93,17 @@ class Step(NamedTuple):
 
 
 class Generator:
-    """Steps any number of slots together. Holds weights and constants, no state."""
+    """Steps any number of slots together. Holds weights and constants, no state.
 
-    def __init__(self, lm: LanguageModel, config: ModelConfig) -> None:
+    With `pins` > 0, prompts of up to as many columns stay in view for ever; 0 is the reference's plain window.
+    `spare_frames` is how far a state may be set back.
+    """
+
+    def __init__(self, lm: LanguageModel, config: ModelConfig, *, pins: int = 0, spare_frames: int = 0) -> None:
         self.lm = lm
         self.config = config
+        self.pins, self.spare_frames = pins, spare_frames
+        self._extra_rows = pins + spare_frames
         self._initial = mx.array([initial_column(config.lm)], mx.int32)
         self._nothing = mx.full((1, N_STREAMS), UNGENERATED, mx.int32)
         self._spared_text = (0, config.lm.existing_text_padding_id)
@@ -94,28 +116,62 @@ class Generator:
         self, prompt: Prompt, *, seed: int = 0, sampling: Sampling | None = None
     ) -> tuple[Step | None, GeneratorState]:
         """Read `prompt` in one batched pass: the step of its last column (None without a prompt), and the state."""
-        sampling = sampling or Sampling()
-        recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
-        key = session_key(seed)
-        # A copy: a compiled step may not be given as state what it also holds as a constant.
-        state = GeneratorState(self.lm.init_state(1), self._initial + 0, key, sampling.row(), recent)
+        return self.begin(self.read(prompt), seed=seed, sampling=sampling)
+
+    def read(self, prompt: Prompt) -> Prefix | None:
+        """Read `prompt` without speaking; None when it is empty. Raises PersonaError when it is too long to pin."""
+        return [None, *self.reading(prompt, PREFILL_COLUMNS)][-1]
+
+    def reading(self, prompt: Prompt, n_columns: int) -> Iterator[Prefix | None]:
+        """Read `prompt` in calls of at most `n_columns`, with a pause after each: None until it is read."""
         if prompt.n_frames == 0:
-            return None, state
-        columns, pending = mx.array(prompt.columns)[None], mx.array(prompt.pending)[None]
+            return
+        if self.pins and prompt.n_frames > self.pins:
+            raise PersonaError(
+                f"voice and role are {prompt.n_frames} frames long; at most {self.pins} stay in view here: "
+                "shorten them, or open the engine with more pinned frames"
+            )
+        columns = mx.array(prompt.columns)[None]
         embedded = self.lm.embed(columns)
         if prompt.embeddings is not None:
             embedded = mx.concatenate([prompt.embeddings.astype(embedded.dtype)[None], embedded], axis=1)
-        temporal = state.temporal
-        for start in range(0, prompt.n_frames, PREFILL_COLUMNS):
-            z, temporal = self.lm.advance(embedded[:, start : start + PREFILL_COLUMNS], temporal)
+        temporal, pinned = self.lm.init_state(1, self._extra_rows), self._pinned(prompt.n_frames)
+        size = min(n_columns, self.lm.config.context) if self.pins else n_columns
+        for start in range(0, prompt.n_frames, size):
+            z, temporal = self._advance(embedded[:, start : start + size], temporal, pinned)
             mx.eval(z, temporal)
-        z = z[:, -1]
+            yield None
+        yield Prefix(temporal, z[:, -1], columns[:, -1], mx.array(prompt.pending)[None])
+
+    def begin(
+        self, prefix: Prefix | None, *, seed: int = 0, sampling: Sampling | None = None
+    ) -> tuple[Step | None, GeneratorState]:
+        """Begin to speak after a prompt that was read: the step of its last column, and the state."""
+        sampling = sampling or Sampling()
+        recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
+        n_frames = 0 if prefix is None else cast(int, prefix.temporal.position.item())
+        temporal = self.lm.init_state(1, self._extra_rows) if prefix is None else prefix.temporal
+        # A copy: a compiled step may not be given as state what it also holds as a constant.
+        state = GeneratorState(
+            temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames)
+        )
+        if prefix is None:
+            return None, state
         last = temporal.position - 1
-        spoken, text_logits, audio_logits = self._speak(z, pending, last, state, Ceiling.over(sampling))
-        column = mx.concatenate([spoken, pending[:, USER]], axis=1)
-        tokens = mx.where(mx.array(DELAYS) == 1, pending, columns[:, -1])
-        state = state._replace(temporal=temporal, column=column, recent=self._remember(recent, spoken))
-        return Step(tokens, last > 0, z, text_logits, audio_logits), state
+        spoken, text_logits, audio_logits = self._speak(prefix.z, prefix.pending, last, state, Ceiling.over(sampling))
+        column = mx.concatenate([spoken, prefix.pending[:, USER]], axis=1)
+        tokens = mx.where(mx.array(DELAYS) == 1, prefix.pending, prefix.last)
+        state = state._replace(column=column, recent=self._remember(recent, spoken))
+        return Step(tokens, last > 0, prefix.z, text_logits, audio_logits), state
+
+    def _pinned(self, prompt_frames: int) -> mx.array:
+        # The column that ends the prompt already belongs to the talk: so it was trained (train/compose.py).
+        return mx.array([max(prompt_frames - 1, 0) if self.pins else 0], mx.int32)
+
+    def _advance(
+        self, embedded: mx.array, temporal: TransformerState, pinned: mx.array
+    ) -> tuple[mx.array, TransformerState]:
+        return self.lm.advance(embedded, temporal, pinned if self.pins else None)
 
     def step(
         self, user: mx.array, state: GeneratorState, ceiling: Ceiling, forced: mx.array | None = None
@@ -131,7 +187,7 @@ class Generator:
         # Position 0 holds the initial tokens whatever is heard, and frame 0 is lost (reference lm.py).
         user = mx.where(first, initial[:, USER], user.astype(mx.int32))
         column = mx.concatenate([state.column[:, _SPOKEN], user[:, :1], state.column[:, USER_ACOUSTIC]], axis=1)
-        z, temporal = self.lm.advance(self.lm.embed(column[:, None]), state.temporal)
+        z, temporal = self._advance(self.lm.embed(column[:, None]), state.temporal, state.pinned)
         z = z[:, 0]
         nothing = mx.broadcast_to(self._nothing, column.shape)
         wanted = nothing if forced is None else forced
@@ -143,7 +199,7 @@ class Generator:
         after = mx.concatenate([spoken, heard], axis=1)
         tokens = mx.concatenate([column[:, : AGENT_ACOUSTIC.start], spoken[:, AGENT_ACOUSTIC], user], axis=1)
         recent = self._remember(state.recent, spoken)
-        next_state = GeneratorState(temporal, after, state.key, state.sampling, recent)
+        next_state = state._replace(temporal=temporal, column=after, recent=recent)
         return Step(tokens, ~first[:, 0], z, text_logits, audio_logits), next_state
 
     def _speak(

@@ -100,6 +100,21 @@ class Ceiling(NamedTuple):
             any(s.repetition_penalty > 1 for s in resolved),
         )
 
+    def raised(self, *choices: Sampling) -> Ceiling:
+        """This ceiling if it is high enough for `choices`; else one of few that are, so that few steps are compiled."""
+        needed = Ceiling.over(*choices) if choices else self
+
+        def high_enough(mine: int, theirs: int) -> int:
+            if mine == 0 or theirs == 0:
+                return 0
+            return mine if theirs <= mine else 1 << (theirs - 1).bit_length()
+
+        return Ceiling(
+            high_enough(self.text, needed.text),
+            high_enough(self.audio, needed.audio),
+            self.penalty or needed.penalty,
+        )
+
 
 def check_seed(seed: int) -> None:
     """Raise UsageError unless `seed` is a whole number from 0 to 2^63 - 1."""
@@ -156,6 +171,13 @@ class Draws(NamedTuple):
         kept = logits >= mx.take_along_axis(largest, self.last, axis=-1)
         scores = logits / self.temperature + self.noise[i]
         return mx.argmax(mx.where(kept, scores, -mx.inf), axis=-1).astype(mx.int32)
+
+
+def mean_entropy(logits: mx.array) -> mx.array:
+    """Logits [B, n, V] -> [B] nats: how much in doubt n choices were, on average."""
+    logits = logits.astype(mx.float32)
+    entropy = mx.logsumexp(logits, axis=-1) - (mx.softmax(logits, axis=-1) * logits).sum(axis=-1)
+    return entropy.mean(axis=-1)
 
 
 def each(by_stream: mx.array) -> list[mx.array]:

@@ -23,8 +23,8 @@ from personaplex.evaluate.items import Item
 from personaplex.files import whole_file
 from personaplex.model import PersonaPlex
 from personaplex.nn.state import stack
-from personaplex.talk import QUIET_RMS
 from personaplex.text import EPAD, PAD, TextStream
+from personaplex.turns import QUIET_RMS
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS, SAMPLE_RATE
 
 PATIENCE = 50

@@ -37,18 +37,23 @@ class LanguageModel(nn.Module):
         """The type that activations and the KV ring have."""
         return self.out_norm.weight.dtype
 
-    def init_state(self, slots: int) -> TransformerState:
-        """The temporal transformer's state before the first column."""
-        return self.temporal.init_state(slots, dtype=self.dtype)
+    def init_state(self, slots: int, extra_rows: int = 0) -> TransformerState:
+        """The temporal transformer's state before the first column; `extra_rows` for pinning and setting back."""
+        return self.temporal.init_state(slots, dtype=self.dtype, extra_rows=extra_rows)
 
     def embed(self, columns: mx.array) -> mx.array:
         """Columns [B, T, 17] -> [B, T, dim]: the sum of one row per stream."""
         audio = self.audio_emb(columns[..., TEXT + 1 :]).sum(axis=-2)
         return audio + self.text_emb(columns[..., : TEXT + 1])[..., 0, :]
 
-    def advance(self, embedded: mx.array, state: TransformerState) -> tuple[mx.array, TransformerState]:
-        """The next embedded columns [B, T, dim] -> hidden z [B, T, dim], which both heads read, and the state."""
-        x, state = self.temporal(embedded, state)
+    def advance(
+        self, embedded: mx.array, state: TransformerState, pinned: mx.array | None = None
+    ) -> tuple[mx.array, TransformerState]:
+        """The next embedded columns [B, T, dim] -> hidden z [B, T, dim], which both heads read, and the state.
+
+        The first `pinned` [B] columns stay in view.
+        """
+        x, state = self.temporal(embedded, state, pinned)
         return self.out_norm(x), state
 
     def columns(self, frames: mx.array) -> mx.array:

@@ -66,14 +66,16 @@ class Mimi(nn.Module):
         self.decoder_transformer = _transformer(config.transformer)
         self.decoder = SeanetDecoder(config.seanet)
 
-    def init_encoder(self, slots: int) -> EncoderState:
-        """The state of `slots` encoders that have heard nothing."""
-        transformer = self.encoder_transformer.init_state(slots, self.latents_per_frame)
+    def init_encoder(self, slots: int, extra_frames: int = 0) -> EncoderState:
+        """The state of `slots` encoders that have heard nothing; `extra_frames` is how far it may be set back."""
+        rows = extra_frames * self.latents_per_frame
+        transformer = self.encoder_transformer.init_state(slots, self.latents_per_frame, extra_rows=rows)
         return EncoderState(self.encoder.init_state(slots), transformer, self.downsample.init_state(slots))
 
-    def init_decoder(self, slots: int) -> DecoderState:
-        """The state of `slots` decoders that have said nothing."""
-        transformer = self.decoder_transformer.init_state(slots, self.latents_per_frame)
+    def init_decoder(self, slots: int, extra_frames: int = 0) -> DecoderState:
+        """The state of `slots` decoders that have said nothing; `extra_frames` is how far it may be set back."""
+        rows = extra_frames * self.latents_per_frame
+        transformer = self.decoder_transformer.init_state(slots, self.latents_per_frame, extra_rows=rows)
         return DecoderState(self.upsample.init_state(slots), transformer, self.decoder.init_state(slots))
 
     def latents(self, pcm: mx.array, state: EncoderState) -> tuple[mx.array, EncoderState]:

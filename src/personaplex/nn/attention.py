@@ -1,7 +1,9 @@
 """Rotary attention over a ring of keys and values that wraps for ever.
 
 Each slot has its own position (tokens seen since it was opened). A query at position p attends to the keys at
-p - context + 1 ... p: exactly `context` of them, however the tokens were grouped into calls.
+p - context + 1 ... p: exactly `context` of them, however the tokens were grouped into calls. A slot may also pin its
+first tokens: they stay in view for ever, at their own positions, in the first rows of the ring, and the ring turns
+behind them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from personaplex.nn.rope import Rotation, open_rotation
 
 
 class KV(NamedTuple):
-    """The ring of one layer: keys and values [B, H, R, D]; the token at position p lies in row p mod R."""
+    """The ring of one layer: keys and values [B, H, R, D]. The token at position p lies in row p mod R.
+
+    With n pinned tokens, those lie in rows 0 ... n - 1, and the others in row n + (p - n) mod (R - n).
+    """
 
     k: mx.array
     v: mx.array
@@ -51,18 +56,17 @@ def open_window(
 ) -> Window:
     """Plan a call of `n_tokens` at positions `start` [B] on a ring of `n_rows`; 0 rows means no ring at all.
 
-    `context` keys are seen, and for ever those before position `pinned` [B]; heads have `head` channels of `dtype` and
-    positions the longest `period`.
+    `context` keys are seen, and for ever those before position `pinned` [B], for which a ring must have rows beyond
+    `context`; heads have `head` channels of `dtype` and positions the longest `period`.
     """
     query = start[:, None] + mx.arange(n_tokens)
-    row = mx.arange(n_rows)
-    write_first = n_rows >= context + n_tokens - 1
+    # How many rows turn is not known here when some are pinned, but they are never fewer than `context`.
+    assert pinned is None or n_rows == 0 or n_tokens <= context <= n_rows
+    write_first = (n_rows if pinned is None else min(n_rows, context)) >= context + n_tokens - 1
     if write_first:
-        last = query[:, -1:]
-        key = last - (last - row) % n_rows
+        key = _positions(query[:, -1:], n_rows, pinned)
     elif n_rows:
-        last = start[:, None] - 1
-        key = mx.concatenate([last - (last - row) % n_rows, query], axis=1)
+        key = mx.concatenate([_positions(start[:, None] - 1, n_rows, pinned), query], axis=1)
     else:
         key = query
     distance = query[:, :, None] - key[:, None, :]
@@ -71,10 +75,27 @@ def open_window(
     if pinned is not None:
         near |= (key < pinned[:, None])[:, None, :]
     mask = (distance >= 0) & near & (key >= 0)[:, None, :]
-    kept = query[:, -min(n_tokens, n_rows) :] % n_rows if n_rows else None
-    rows = None if kept is None else kept[:, None, :, None]
+    rows = _rows(query[:, -min(n_tokens, n_rows) :], n_rows, pinned)[:, None, :, None] if n_rows else None
     rotation = open_rotation(query, head, period)
     return Window(len(start), n_tokens, rotation, rows, as_mask(mask[:, None], dtype), write_first)
+
+
+def _rows(position: mx.array, n_rows: int, pinned: mx.array | None) -> mx.array:
+    """The ring's rows for tokens at `position` [B, T]."""
+    if pinned is None:
+        return position % n_rows
+    first = pinned[:, None]
+    return mx.where(position < first, position, first + (position - first) % (n_rows - first))
+
+
+def _positions(last: mx.array, n_rows: int, pinned: mx.array | None) -> mx.array:
+    """The positions [B, n_rows] that the ring's rows hold once `last` [B, 1] is written; negative: none yet."""
+    row = mx.arange(n_rows)
+    if pinned is None:
+        return last - (last - row) % n_rows
+    first = pinned[:, None]
+    turning = last - (last - row) % (n_rows - first)
+    return mx.where(row < first, mx.where(row <= last, row, -1), mx.where(turning >= first, turning, -1))
 
 
 def _write(ring: mx.array, rows: mx.array, new: mx.array) -> mx.array:

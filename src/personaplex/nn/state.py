@@ -5,11 +5,15 @@ A one-slot state can be made anywhere (a prefilled prompt, a saved conversation)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
+
+from personaplex.nn.attention import KV
+from personaplex.nn.transformer import TransformerState
 
 State = TypeVar("State")
 
@@ -26,12 +30,73 @@ def extract(state: State, slot: int) -> State:
 
 
 def insert(state: State, slot: int, one: State) -> State:
-    """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched."""
+    """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched.
+
+    `one` may be trimmed: what then stands in the rest of the slot's rings is never seen.
+    """
 
     def put(leaf: mx.array, row: mx.array) -> mx.array:
         return mx.slice_update(leaf, row, mx.array([slot]), axes=(0,))
 
     return cast(State, tree_map(put, state, one))
+
+
+def advance_active(active: mx.array, before: State, after: State) -> State:
+    """`after` for the slots that are `active` [B], `before` for the others.
+
+    Rings are taken from `after` as they are, so that they can be written in place: what an idle slot wrote lies where
+    its next real token will, in a row that nothing sees before.
+    """
+
+    def choose(new: mx.array | KV, old: mx.array | KV) -> mx.array | KV:
+        if isinstance(new, KV) or isinstance(old, KV) or new is old:
+            return new
+        return mx.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return cast(State, tree_map(choose, after, before, is_leaf=lambda node: isinstance(node, KV)))
+
+
+def trim(one: State) -> State:
+    """A one-slot state without the ring rows that were never written."""
+
+    def shorten(node: Any) -> Any:
+        if not isinstance(node, TransformerState):
+            return node
+        used = max(1, cast(int, node.position.item()))
+        rings = (KV(*(mx.contiguous(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
+        return node._replace(rings=tuple(rings))
+
+    return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState)))
+
+
+def without_rings(state: Any) -> list[mx.array]:
+    """Every array but the rings: what must be kept of a state to set a slot back to it, later."""
+    leaves: list[mx.array | KV] = []
+    tree_map(leaves.append, state, is_leaf=lambda node: isinstance(node, KV))
+    return [leaf for leaf in leaves if not isinstance(leaf, KV)]
+
+
+def set_back(state: State, slot: int, kept: list[mx.array]) -> State:
+    """`state` with `slot` as it was when `without_rings` was `kept`; the rings must still hold what it saw then."""
+    earlier = iter(kept)
+
+    def put(leaf: mx.array | KV) -> mx.array | KV:
+        if isinstance(leaf, KV):
+            return leaf
+        return mx.slice_update(leaf, next(earlier)[slot : slot + 1], mx.array([slot]), axes=(0,))
+
+    return cast(State, tree_map(put, state, is_leaf=lambda node: isinstance(node, KV)))
+
+
+def named(state: Any) -> dict[str, mx.array]:
+    """Every array of a tree by its place in it."""
+    return _flat(state)
+
+
+def renamed(template: State, values: Mapping[str, mx.array]) -> State:
+    """The tree of `template`'s form that `named` took apart."""
+    found = iter([values[name] for name in _flat(template)])
+    return cast(State, tree_map(lambda _: next(found), template))
 
 
 def arrays(state: Any) -> list[mx.array]:

@@ -107,10 +107,15 @@ class Transformer(nn.Module):
         self.max_period = max_period
         self.layers = layers
 
-    def init_state(self, slots: int, n_tokens: int = 1, dtype: mx.Dtype = mx.float32) -> TransformerState:
-        """Fresh state for calls of up to `n_tokens` at a time (longer calls work too, only slower)."""
+    def init_state(
+        self, slots: int, n_tokens: int = 1, dtype: mx.Dtype = mx.float32, extra_rows: int = 0
+    ) -> TransformerState:
+        """Fresh state for calls of up to `n_tokens` at a time (longer calls work too, only slower).
+
+        `extra_rows` make room for pinned tokens, and for as many old ones as a state may be set back by.
+        """
         attention = self.layers[0].attention
-        rows = self.context + n_tokens - 1
+        rows = self.context + n_tokens - 1 + extra_rows
         rows += -rows % n_tokens  # whole calls only, so that a call's rows never wrap half way
         shape = (slots, attention.n_heads, rows, self._head)
         rings = tuple(KV(mx.zeros(shape, dtype), mx.zeros(shape, dtype)) for _ in self.layers)
@@ -121,10 +126,17 @@ class Transformer(nn.Module):
         """Channels of one attention head."""
         return int(self.layers[0].norm1.weight.size // self.layers[0].attention.n_heads)
 
-    def __call__(self, x: mx.array, state: TransformerState) -> tuple[mx.array, TransformerState]:
-        """The next tokens x [B, T, dim] -> [B, T, dim], and the state after them."""
+    def __call__(
+        self, x: mx.array, state: TransformerState, pinned: mx.array | None = None
+    ) -> tuple[mx.array, TransformerState]:
+        """The next tokens x [B, T, dim] -> [B, T, dim], and the state after them.
+
+        The first `pinned` [B] tokens of each slot stay in view, as in `whole`; T is then at most `context`.
+        """
         n_tokens, n_rows = x.shape[1], state.rings[0].k.shape[2]
-        window = open_window(state.position, n_tokens, n_rows, self.context, self._head, self.max_period, dtype=x.dtype)
+        window = open_window(
+            state.position, n_tokens, n_rows, self.context, self._head, self.max_period, pinned, x.dtype
+        )
         rows, rings = x.reshape(-1, x.shape[2]), []
         for layer, ring in zip(self.layers, state.rings, strict=True):
             rows, after = layer(rows, ring, window)

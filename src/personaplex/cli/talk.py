@@ -1,0 +1,280 @@
+"""`personaplex talk`: a live conversation with a microphone and a speaker, or with files that stand for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from queue import Queue
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from personaplex.audio import check_format, read_audio
+from personaplex.cli.options import (
+    check_sampling,
+    find_voice,
+    model_option,
+    note,
+    note_blas,
+    role_prompt,
+    sampling_changes,
+    sampling_options,
+)
+from personaplex.errors import UsageError
+from personaplex.files import check_writable
+from personaplex.text import PROMPTS
+
+if TYPE_CHECKING:
+    from personaplex.conversation import Settings
+    from personaplex.live.device import Device
+    from personaplex.live.display import Display
+    from personaplex.live.floor import Floor
+    from personaplex.live.session import Happening, Roles
+    from personaplex.turns import VoiceActivity
+
+DEFAULT_PERSONA = "assistant"
+
+
+@click.command("talk")
+@model_option
+@click.option("--persona", metavar="NAME", help="Who the agent is: voice, role and sampling (default assistant).")
+@click.option(
+    "--personas",
+    "persona_files",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Personas of your own (TOML), beside the built-in ones.",
+)
+@click.option("--voice", metavar="NAME|FILE", help="Another voice than the persona's: as in `respond`.")
+@click.option("--system-prompt", metavar="NAME|FILE", help=f"Another role: {', '.join(PROMPTS)}, or a text file.")
+@click.option("--system-prompt-text", metavar="TEXT", help="The agent's role in your words; empty for none.")
+@click.option(
+    "--resume",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Go on from what !save wrote, with its voice and role.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["duplex", "turns", "push"]),
+    default="duplex",
+    show_default=True,
+    help="Both at once; one after the other, by voice activity; or by pressing Enter.",
+)
+@click.option("--onset", type=float, default=0.5, show_default=True, help="Probability from which on it is speech.")
+@click.option("--offset", type=float, default=0.35, show_default=True, help="Probability below which it is silence.")
+@click.option("--speech-seconds", type=float, default=0.25, show_default=True, help="Speech that begins your turn.")
+@click.option("--silence-seconds", type=float, default=1.0, show_default=True, help="Silence that ends it.")
+@click.option("--headphones", is_flag=True, help="No echo to cancel: the microphone cannot hear the agent.")
+@click.option(
+    "--echo",
+    type=click.Choice(["cancel", "gate", "off"]),
+    help="On speakers: cancel the echo (default), or mute you while the agent is audible.",
+)
+@click.option("--microphone", metavar="NAME|NUMBER", help="Default: the system's.")
+@click.option("--speaker", metavar="NAME|NUMBER", help="Default: the system's.")
+@click.option("--list-devices", is_flag=True, help="Print microphones and speakers and exit.")
+@click.option("-i", "--input", "source", metavar="FILE", help="A recording instead of the microphone.")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="What the speaker would play.")
+@click.option("--realtime", is_flag=True, help="With --input: keep the clock's time, as a microphone does.")
+@click.option(
+    "--max-seconds", type=float, default=16.0, show_default=True, help="With --input: go on at most so long after it."
+)
+@click.option(
+    "--record",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Record both (.wav, .flac), and a .json beside it.",
+)
+@click.option("--plain", is_flag=True, help="Lines instead of the full-screen display.")
+@click.option("--context-seconds", type=float, help="A shorter window than the model's own, for less memory.")
+@sampling_options
+@click.option("-q", "--quiet", is_flag=True, help="Only the transcript and errors.")
+def command(**options: Any) -> None:
+    """Talk with the agent, with microphone and speaker.
+
+    Type while talking: !persona NAME, !voice NAME, !reset, !save [FILE], !quit; Enter begins and ends your turn with
+    --mode push, and cuts the agent off with --mode turns. Ctrl-C ends the conversation too. What the agent says is
+    printed on stdout, unless the display shows it.
+    """
+    if options["list_devices"]:
+        from personaplex.live.sound_card import list_devices
+
+        click.echo("\n".join(list_devices()))
+        return
+    rule = _check(options)
+    device = _device(options)
+    roles, settings = _roles(options)
+    note_blas(quiet=options["quiet"])
+    with _ending_orderly():
+        _talk(device, roles, settings, rule, options)
+
+
+def _check(options: dict[str, Any]) -> VoiceActivity:
+    """Everything that can be known to be wrong before minutes of loading."""
+    from personaplex.live.echo import echo_for
+    from personaplex.live.recording import check_recording
+    from personaplex.turns import VoiceActivity
+
+    rule = VoiceActivity(options["onset"], options["offset"], options["speech_seconds"], options["silence_seconds"])
+    check_sampling(options)
+    if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
+        raise UsageError("give --system-prompt or --system-prompt-text, not both")
+    if options["source"] is None and (options["output"] is not None or options["realtime"]):
+        raise UsageError("--output and --realtime go with --input, a recording instead of the microphone")
+    if not options["max_seconds"] >= 0:
+        raise UsageError(f"--max-seconds is {options['max_seconds']}; it must be 0 or more")
+    if options["headphones"] and options["echo"] not in (None, "off"):
+        raise UsageError("--headphones says that there is no echo; leave out --echo")
+    written = [path for path in (options["output"], options["record"]) if path is not None]
+    if len({path.resolve() for path in written} | {Path(options["source"] or "").resolve()}) <= len(written):
+        raise UsageError("--input, --output and --record must be different files")
+    if options["output"] is not None:
+        check_format(options["output"])
+        check_writable(options["output"])
+    if options["record"] is not None:
+        check_recording(options["record"])
+    if options["echo"] is None:
+        # One after the other there is nothing to cancel, and a file has no loudspeaker beside it.
+        silent = options["headphones"] or options["source"] is not None or options["mode"] != "duplex"
+        options["echo"] = "off" if silent else "cancel"
+    echo_for(options["echo"], 0.0)
+    return rule
+
+
+def _device(options: dict[str, Any]) -> Device:
+    from personaplex.live.device import FileDevice
+
+    if options["source"] is not None:
+        return FileDevice(read_audio(options["source"]), options["output"], realtime=options["realtime"])
+    from personaplex.live.sound_card import SoundCard
+
+    return SoundCard(*(_name_or_number(options[which]) for which in ("microphone", "speaker")))
+
+
+def _name_or_number(choice: str | None) -> str | int | None:
+    return int(choice) if choice is not None and choice.isdecimal() else choice
+
+
+def _roles(options: dict[str, Any]) -> tuple[Roles, Settings]:
+    """Who can be spoken to, and who it is at first; what only the model knows is filled in later."""
+    from personaplex.conversation import Settings
+    from personaplex.live.session import Roles
+    from personaplex.persona import read_personas
+
+    roles = Roles(read_personas(*options["persona_files"]), find_voice=find_voice)
+    roles.settings(options["persona"] or DEFAULT_PERSONA)
+    prompt = role_prompt(options) if options["system_prompt"] or options["system_prompt_text"] is not None else None
+    voice = find_voice(options["voice"]) if options["voice"] is not None else None
+    return roles, Settings(voice, prompt, options["seed"], sampling_changes(options))
+
+
+def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity, options: dict[str, Any]) -> None:
+    from personaplex.live.session import Session
+    from personaplex.runtime.engine import Engine
+    from personaplex.runtime.limits import Limits
+
+    note(f"loading {options['model']}", quiet=options["quiet"])
+    limits = Limits(context_seconds=options["context_seconds"], voice_activity=rule)
+    resume: Path | None = options["resume"]
+    happenings: Queue[Happening] = Queue()
+    with Engine(options["model"], limits=limits) as engine, _terminal(happenings.put, options) as display:
+        roles = replace(roles, model_voices=engine.model.list_voices())
+        settings = _with_persona(roles, settings, options)
+        Session(
+            engine.open,
+            settings,
+            device,
+            _floor(options["mode"], rule),
+            display,
+            roles,
+            echo=options["echo"],
+            record=options["record"],
+            about=_about(settings, options),
+            tail_seconds=options["max_seconds"],
+            step_ms=lambda: engine.step_ms,
+            opening=None if resume is None else lambda: engine.load(resume),
+            happenings=happenings,
+        ).run()
+
+
+def _with_persona(roles: Roles, settings: Settings, options: dict[str, Any]) -> Settings:
+    """What was asked for, and the persona's own where nothing was."""
+    own = roles.settings(options["persona"] or DEFAULT_PERSONA)
+    sampling = {**_mapping(own.sampling), **_mapping(settings.sampling)}
+    return replace(
+        settings,
+        voice=own.voice if settings.voice is None else settings.voice,
+        prompt=own.prompt if settings.prompt is None else settings.prompt,
+        sampling=sampling or None,
+    )
+
+
+def _mapping(sampling: object) -> dict[str, Any]:
+    return dict(sampling) if isinstance(sampling, Mapping) else {}
+
+
+def _about(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "left": "agent",
+        "right": "user",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": options["model"],
+        "persona": options["persona"] or DEFAULT_PERSONA,
+        "voice": settings.voice if settings.voice is None else str(settings.voice),
+        "prompt": settings.prompt,
+        "mode": options["mode"],
+        "echo": options["echo"],
+    }
+
+
+def _floor(mode: str, rule: VoiceActivity) -> Floor:
+    from personaplex.live.floor import Key, Open, Turns, Voice
+
+    if mode == "duplex":
+        return Open()
+    return Turns(Voice(rule) if mode == "turns" else Key())
+
+
+@contextmanager
+def _terminal(put: Callable[[str], None], options: dict[str, Any]) -> Iterator[Display]:
+    """Display and keyboard, as the terminal allows; it is left as it was."""
+    from personaplex.live.display import Lines, Screen
+    from personaplex.live.keyboard import Keyboard, standard_input
+
+    fd = standard_input()
+    if fd is not None and not options["plain"] and _is_terminal(fd):
+        keyboard = Keyboard(fd, put, raw=True)
+        screen = Screen(sys.stdout, f"personaplex talk · {options['model']}", lambda: keyboard.typed)
+        try:
+            with screen, keyboard:
+                yield screen
+        finally:
+            click.echo("\n".join(screen.transcript()))
+        return
+    lines = Lines(sys.stdout, None if options["quiet"] else sys.stderr)
+    with Keyboard(fd, put, raw=False) if fd is not None else nullcontext():
+        yield lines
+    lines.end()
+
+
+def _is_terminal(fd: int) -> bool:
+    return sys.stdout.isatty() and os.isatty(fd) and os.environ.get("TERM", "dumb") != "dumb"
+
+
+@contextmanager
+def _ending_orderly() -> Iterator[None]:
+    """A hang-up or `kill` ends a conversation as Ctrl-C does: recordings are finished, the terminal is put back."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Talking with a backend through a microphone and a speaker, or through files that stand for them."""

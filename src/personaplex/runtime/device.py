@@ -1,0 +1,155 @@
+"""The model and the state of all slots: what only the device thread touches. No threads and no locks in here."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.checkpoint.hub import resolve
+from personaplex.checkpoint.states import read_state, write_state
+from personaplex.conversation import Settings
+from personaplex.engine.duplex import Duplex, DuplexState, settle
+from personaplex.engine.generator import Generator, Prefix
+from personaplex.engine.prompt import Prompt
+from personaplex.engine.sampling import Ceiling, Sampling, mean_entropy, session_key
+from personaplex.model import DEFAULT_PROMPT, PersonaPlex
+from personaplex.models.streams import N_STREAMS
+from personaplex.nn.state import arrays, extract, insert, set_back, stack, trim, without_rings
+from personaplex.runtime.limits import Limits
+from personaplex.runtime.memory import available_bytes, plan
+from personaplex.runtime.prefix import PrefixCache
+from personaplex.runtime.seat import Heard
+from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
+
+Source = str | Path | Callable[[], PersonaPlex]
+"""What `PersonaPlex.from_pretrained` takes, or a function that makes a model."""
+
+READ_COLUMNS = 64
+"""Columns of a new prompt per turn of the loop: others' frames go in between."""
+
+SNAPSHOT = "snapshot"
+"""The kind of file that holds a running conversation."""
+
+TIMED_STEPS = 4096
+"""How many step times are remembered."""
+
+
+class Device:
+    """A loaded model and `slots` rows of state."""
+
+    def __init__(self, source: Source, slots: int, limits: Limits) -> None:
+        self.model = source() if callable(source) else _load(source, slots, limits)
+        self.slots = slots
+        self.step_ms: deque[float] = deque(maxlen=TIMED_STEPS)
+        self._spare = limits.spare_frames
+        pins, lm = limits.pinned_frames, self.model.lm
+        self._generator = Generator(lm, self.model.config, pins=pins, spare_frames=self._spare)
+        self._base = Ceiling.over(self.model.sampling())
+        self._machines: dict[Ceiling, Duplex] = {}
+        temporal = self._empty().generator.temporal
+        rows = temporal.rings[0].k.shape[2]
+        self.identity = f"{self.model.folder.fingerprint} {lm.dtype} {rows} rows {pins} pinned"
+        z, column = mx.zeros((1, lm.config.dim), lm.dtype), mx.zeros((1, N_STREAMS), mx.int32)
+        form = Prefix(temporal, z, column, column)
+        self.prefixes = PrefixCache(self.identity, form, limits.prefix_bytes, limits.prefix_folder)
+        self._state = stack([self._empty() for _ in range(slots)])
+        mx.eval(arrays(self._state))
+
+    def compose(self, settings: Settings) -> Prompt:
+        """Voice and role as a prompt: None is the default, an empty one is none."""
+        voice = self.model.default_voice if settings.voice is None else settings.voice or None
+        prompt = DEFAULT_PROMPT if settings.prompt is None else settings.prompt
+        return self.model.compose(voice, prompt if prompt or voice else None)
+
+    def reading(self, prompt: Prompt) -> Iterator[Prefix | None]:
+        """The prefix of `prompt`: kept, or read piece by piece (None until it is read, and for an empty prompt)."""
+        key = self.prefixes.key(prompt)
+        kept = self.prefixes.get(key)
+        if kept is not None:
+            yield kept
+            return
+        for prefix in self._generator.reading(prompt, READ_COLUMNS):
+            if prefix is not None:
+                prefix = trim(prefix)
+                self.prefixes.put(key, prefix)
+            yield prefix
+
+    def begin(self, slot: int, prefix: Prefix | None, seed: int, sampling: Sampling) -> None:
+        """Put a new conversation into `slot`."""
+        self.place(slot, trim(self._machine([sampling]).begin(prefix, seed=seed, sampling=sampling)))
+
+    def place(self, slot: int, state: DuplexState) -> None:
+        """Put a one-slot state into `slot`."""
+        self._state = insert(self._state, slot, state)
+        mx.eval(arrays(self._state))
+
+    def wipe(self, slot: int) -> None:
+        """Leave nothing in `slot`, not even in what is never seen."""
+        self.place(slot, self._empty())
+
+    def step(self, frames: Mapping[int, np.ndarray], open_now: Iterable[Sampling]) -> dict[int, Heard]:
+        """One step of the model for the slots that have a frame [1920]; `open_now` are the choices of all slots."""
+        began = time.perf_counter()
+        pcm, active = np.zeros((self.slots, FRAME_SAMPLES), np.float32), np.zeros(self.slots, bool)
+        for slot, heard in frames.items():
+            pcm[slot], active[slot] = heard, True
+        frame, self._state = self._machine(open_now).step(mx.array(pcm), self._state, mx.array(active))
+        settle(frame, self._state)
+        audio, tokens, valid = np.array(frame.pcm), np.array(frame.step.tokens), np.array(frame.step.valid)
+        entropy = np.array(mean_entropy(frame.step.audio_logits[:, :N_CODEBOOKS]))
+        self.step_ms.append(1000 * (time.perf_counter() - began))
+        return {s: Heard(audio[s].copy(), tokens[s], bool(valid[s]), float(entropy[s])) for s in frames}
+
+    def mark(self) -> list[mx.array]:
+        """Where all slots are now, for `set_back`."""
+        return without_rings(self._state)
+
+    def set_back(self, slot: int, mark: list[mx.array], seed: int | None) -> None:
+        """Make `slot` what it was at `mark`; with a `seed`, it will draw anew."""
+        state = set_back(self._state, slot, mark)
+        if seed is not None:
+            key = mx.slice_update(state.generator.key, session_key(seed), mx.array([slot]), axes=(0,))
+            state = state._replace(generator=state.generator._replace(key=key))
+        self._state = state
+
+    def capture(self, slot: int) -> DuplexState:
+        """A copy of what `slot` holds."""
+        state = trim(extract(self._state, slot))
+        mx.eval(arrays(state))
+        return state
+
+    def write(self, path: Path, slot: int, notes: dict[str, Any]) -> None:
+        """Write what `slot` holds, with `notes` about it. Raises OutputError."""
+        write_state(path, SNAPSHOT, self.identity, self.capture(slot), notes)
+
+    def read(self, path: Path) -> tuple[DuplexState, dict[str, Any]]:
+        """The state and notes that `write` wrote. Raises CheckpointError."""
+        return read_state(path, SNAPSHOT, self.identity, self._empty())
+
+    def _empty(self) -> DuplexState:
+        """A one-slot state before anything, not evaluated: a form to compare with, or to fill a slot."""
+        mimi = self.model.mimi
+        _, generated = self._generator.begin(None)
+        return DuplexState(mimi.init_encoder(1, self._spare), generated, mimi.init_decoder(1, self._spare))
+
+    def _machine(self, choices: Iterable[Sampling]) -> Duplex:
+        """A step that serves all these choices. It bounds work, not results: nobody hears it change."""
+        ceiling = self._base.raised(*choices)
+        if ceiling not in self._machines:
+            self._machines[ceiling] = Duplex(self.model.mimi, self._generator, ceiling, compiled=self.model.compiled)
+        return self._machines[ceiling]
+
+
+def _load(source: str | Path, slots: int, limits: Limits) -> PersonaPlex:
+    """Load a model if it and its slots fit."""
+    folder, available = ModelFolder(resolve(source), limits.context_seconds), available_bytes()
+    if available is not None:
+        plan(folder, slots, limits).check(available)
+    return PersonaPlex.from_pretrained(source, context_seconds=limits.context_seconds)

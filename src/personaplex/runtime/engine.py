@@ -1,0 +1,471 @@
+"""The live engine: one thread owns MLX and steps all conversations together, as their sound comes in.
+
+The loop is `Engine._turn`: gather at most one frame per slot, step once, scatter the results. It runs when any slot has
+a frame. A slot that has none does not move, so nobody waits for the slowest, and the clock of a conversation is its own
+sound.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import logging
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from personaplex.conversation import Capabilities, EndReason, Error, PromptChoice, Settings, VoiceChoice
+from personaplex.engine.duplex import DuplexState
+from personaplex.engine.generator import Prefix
+from personaplex.engine.sampling import Sampling, check_seed
+from personaplex.errors import BackendError, Closed, PersonaPlexError, UsageError
+from personaplex.guard import Guard
+from personaplex.model import PersonaPlex
+from personaplex.runtime.call import Call
+from personaplex.runtime.device import Device, Source
+from personaplex.runtime.ear import Ear
+from personaplex.runtime.limits import MARK_FRAMES, RECOVER_SECONDS, Limits
+from personaplex.runtime.seat import Heard, Seat, notes_of, restored
+from personaplex.runtime.slots import Lease, SlotTable
+from personaplex.text import EPAD, TextStream
+from personaplex.units import FRAME_RATE, FRAME_SAMPLES
+
+Result = TypeVar("Result")
+
+
+_log = logging.getLogger("personaplex")
+
+
+class Engine:
+    """A model and `slots` conversations with it. Loads in its own thread; the constructor waits for that.
+
+    `model` is what `PersonaPlex.from_pretrained` takes, or a function that makes one (it is called in that thread).
+    Raises what loading raises.
+
+    >>> with Engine("nano", slots=2) as engine, engine.open(Settings(voice="NATF2")) as call:
+    ...     call.send(samples)
+    ...     for event in call.events(): ...
+    """
+
+    capabilities = Capabilities(full_duplex=True, update=True)
+
+    def __init__(
+        self,
+        model: Source,
+        slots: int = 1,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
+        if slots < 1:
+            raise UsageError(f"slots is {slots}; it must be 1 or more")
+        self.limits = limits = limits or Limits()
+        self._backlog = round(limits.backlog_seconds * FRAME_RATE)
+        self._most_unread = round(limits.unread_seconds * FRAME_RATE)
+        self._changed = threading.Condition()
+        self._slots = SlotTable(slots)
+        self._seats: dict[int, Seat] = {}
+        self._vanished: deque[Lease] = deque()
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._openings: deque[Iterator[None]] = deque()
+        self._stopped: PersonaPlexError | None = None
+        rule = limits.voice_activity
+        self._ear = Ear(rule, lambda seat: self.release(seat, "finished")) if rule is not None else None
+        loaded: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(model, loaded), name="personaplex-device", daemon=True)
+        self._thread.start()
+        try:
+            loaded.result()
+        except BaseException:
+            self._rest()
+            raise
+        self._padding = (EPAD, self.model.config.lm.existing_text_padding_id)
+        atexit.register(self.close)
+
+    @property
+    def model(self) -> PersonaPlex:
+        """The model: its configuration, voices and prompts may be asked for, its networks belong to the engine."""
+        return self._device.model
+
+    @property
+    def step_ms(self) -> list[float]:
+        """Milliseconds of the last steps."""
+        return list(self._device.step_ms)
+
+    @property
+    def slots(self) -> int:
+        """How many conversations it can hold."""
+        return self._slots.n_slots
+
+    @property
+    def in_use(self) -> int:
+        """How many it holds now."""
+        with self._changed:
+            self._reap()
+            return self._slots.in_use
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Memory of the prompts that are kept."""
+        return self._device.prefixes.n_bytes
+
+    def open(self, settings: Settings = Settings()) -> Call:  # noqa: B008 - frozen
+        """Begin a conversation; returns at once, and `Ready` or `Ended` follows.
+
+        Raises Busy when all slots are taken, Closed when the engine is, UsageError for a seed out of range.
+        """
+        seed = secrets.randbits(32) if settings.seed is None else settings.seed
+        check_seed(seed)
+        with self._changed:
+            self._check_running()
+            self._reap()
+            sampling = self._sampling(settings)
+            seat = Seat(self._slots.lease(), settings, seed, sampling, TextStream(self.model.tokenizer), self._padding)
+            self._seats[seat.lease.slot] = seat
+            self._openings.append(self._opening(seat, settings))
+            self._changed.notify_all()
+        return Call(self, seat)
+
+    def _sampling(self, settings: Settings) -> Sampling:
+        if isinstance(settings.sampling, Sampling):
+            return settings.sampling
+        return self.model.sampling(**(settings.sampling or {}))
+
+    def load(self, path: str | Path) -> Call:
+        """Go on with a conversation that `Call.save` wrote, as if it had never stopped, unheard input included.
+
+        Raises Busy and Closed as `open` does, and CheckpointError for a file that is damaged or made with another
+        model, precision or window.
+        """
+        state, notes = self.submit(lambda: self._device.read(Path(path))).result()
+        with self._changed:
+            self._check_running()
+            self._reap()
+            seat = restored(self._slots.lease(), notes, self.model.tokenizer, self._padding)
+            self._seats[seat.lease.slot] = seat
+            self._openings.append(self._resuming(seat, state))
+            self._changed.notify_all()
+        return Call(self, seat)
+
+    def close(self) -> None:
+        """End every conversation and the thread. Harmless when that has happened."""
+        self._stop(Closed("the engine was closed"), "shutdown")
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+            self._rest()
+        atexit.unregister(self.close)
+
+    def _rest(self) -> None:
+        if self._ear is not None:
+            self._ear.stop()
+            self._ear = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # What conversations ask for, in whatever thread they are held.
+
+    def send(self, seat: Seat, pcm: np.ndarray) -> None:
+        """Queue samples [S] of a seat."""
+        with self._changed:
+            self._check_open(seat)
+            seat.take_in(pcm, self._backlog)
+            self._changed.notify_all()
+
+    def feed(self, seat: Seat, pcm: np.ndarray, timeout: float | None) -> None:
+        """Queue samples [S] of a seat as room for them becomes free."""
+        for start in range(0, len(pcm), FRAME_SAMPLES):
+            with self._changed:
+                self._check_open(seat)
+                if not self._changed.wait_for(lambda: self._has_room(seat), timeout):
+                    raise TimeoutError(f"no room for more sound within {timeout} s")
+                self._check_open(seat)
+                seat.take_in(pcm[start : start + FRAME_SAMPLES], self._backlog)
+                self._changed.notify_all()
+
+    def _has_room(self, seat: Seat) -> bool:
+        return len(seat.inbox) < self._backlog or not self._slots.holds(seat.lease)
+
+    def finish(self, seat: Seat) -> None:
+        """End a seat's conversation once its input is heard."""
+        with self._changed:
+            self._check_open(seat)
+            seat.no_more_input()
+            self._end_if_done(seat)
+            self._changed.notify_all()
+
+    def update(self, seat: Seat, voice: VoiceChoice, prompt: PromptChoice) -> None:
+        """Give a seat's conversation another voice or prompt at the agent's next pause (None: as it is)."""
+        with self._changed:
+            self._check_open(seat)
+            before = seat.settings
+            seat.settings = dataclasses.replace(
+                before,
+                voice=before.voice if voice is None else voice,
+                prompt=before.prompt if prompt is None else prompt,
+            )
+            self._openings.append(self._updating(seat, seat.settings))
+            self._changed.notify_all()
+
+    def save(self, seat: Seat, path: Path) -> None:
+        """Write a seat's conversation as it is between two steps; others wait meanwhile. Raises OutputError."""
+        self.check_open(seat)
+        self.submit(lambda: self._write(seat, path)).result()
+
+    def rewind(self, seat: Seat, seconds: float, seed: int | None) -> int:
+        """Set a seat's conversation back; how many frames it went."""
+        if not 0 < seconds <= self.limits.rewind_seconds:
+            raise UsageError(f"rewind by {seconds} s: this engine goes back by up to {self.limits.rewind_seconds} s")
+        if seed is not None:
+            check_seed(seed)
+        return self.submit(lambda: self._rewind(seat, seconds * FRAME_RATE, seed)).result()
+
+    def release(self, seat: Seat, reason: EndReason, error: PersonaPlexError | None = None) -> None:
+        """End a seat's conversation now and free its slot; harmless when it has ended."""
+        with self._changed:
+            if self._slots.release(seat.lease):
+                del self._seats[seat.lease.slot]
+                seat.end(reason, error)
+            self._changed.notify_all()
+
+    def forget(self, lease: Lease) -> None:
+        """Nobody holds this lease's conversation any more. Called by the garbage collector, so at any moment."""
+        self._vanished.append(lease)
+        # It may hold any lock already, so it must not wait for ours: the slot is freed now, or when it is asked for.
+        if self._changed.acquire(blocking=False):
+            self._changed.notify_all()
+            self._changed.release()
+
+    def submit(self, task: Callable[[], Result]) -> Future[Result]:
+        """Do something in the device thread, between two steps."""
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(task())
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._changed:
+            self._check_running()
+            self._tasks.append(run)
+            self._changed.notify_all()
+        return future
+
+    def _check_running(self) -> None:
+        if self._stopped is not None:
+            raise self._stopped
+
+    def check_open(self, seat: Seat) -> None:
+        """Raise Closed unless the seat's conversation goes on."""
+        with self._changed:
+            self._check_open(seat)
+
+    def _check_open(self, seat: Seat) -> None:
+        if not self._slots.holds(seat.lease) or seat.finishing:
+            raise Closed("this conversation has ended; open another")
+
+    def _reap(self) -> None:
+        while self._vanished:
+            lease = self._vanished.popleft()
+            if self._slots.holds(lease):
+                self.release(self._seats[lease.slot], "vanished")
+
+    def _end_if_done(self, seat: Seat) -> None:
+        if seat.is_done and self._ear is not None:
+            self._ear.finish(seat)
+        elif seat.is_done:
+            self.release(seat, "finished")
+
+    def _stop(self, why: PersonaPlexError, reason: EndReason) -> None:
+        with self._changed:
+            self._stopped = self._stopped or why
+            for seat in list(self._seats.values()):
+                self.release(seat, reason, why if reason == "error" else None)
+            self._changed.notify_all()
+
+    # The device thread.
+
+    def _run(self, model: Source, loaded: Future[None]) -> None:
+        try:
+            self._live(model, loaded)
+        finally:
+            # A thread that leaves MLX's streams behind aborts the process when that ends.
+            mx.clear_streams()
+
+    def _live(self, model: Source, loaded: Future[None]) -> None:
+        try:
+            self._device = Device(model, self._slots.n_slots, self.limits)
+        except BaseException as error:
+            loaded.set_exception(error)
+            return
+        loaded.set_result(None)
+        try:
+            while self._turn():
+                pass
+        except Exception as error:
+            _log.exception("the engine stopped")
+            self._stop(BackendError(f"the engine stopped: {error}"), "error")
+        finally:
+            for task in self._tasks:
+                with suppress(Exception):
+                    task()
+
+    def _turn(self) -> bool:
+        """Once round the loop: asked-for work, a piece of a new prompt, one step. False when the engine is closed."""
+        with self._changed:
+            self._changed.wait_for(self._has_work)
+            if self._stopped is not None:
+                return False
+            self._reap()
+            tasks, self._tasks = self._tasks, deque()
+            choices = [seat.sampling for seat in self._seats.values()]
+            due = [(seat, frame) for seat in self._seats.values() if (frame := seat.next_frame()) is not None]
+            self._changed.notify_all()
+        for task in tasks:
+            task()
+        if self._openings and next(self._openings[0], "done") == "done":
+            self._openings.popleft()
+        if due:
+            self._scatter(due, self._device.step({seat.lease.slot: pcm for seat, pcm in due}, choices))
+        return True
+
+    def _has_work(self) -> bool:
+        waiting = any(seat.is_ready and seat.inbox for seat in self._seats.values())
+        return bool(self._stopped or self._tasks or self._openings or self._vanished or waiting)
+
+    def _scatter(self, due: list[tuple[Seat, np.ndarray]], results: dict[int, Heard]) -> None:
+        """Tell each seat what came of its frame; whoever has left meanwhile is told nothing."""
+        listening: list[tuple[Seat, int, np.ndarray]] = []
+        with self._changed:
+            for seat, pcm in due:
+                if not self._slots.holds(seat.lease):
+                    continue
+                heard = results[seat.lease.slot]
+                listening.append((seat, seat.n_frames, pcm))
+                if not heard.is_finite:
+                    self._give_up(seat, heard)
+                elif seat.tell(heard) > self._most_unread:
+                    seat.mailbox.clear()
+                    self.release(seat, "unread")
+                elif seat.judge(heard) is not None and self.limits.recover:
+                    self._recover(seat)
+                self._change_in_a_pause(seat)
+                self._mark(seat)
+        self._listen(listening)
+
+    def _listen(self, heard: list[tuple[Seat, int, np.ndarray]]) -> None:
+        """Hand the users' frames on, and end whoever has nothing more to say: last, so that nothing follows the end."""
+        if self._ear is not None:
+            for seat, at, pcm in heard:
+                self._ear.hear(seat, at, pcm)
+        with self._changed:
+            for seat, _, _ in heard:
+                seat.in_step = False
+                if self._slots.holds(seat.lease):
+                    self._end_if_done(seat)
+
+    def _give_up(self, seat: Seat, heard: Heard) -> None:
+        """End a conversation whose numbers are none any more, and leave nothing of them in its slot."""
+        seat.judge(heard)
+        self.release(seat, "error", BackendError("the model's output is not finite; the conversation cannot go on"))
+        self._device.wipe(seat.lease.slot)
+
+    def _recover(self, seat: Seat) -> None:
+        self._set_back(seat, min(RECOVER_SECONDS * FRAME_RATE, seat.age), (seat.seed + seat.n_frames) % (1 << 63))
+        seat.guard = Guard(self._padding)
+
+    def _reading(self, settings: Settings) -> Generator[None, None, Prefix | None]:
+        read: Prefix | None = None
+        for prefix in self._device.reading(self._device.compose(settings)):
+            read = prefix
+            yield
+        return read
+
+    def _opening(self, seat: Seat, settings: Settings) -> Iterator[None]:
+        """Read a seat's prompt piece by piece and put the state into its slot."""
+        try:
+            read = yield from self._reading(settings)
+            if not self._slots.holds(seat.lease):
+                return
+            self._device.begin(seat.lease.slot, read, seat.seed, seat.sampling)
+            self._welcome(seat)
+            yield
+            self._device.prefixes.write()
+        except PersonaPlexError as error:
+            self.release(seat, "error", error)
+        except Exception as error:
+            self.release(seat, "error", BackendError(f"the conversation could not be opened: {error}"))
+
+    def _updating(self, seat: Seat, settings: Settings) -> Iterator[None]:
+        """Read another prompt for a seat, which takes its place when the agent pauses; a bad one changes nothing."""
+        try:
+            read = yield from self._reading(settings)
+            with self._changed:
+                seat.change = lambda: self._exchange(seat, read)
+                self._change_in_a_pause(seat)
+            yield
+            self._device.prefixes.write()
+        except PersonaPlexError as error:
+            seat.mailbox.put(Error(seat.n_frames, error))
+        except Exception as error:
+            seat.mailbox.put(Error(seat.n_frames, BackendError(f"the voice or prompt could not be changed: {error}")))
+
+    def _change_in_a_pause(self, seat: Seat) -> None:
+        if seat.change is not None and not seat.agent.speaking and self._slots.holds(seat.lease):
+            seat.change()
+
+    def _exchange(self, seat: Seat, prefix: Prefix | None) -> None:
+        self._device.begin(seat.lease.slot, prefix, seat.seed, seat.sampling)
+        seat.begin_again()
+
+    def _resuming(self, seat: Seat, state: DuplexState) -> Iterator[None]:
+        if self._slots.holds(seat.lease):
+            self._device.place(seat.lease.slot, state)
+            self._welcome(seat)
+        yield
+
+    def _welcome(self, seat: Seat) -> None:
+        """The slot holds the seat's conversation now."""
+        with self._changed:
+            if self._slots.holds(seat.lease):
+                self._mark(seat)
+                seat.begin()
+                self._end_if_done(seat)
+
+    def _mark(self, seat: Seat) -> None:
+        """Remember now and then where the seat is, for as long as the rings do."""
+        if self.limits.rewind_seconds and seat.age % MARK_FRAMES == 0:
+            seat.marks.append((seat.age, self._device.mark()))
+            while seat.marks[0][0] < seat.age - self.limits.spare_frames:
+                seat.marks.popleft()
+
+    def _rewind(self, seat: Seat, n_frames: float, seed: int | None) -> int:
+        with self._changed:
+            self._check_open(seat)
+            return self._set_back(seat, n_frames, seed)
+
+    def _set_back(self, seat: Seat, n_frames: float, seed: int | None) -> int:
+        age, mark = seat.go_back(n_frames)
+        self._device.set_back(seat.lease.slot, mark, seed)
+        went, seat.age = seat.age - age, age
+        return went
+
+    def _write(self, seat: Seat, path: Path) -> None:
+        with self._changed:
+            self._check_open(seat)
+            notes = notes_of(seat)
+        self._device.write(path, seat.lease.slot, notes)

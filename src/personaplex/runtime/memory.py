@@ -1,0 +1,82 @@
+"""What a model and its slots will take, known before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import mlx.core as mx
+from mlx import nn
+
+from personaplex.checkpoint.folder import LM_FILE, ModelFolder
+from personaplex.checkpoint.load import default_dtype
+from personaplex.errors import BackendError
+from personaplex.models.lm import LanguageModel
+from personaplex.models.mimi import Mimi
+from personaplex.nn.state import arrays, n_bytes, parameters
+from personaplex.runtime.limits import Limits
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes: `weights` of the language model, the `codec`'s, one slot's `window` and codec state, times `slots`.
+
+    While a conversation is opened its state is there twice, so there is one slot more to pay for.
+    """
+
+    weights: int
+    codec: int
+    slot: int
+    slots: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.codec + (self.slots + 1) * self.slot
+
+    def check(self, available: int) -> None:
+        """Raise BackendError, with the numbers, when it is more than `available`."""
+        if self.total > available:
+            raise BackendError(
+                f"{self.slots} slots need {_gib(self.total)}: weights {_gib(self.weights)}, codec {_gib(self.codec)}, "
+                f"{_gib(self.slot)} for each slot and for one being opened; {_gib(available)} are available: "
+                "fewer slots or context seconds make it fit"
+            )
+
+
+def plan(folder: ModelFolder, slots: int, limits: Limits, dtype: mx.Dtype | None = None) -> MemoryPlan:
+    """The plan for a model on disk; only its config.json and the sizes of its files are read."""
+    config, size = folder.config, (dtype or default_dtype()).size
+    # Nothing here is evaluated: the arrays of these networks and states have shapes and no memory.
+    lm, mimi = LanguageModel(config.lm), Mimi(config.mimi)
+    window = lm.init_state(1, limits.pinned_frames + limits.spare_frames)
+    codec_state = (mimi.init_encoder(1, limits.spare_frames), mimi.init_decoder(1, limits.spare_frames))
+    packed = config.quantization is not None and mx.default_device().type == mx.DeviceType.gpu
+    return MemoryPlan(
+        weights=(folder.path / LM_FILE).stat().st_size if packed else _n_values(lm) * size,
+        codec=n_bytes(parameters(mimi)),
+        slot=sum(leaf.size for leaf in arrays(window)) * size + n_bytes(codec_state),
+        slots=slots,
+    )
+
+
+def available_bytes() -> int | None:
+    """Memory that MLX may fill now; None where the system does not say."""
+    if mx.default_device().type == mx.DeviceType.gpu:
+        about = mx.device_info()
+        found = about.get("max_recommended_working_set_size") or about.get("memory_size")
+        return cast("int | None", found)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _n_values(module: nn.Module) -> int:
+    return sum(array.size for array in parameters(module).values())
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB"

@@ -1,0 +1,147 @@
+"""`personaplex voices`: cloning, listing, playing and removing voices of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import soundfile
+
+from personaplex import PersonaPlex
+from personaplex.audio import read_audio, write_audio
+from personaplex.checkpoint.tensors import TensorFile
+from personaplex.checkpoint.user_voices import UserVoices
+from personaplex.cli.main import main
+from personaplex.errors import PersonaError
+from tests.conftest import PARITY
+
+TINY = ["--model", str(PARITY)]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with four seconds of somebody, and one for voices that is not there yet."""
+    write_audio(tmp_path / "clip.wav", np.concatenate([speech, speech])[: 4 * 24_000])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PERSONAPLEX_VOICES", str(tmp_path / "mine"))
+    monkeypatch.setattr("sys.stdin", None)
+    return tmp_path
+
+
+def add(*more: str) -> int:
+    return main(["voices", "add", "ann", "clip.wav", *TINY, "--consent", *more])
+
+
+def test_a_clone_from_adding_to_removing(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["voices", "list"]) == 0
+    assert "no voices in" in capsys.readouterr().err
+    assert add("--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["seconds"] == 4.0 and Path(made["file"]) == desk / "mine" / "ann.safetensors"
+    assert Path(made["file"]).stat().st_size < 4_000
+    assert main(["voices", "list", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)["ann"]
+    assert (about["source"], about["consent"], about["seconds"]) == ("clip.wav", "yes", 4.0)
+    assert len(about["codec"]) == len(about["source_sha256"]) == 64 and about["date"][:2] == "20"
+    assert main(["voices", "list"]) == 0
+    assert capsys.readouterr().out.split() == ["ann", "4.0", "s", about["date"], "clip.wav"]
+    assert main(["voices", "play", "ann", *TINY, "-o", "heard.wav"]) == 0
+    assert len(read_audio(desk / "heard.wav")) == 4 * 24_000
+    assert main(["voices", "remove", "ann"]) == 0 and not list((desk / "mine").iterdir())
+
+
+def test_it_is_the_voice_of_the_clip_and_every_command_finds_it(desk: Path, model: PersonaPlex) -> None:
+    assert add() == 0
+    mine, clip = model.load_voice(desk / "mine" / "ann.safetensors"), model.load_voice(desk / "clip.wav")
+    assert mine.codes is not None and clip.codes is not None and np.array_equal(mine.codes, clip.codes)
+    common = [*TINY, "--seed", "3", "-q"]
+    respond = ["respond", *common, "--max-steps", "3", "-i", "clip.wav"]
+    for voice in ("ann", "clip.wav"):
+        assert main([*respond, "--voice", voice, "-o", f"r-{Path(voice).stem}.wav"]) == 0
+        talk = ["talk", *common, "--max-seconds", "0", "-i", "clip.wav", "-o", f"t-{Path(voice).stem}.wav"]
+        assert main([*talk, "--voice", voice]) == 0
+    assert (desk / "r-ann.wav").read_bytes() == (desk / "r-clip.wav").read_bytes()
+    assert (desk / "t-ann.wav").read_bytes() == (desk / "t-clip.wav").read_bytes()
+
+
+def test_a_voice_of_another_codec_is_refused(
+    desk: Path, model: PersonaPlex, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert add() == 0
+    path = desk / "mine" / "ann.safetensors"
+    file = TensorFile(path)
+    mx.save_safetensors(str(path), {"codes": file.take("codes")}, metadata={**file.metadata, "codec": "0" * 64})
+    with pytest.raises(PersonaError, match="made with the codec of"):
+        model.load_voice(path)
+    assert main(["voices", "play", "ann", *TINY, "-o", "heard.wav"]) == 5
+    assert "made with the codec of" in capsys.readouterr().err
+
+
+def spoil(desk: Path, pcm: np.ndarray) -> None:
+    soundfile.write(desk / "clip.wav", pcm, 24_000, subtype="FLOAT")
+
+
+def test_clips_that_are_no_good_are_refused_with_the_reason(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = read_audio(desk / "clip.wav")
+    spoiled = {
+        "is 2.9 s long; a voice needs 3 s": good[: int(2.9 * 24_000)],
+        "at most 30 s": np.tile(good, 8),
+        "is silent": good * 0.001,
+        "is silent: 0.": np.where(np.arange(len(good)) < 12_000, good, 0),
+        "is clipped": np.clip(good * 20, -1, 1),
+        "not numbers": np.where(np.arange(len(good)) == 7, np.nan, good),
+    }
+    for reason, pcm in spoiled.items():
+        spoil(desk, pcm)
+        assert add() == 3, reason
+        (line,) = capsys.readouterr().err.splitlines()
+        assert reason in line
+        assert not (desk / "mine").exists()
+
+
+def test_mistakes_are_one_line(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases: list[tuple[list[str], int, str]] = [
+        (["add", "ann", "clip.wav", *TINY], 2, "add --consent"),
+        (["add", "ann", "-", *TINY, "--consent"], 2, "name a file"),
+        (["add", "../ann", "clip.wav", *TINY, "--consent"], 5, "no name for a voice"),
+        (["add", "VOICE0", "clip.wav", *TINY, "--consent"], 5, "of its own"),
+        (["add", "ann", "none.wav", *TINY, "--consent"], 3, "does not exist"),
+        (["remove", "ann"], 5, "there are none yet"),
+        (["play", "ann", *TINY, "-o", "a.wav"], 5, "unknown voice"),
+    ]
+    for arguments, code, told in cases:
+        assert main(["voices", *arguments]) == code, told
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
+    assert add() == 0 and add() == 5
+    assert "there is a voice 'ann' already" in capsys.readouterr().err
+    (desk / "mine" / "broken.safetensors").write_bytes(b"no")
+    assert main(["voices", "list"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("ann ") and "broken.safetensors" in printed.err
+
+
+def test_a_folder_that_cannot_be_made(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (desk / "mine").write_text("a file")
+    assert add() == 6
+    assert "cannot make the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2)])
+def test_consent_is_asked_for_in_a_terminal(desk: Path, answer: str, code: int) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "personaplex", "voices", "add", "ann", "clip.wav", *TINY]
+    child = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    os.write(ours, answer.encode())
+    _, told = child.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert child.returncode == code and b"agreed to have it cloned?" in told, told
+    assert UserVoices(desk / "mine").names() == (["ann"] if code == 0 else [])
