@@ -30,6 +30,9 @@ VOICE_LUFS = -24.0
 
 OUTPUT_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 
+LOUDEST_SAMPLE = 1000.0
+"""Full scale is 1: what lies this far beyond it is no sound, and in the codec's arithmetic might overflow."""
+
 _BLOCK = 1 << 16
 _STREAMED_SIZE = 0x7FFF_0000
 """RIFF sizes from here on mean "unknown": a program that writes to a pipe cannot go back and fill them in."""
@@ -167,16 +170,20 @@ def as_mono(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
 def as_chunk(samples: np.ndarray) -> np.ndarray:
     """A piece of a 24 kHz mono stream ([S], any float or int16) -> float32 [S].
 
-    Raises AudioError for another type or shape, and for samples that are not finite.
+    Raises AudioError for another type or shape, and for samples that are not finite or beyond all loudness.
     """
     array = np.asarray(samples)
     if array.dtype == np.int16:
         array = array.astype(np.float32) / 32768
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.floating):
         raise AudioError(f"expected mono samples [S] of floats or int16, found {array.dtype} {array.shape}")
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        chunk = array.astype(np.float32)
+    if not np.isfinite(chunk).all():  # after the cast: a float64 may be beyond all float32
         raise AudioError("the samples are not all finite numbers")
-    return array.astype(np.float32)
+    if len(chunk) and (peak := float(np.abs(chunk).max())) > LOUDEST_SAMPLE:
+        raise AudioError(f"a sample is {peak:.3g}; full scale is 1, so these are no samples of sound")
+    return chunk
 
 
 def write_audio(path: Path, pcm: np.ndarray) -> None:

@@ -1,7 +1,8 @@
 """The seam: what a live conversation is to whoever holds it, and what a backend is to whoever opens one.
 
 Server and command line know this file and nothing below it; a backend is anything that keeps these promises (they are
-tests: `tests/contract`). Nothing here waits but reading events and `feed`; nothing here knows MLX.
+tests: `tests/contract`). Nothing here waits for a model but reading events, becoming ready and `feed`; nothing here
+knows MLX.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 import numpy as np
 
 from personaplex.errors import PersonaPlexError
+from personaplex.guard import Kind
 
 if TYPE_CHECKING:
     from personaplex.engine.sampling import Sampling
@@ -143,7 +145,7 @@ class Overrun(Event):
 class Degenerate(Event):
     """What the agent puts out is no speech any more: `kind` names the sign."""
 
-    kind: Literal["repetition", "collapse", "noise", "not finite"]
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -165,19 +167,21 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
+        self._unread = 0
         self._changed = threading.Condition()
         self._sleepers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._ended = False
 
     def put(self, event: Event) -> int:
-        """Add an event (from any thread) and wake the reader; how many are unread now. Nothing follows `Ended`."""
+        """Add an event (from any thread) and wake the reader; nothing follows `Ended`. How many `Audio` are unread."""
         with self._changed:
             if not self._ended:
                 self._events.append(event)
+                self._unread += isinstance(event, Audio)
                 self._ended = isinstance(event, Ended)
             self._changed.notify_all()
             sleepers, self._sleepers = self._sleepers, []
-            unread = len(self._events)
+            unread = self._unread
         for loop, future in sleepers:
             with suppress(RuntimeError):  # a loop that was closed has nobody to wake
                 loop.call_soon_threadsafe(_wake, future)
@@ -187,23 +191,33 @@ class Mailbox:
         """Forget what nobody has read."""
         with self._changed:
             self._events.clear()
+            self._unread = 0
 
     def get(self, timeout: float | None = None) -> Event | None:
         """The next event; None when there is none within `timeout` seconds, or after the last."""
         with self._changed:
             self._changed.wait_for(lambda: self._events or self._ended, timeout)
-            return self._events.popleft() if self._events else None
+            return self._next()
 
     async def get_async(self) -> Event | None:
         """The next event; None after the last."""
         while True:
             with self._changed:
                 if self._events or self._ended:
-                    return self._events.popleft() if self._events else None
+                    return self._next()
                 loop = asyncio.get_running_loop()
                 future: asyncio.Future[None] = loop.create_future()
                 self._sleepers.append((loop, future))
-            await future
+            try:
+                await future
+            finally:
+                with self._changed:  # whoever gave up waiting (a timeout) is not to be woken
+                    self._sleepers = [sleeper for sleeper in self._sleepers if sleeper[1] is not future]
+
+    def _next(self) -> Event | None:
+        event = self._events.popleft() if self._events else None
+        self._unread -= isinstance(event, Audio)
+        return event
 
 
 class EventStream:

@@ -14,6 +14,9 @@ Kind = Literal["repetition", "collapse", "noise", "not finite"]
 TEXT_REPEATS, LONGEST_LOOP = 6, 4
 """A phrase of up to four tokens, said six times in a row, is a loop."""
 
+WORD_FRAMES = 188
+"""Words are compared for 15 s: whoever hums approval once a minute is not in a loop."""
+
 SAME_FRAMES = 25
 """Two seconds of the very same codes, aloud: a tone, not a voice."""
 
@@ -29,7 +32,8 @@ class Guard:
 
     def __init__(self, padding: tuple[int, ...]) -> None:
         self._padding = padding
-        self._words: deque[int] = deque(maxlen=TEXT_REPEATS * LONGEST_LOOP)
+        self._words: deque[tuple[int, int]] = deque(maxlen=TEXT_REPEATS * LONGEST_LOOP)
+        self._at = 0
         self._spectra: deque[np.ndarray] = deque(maxlen=NOISE_FRAMES)
         self._codes = b""
         self._same = self._sure = 0
@@ -50,8 +54,11 @@ class Guard:
         self._codes = codes.tobytes()
         self._same = self._same + 1 if loud and same else 0
         self._sure = self._sure + 1 if loud and entropy < COLLAPSED_NATS else 0
+        self._at += 1
         if text not in self._padding:
-            self._words.append(text)
+            self._words.append((self._at, text))
+        while self._words and self._words[0][0] <= self._at - WORD_FRAMES:
+            self._words.popleft()
         if loud:
             self._spectra.append(np.square(np.abs(np.fft.rfft(pcm * np.hanning(len(pcm))))))
         else:
@@ -63,7 +70,7 @@ class Guard:
         return "noise" if self._is_flat() else None
 
     def _loops(self) -> bool:
-        words = list(self._words)
+        words = [word for _, word in self._words]
         for length in range(1, LONGEST_LOOP + 1):
             last = words[-TEXT_REPEATS * length :]
             if len(last) == TEXT_REPEATS * length and last == last[:length] * TEXT_REPEATS:

@@ -147,6 +147,8 @@ class PersonaPlex:
 
     def sampling(self, **changes: float | int | bool | None) -> Sampling:
         """The checkpoint's own sampling with some fields of `Sampling` changed (None: not changed)."""
+        if unknown := sorted(set(changes) - set(Sampling.__dataclass_fields__)):
+            raise UsageError(f"unknown sampling {unknown[0]!r}; known are {', '.join(Sampling.__dataclass_fields__)}")
         own = self.config.sampling
         values: dict[str, float | int | bool] = {
             "text_temperature": own.text_temp,

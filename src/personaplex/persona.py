@@ -10,7 +10,7 @@ from pathlib import Path
 
 from personaplex.conversation import Settings
 from personaplex.engine.sampling import Sampling
-from personaplex.errors import PersonaError
+from personaplex.errors import PersonaError, UsageError
 
 BUILT_IN = Path(__file__).parent / "personas.toml"
 
@@ -62,5 +62,8 @@ def _persona(where: str, name: str, entry: object) -> Persona:
         raise PersonaError(f"{where}: sampling must be a table of {', '.join(sorted(known))}")
     if not all(isinstance(value, int | float) for value in sampling.values()):
         raise PersonaError(f"{where}: sampling must hold numbers")
-    Sampling(**sampling)
+    try:
+        Sampling(**sampling)
+    except UsageError as error:
+        raise PersonaError(f"{where}: {error}") from error
     return Persona(name, prompt, tuple(voices), sampling)

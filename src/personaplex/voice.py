@@ -23,3 +23,8 @@ class Voice:
     codes: np.ndarray | None = None
     embeddings: mx.array | None = None
     ring: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        # What MLX has not computed yet can be computed only by the thread that asked for it; others may use the voice.
+        if self.embeddings is not None:
+            mx.eval(self.embeddings)

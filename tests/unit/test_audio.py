@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personaplex.audio import Framer, as_mono, read_audio, rms, write_audio
+from personaplex.audio import Framer, as_chunk, as_mono, read_audio, rms, write_audio
 from personaplex.errors import AudioError, OutputError, UsageError
 from personaplex.units import FRAME_SAMPLES, frames_in
 
@@ -196,3 +196,11 @@ def test_frames_do_not_depend_on_how_samples_arrive(sizes: list[int]) -> None:
     joined = np.concatenate([*frames, np.zeros(0, np.float32)])
     assert np.array_equal(joined[: len(samples)], samples) and not joined[len(samples) :].any()
     assert not list(framer.flush())
+
+
+@pytest.mark.parametrize("bad", [np.array([0.0, 1e300]), np.array([np.inf], np.float32), np.array([0.0, -2e3])])
+def test_a_piece_that_would_overflow_is_refused(bad: np.ndarray) -> None:
+    """A float64 beyond all float32 becomes infinite only by the cast."""
+    with pytest.raises(AudioError):
+        as_chunk(bad)
+    assert as_chunk(np.array([-1000.0, 1.5])).tolist() == [-1000.0, 1.5]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from personaplex.errors import PersonaError, PersonaPlexError
+from personaplex.errors import PersonaError
 from personaplex.persona import read_personas
 from personaplex.text import PROMPTS
 
@@ -50,8 +50,8 @@ def test_ones_own_file_adds_and_replaces(tmp_path: Path) -> None:
 )
 def test_a_file_that_cannot_be_used_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.toml").write_text(text)
-    with pytest.raises(PersonaPlexError, match=message) as error:
+    with pytest.raises(PersonaError, match=message) as error:
         read_personas(tmp_path / "bad.toml")
-    assert "\n" not in str(error.value)
+    assert "bad.toml" in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(PersonaError, match="cannot be read"):
         read_personas(tmp_path / "nothing.toml")

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from personaplex import PersonaPlex, Sampling, Settings
-from personaplex.conversation import AgentEnded, AgentStarted, AgentText, Audio, Ended, Event, Interrupted, Overrun
+from personaplex.conversation import (
+    AgentEnded,
+    AgentStarted,
+    AgentText,
+    Audio,
+    Ended,
+    Event,
+    Interrupted,
+    Overrun,
+    Ready,
+)
 from personaplex.errors import Busy
 from personaplex.runtime.seat import Heard, Seat
 from personaplex.runtime.slots import Lease, SlotTable
@@ -43,7 +53,9 @@ def test_the_oldest_unheard_frames_are_shed_and_counted(seat: Seat) -> None:
     assert [frame[0] for frame in seat.inbox] == [4, 5, 6, 7, 8]
     seat.take_in(numbered[-100:], 5)
     assert [frame[0] for frame in seat.inbox] == [5, 6, 7, 8, 9] and len(seat.unheard) == 5 * FRAME_SAMPLES
-    assert events(seat)[:-1] == [Overrun(0, 4, 4), Overrun(0, 1, 5)]
+    seat.begin()
+    seat.take_in(numbered[: 2 * FRAME_SAMPLES], 5, dropped=7)
+    assert events(seat)[:-1] == [Ready(0, 1), Overrun(0, 5, 5), Overrun(0, 9, 14)]  # nothing is told before Ready
 
 
 def turns(seat: Seat, script: str) -> list[tuple[int, type[Event]]]:

@@ -113,6 +113,10 @@ def test_signs_of_degenerate_speech_are_told_once() -> None:
     loop = [(quiet, word, 7, 2.0) for word in [50, 3, 51, 3, 3, 52] * 7]
     assert [kind for _, kind in watch(loop)] == ["repetition"]
     assert watch([(quiet, 40 + i % 7, 7, 2.0) for i in range(60)]) == []
+    seldom = [
+        (quiet, 50 if i % 100 == 0 else 3, 7, 2.0) for i in range(1500)
+    ]  # a word that is said every eight seconds
+    assert watch(seldom) == []
     assert watch([(np.full(FRAME_SAMPLES, np.nan, np.float32), 3, 1, 2.0)]) == [(0, "not finite")]
     assert watch([(quiet, 3, 1, float("nan"))]) == [(0, "not finite")]
 

@@ -9,6 +9,7 @@ needs a copy of their keys and values, from memory or from disk, and one draw.
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,8 +72,11 @@ def _steps(engine: Engine, voice: str | None, frames: int, warm_up: int = 5) -> 
         call.__enter__()
     pcm = np.random.default_rng(0).normal(0, 0.05, FRAME_SAMPLES).astype(np.float32)
     for _ in range(warm_up + frames):
+        all_sent = threading.Event()
+        engine.submit(all_sent.wait)  # or the first frame would be stepped alone
         for call in calls:
             call.send(pcm)
+        all_sent.set()
         for stream in streams:
             while not isinstance(stream.get(), Audio):
                 pass

@@ -9,27 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
 
 from personaplex.checkpoint.tensors import TensorFile
-from personaplex.errors import CheckpointError
+from personaplex.errors import CheckpointError, OutputError
 from personaplex.files import whole_file
-from personaplex.nn.state import named, renamed
+from personaplex.nn.state import named, renamed, transformers
 
 State = TypeVar("State")
 
 VERSION = "1"
 _RING_AXIS = 2
+_FARTHEST = 1 << 30
+"""Tokens of 40 ms in a year and more: positions beyond would overflow."""
 
 
 def write_state(path: Path, kind: str, fingerprint: str, state: Any, notes: dict[str, Any] | None = None) -> None:
     """Write a trimmed one-slot `state` and JSON `notes` to `path` (.safetensors), whole or not at all.
 
-    Raises OutputError when it cannot be written.
+    Raises OutputError when it cannot be written, or has another suffix.
     """
+    if path.suffix != ".safetensors":
+        raise OutputError(f"{path}: the name must end in .safetensors")
     values = named(state)
     about = {"kind": kind, "version": VERSION, "model": fingerprint, "notes": json.dumps(notes or {})}
     with whole_file(path) as temporary:
@@ -57,7 +61,28 @@ def read_state(path: Path, kind: str, fingerprint: str, template: State) -> tupl
         _check(path, name, values[name], leaf)
     if _checksum(values, about) != file.metadata.get("checksum"):
         raise CheckpointError(f"{path} is damaged: its values are not those that were written")
-    return renamed(template, values), json.loads(about["notes"])
+    state = renamed(template, values)
+    _check_rings(path, state, template)
+    return state, _notes(path, about["notes"])
+
+
+def _notes(path: Path, text: str) -> dict[str, Any]:
+    try:
+        notes = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: its notes are not JSON") from error
+    if not isinstance(notes, dict):
+        raise CheckpointError(f"{path} is damaged: its notes are not an object")
+    return notes
+
+
+def _check_rings(path: Path, state: Any, template: Any) -> None:
+    """A state may see every row that its position says was written: they must all come with it."""
+    for found, whole in zip(transformers(state), transformers(template), strict=True):
+        position, most = cast(int, found.position.item()), whole.rings[0].k.shape[_RING_AXIS]
+        rows = min(max(1, position), most)
+        if not 0 <= position < _FARTHEST or any(leaf.shape[_RING_AXIS] != rows for kv in found.rings for leaf in kv):
+            raise CheckpointError(f"{path} is damaged: its rings do not hold what was heard up to position {position}")
 
 
 def _check(path: Path, name: str, found: mx.array, wanted: mx.array) -> None:

@@ -33,6 +33,11 @@ class Sampling:
     greedy: bool = False
 
     def __post_init__(self) -> None:
+        for choice in dataclasses.fields(self):
+            value = getattr(self, choice.name)
+            fits = isinstance(value, int | float) if choice.type == "float" else type(value).__name__ == choice.type
+            if not fits:
+                raise UsageError(f"{choice.name.replace('_', ' ')} is {value!r}; it must be a {choice.type}")
         for name in ("text_temperature", "audio_temperature"):
             if not 0 <= getattr(self, name) < 100:
                 raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be from 0 to 100")

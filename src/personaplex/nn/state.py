@@ -69,6 +69,13 @@ def trim(one: State) -> State:
     return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState)))
 
 
+def transformers(state: Any) -> list[TransformerState]:
+    """The parts of a state that have rings."""
+    nodes: list[Any] = []
+    tree_map(nodes.append, state, is_leaf=lambda node: isinstance(node, TransformerState))
+    return [node for node in nodes if isinstance(node, TransformerState)]
+
+
 def without_rings(state: Any) -> list[mx.array]:
     """Every array but the rings: what must be kept of a state to set a slot back to it, later."""
     leaves: list[mx.array | KV] = []

@@ -78,7 +78,8 @@ class Call:
     def save(self, path: str | Path) -> None:
         """Write the conversation as it is now (.safetensors), what was sent but not heard included; it goes on.
 
-        `Engine.load` continues it. Waits for the step in progress. Raises OutputError when it cannot be written.
+        `Engine.load` continues it. Waits until it is ready, and for the step in progress. Raises OutputError when it
+        cannot be written, and what made it impossible to be ready.
         """
         self._engine.save(self._seat, Path(path))
 
@@ -86,7 +87,8 @@ class Call:
         """Forget the last `seconds` (up to one more: it is marked once a second); how many frames were forgotten.
 
         With the same sound again the agent says the same again; with another `seed` something else.
-        Raises UsageError when the engine does not keep that much, or the conversation is not that old.
+        Raises UsageError when the engine does not keep that much, or the conversation is not that old, or was set back
+        already and what came before is not kept any more.
         """
         return self._engine.rewind(self._seat, seconds, seed)
 
@@ -113,7 +115,10 @@ class Call:
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.shield(asyncio.wrap_future(self._seat.ready))
+            ready = asyncio.wrap_future(self._seat.ready)
+            # Who stops waiting leaves the future behind; that nobody looks at its exception is no error then.
+            ready.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.shield(ready)
         except BaseException:
             self.close()
             raise

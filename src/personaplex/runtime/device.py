@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -16,17 +17,19 @@ from personaplex.checkpoint.hub import resolve
 from personaplex.checkpoint.states import read_state, write_state
 from personaplex.conversation import Settings
 from personaplex.engine.duplex import Duplex, DuplexState, settle
-from personaplex.engine.generator import Generator, Prefix
+from personaplex.engine.generator import Generator, GeneratorState, Prefix
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import Ceiling, Sampling, mean_entropy, session_key
+from personaplex.errors import CheckpointError
 from personaplex.model import DEFAULT_PROMPT, PersonaPlex
-from personaplex.models.streams import N_STREAMS
+from personaplex.models.streams import N_STREAMS, UNGENERATED
 from personaplex.nn.state import arrays, extract, insert, set_back, stack, trim, without_rings
 from personaplex.runtime.limits import Limits
 from personaplex.runtime.memory import available_bytes, plan
 from personaplex.runtime.prefix import PrefixCache
 from personaplex.runtime.seat import Heard
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
+from personaplex.voice import Voice
 
 Source = str | Path | Callable[[], PersonaPlex]
 """What `PersonaPlex.from_pretrained` takes, or a function that makes a model."""
@@ -53,6 +56,7 @@ class Device:
         self._generator = Generator(lm, self.model.config, pins=pins, spare_frames=self._spare)
         self._base = Ceiling.over(self.model.sampling())
         self._machines: dict[Ceiling, Duplex] = {}
+        self._voices: dict[str, Voice] = {}
         temporal = self._empty().generator.temporal
         rows = temporal.rings[0].k.shape[2]
         self.identity = f"{self.model.folder.fingerprint} {lm.dtype} {rows} rows {pins} pinned"
@@ -64,9 +68,25 @@ class Device:
 
     def compose(self, settings: Settings) -> Prompt:
         """Voice and role as a prompt: None is the default, an empty one is none."""
-        voice = self.model.default_voice if settings.voice is None else settings.voice or None
+        voice = self._default_voice if settings.voice is None else settings.voice or None
         prompt = DEFAULT_PROMPT if settings.prompt is None else settings.prompt
-        return self.model.compose(voice, prompt if prompt or voice else None)
+        return self.model.compose(self._voice(voice), prompt if prompt or voice else None)
+
+    @cached_property
+    def _default_voice(self) -> str:
+        return self.model.default_voice
+
+    @cached_property
+    def _own_voices(self) -> frozenset[str]:
+        return frozenset(self.model.list_voices())
+
+    def _voice(self, choice: str | Path | Voice | None) -> str | Path | Voice | None:
+        """A voice of the model's own is read from its archive once; a file is read again, for it may have changed."""
+        if not isinstance(choice, str) or choice not in self._own_voices or Path(choice).is_file():
+            return choice
+        if choice not in self._voices:
+            self._voices[choice] = self.model.load_voice(choice)
+        return self._voices[choice]
 
     def reading(self, prompt: Prompt) -> Iterator[Prefix | None]:
         """The prefix of `prompt`: kept, or read piece by piece (None until it is read, and for an empty prompt)."""
@@ -83,16 +103,19 @@ class Device:
 
     def begin(self, slot: int, prefix: Prefix | None, seed: int, sampling: Sampling) -> None:
         """Put a new conversation into `slot`."""
-        self.place(slot, trim(self._machine([sampling]).begin(prefix, seed=seed, sampling=sampling)))
+        self._place(slot, trim(self._machine([sampling]).begin(prefix, seed=seed, sampling=sampling)))
 
-    def place(self, slot: int, state: DuplexState) -> None:
-        """Put a one-slot state into `slot`."""
+    def go_on(self, slot: int, state: DuplexState, sampling: Sampling) -> None:
+        """Put a state that was captured into `slot`."""
+        self._place(slot, state._replace(generator=state.generator._replace(sampling=sampling.row())))
+
+    def _place(self, slot: int, state: DuplexState) -> None:
         self._state = insert(self._state, slot, state)
         mx.eval(arrays(self._state))
 
     def wipe(self, slot: int) -> None:
         """Leave nothing in `slot`, not even in what is never seen."""
-        self.place(slot, self._empty())
+        self._place(slot, self._empty())
 
     def step(self, frames: Mapping[int, np.ndarray], open_now: Iterable[Sampling]) -> dict[int, Heard]:
         """One step of the model for the slots that have a frame [1920]; `open_now` are the choices of all slots."""
@@ -104,8 +127,13 @@ class Device:
         settle(frame, self._state)
         audio, tokens, valid = np.array(frame.pcm), np.array(frame.step.tokens), np.array(frame.step.valid)
         entropy = np.array(mean_entropy(frame.step.audio_logits[:, :N_CODEBOOKS]))
+        # All that the encoder makes of a frame goes through these few numbers; its codes are codes, whatever they are.
+        latent = np.array(self._state.encoder.downsample[0])
         self.step_ms.append(1000 * (time.perf_counter() - began))
-        return {s: Heard(audio[s].copy(), tokens[s], bool(valid[s]), float(entropy[s])) for s in frames}
+        return {
+            s: Heard(audio[s].copy(), tokens[s], bool(valid[s]), float(entropy[s]), bool(np.isfinite(latent[s]).all()))
+            for s in frames
+        }
 
     def mark(self) -> list[mx.array]:
         """Where all slots are now, for `set_back`."""
@@ -131,7 +159,21 @@ class Device:
 
     def read(self, path: Path) -> tuple[DuplexState, dict[str, Any]]:
         """The state and notes that `write` wrote. Raises CheckpointError."""
-        return read_state(path, SNAPSHOT, self.identity, self._empty())
+        state, notes = read_state(path, SNAPSHOT, self.identity, self._empty())
+        self._check(path, state.generator)
+        return state, notes
+
+    def _check(self, path: Path, state: GeneratorState) -> None:
+        """What a state uses to look something up must be in range: a lookup does not ask."""
+        config = self.model.config.lm
+        most = np.array([config.text_card] + [config.card] * (N_STREAMS - 1))
+        column, recent = np.array(state.column), np.array(state.recent)
+        pinned, position = cast(int, state.pinned.item()), cast(int, state.temporal.position.item())
+        # One past a vocabulary stands for its beginning; -1 for no token yet.
+        sound = ((column >= UNGENERATED) & (column <= most)).all()
+        sound &= ((recent >= -1) & (recent <= most[: recent.shape[-1]])).all()
+        if not sound or not 0 <= pinned <= max(min(self._generator.pins, position) - 1, 0):
+            raise CheckpointError(f"{path} is damaged: it holds tokens or positions that this model does not have")
 
     def _empty(self) -> DuplexState:
         """A one-slot state before anything, not evaluated: a form to compare with, or to fill a slot."""

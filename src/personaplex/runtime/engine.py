@@ -1,24 +1,24 @@
 """The live engine: one thread owns MLX and steps all conversations together, as their sound comes in.
 
-The loop is `Engine._turn`: gather at most one frame per slot, step once, scatter the results. It runs when any slot has
-a frame. A slot that has none does not move, so nobody waits for the slowest, and the clock of a conversation is its own
-sound.
+The loop is `Engine._turn`: do what was asked for, gather at most one frame per slot, step once, scatter the results. It
+runs when any slot has a frame. A slot that has none does not move, so nobody waits for the slowest, and the clock of a
+conversation is its own sound.
 """
 
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import logging
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -28,19 +28,20 @@ from personaplex.engine.duplex import DuplexState
 from personaplex.engine.generator import Prefix
 from personaplex.engine.sampling import Sampling, check_seed
 from personaplex.errors import BackendError, Closed, PersonaPlexError, UsageError
-from personaplex.guard import Guard
 from personaplex.model import PersonaPlex
 from personaplex.runtime.call import Call
 from personaplex.runtime.device import Device, Source
 from personaplex.runtime.ear import Ear
 from personaplex.runtime.limits import MARK_FRAMES, RECOVER_SECONDS, Limits
-from personaplex.runtime.seat import Heard, Seat, notes_of, restored
+from personaplex.runtime.seat import Heard, Seat
 from personaplex.runtime.slots import Lease, SlotTable
+from personaplex.runtime.snapshot import Notes
 from personaplex.text import EPAD, TextStream
 from personaplex.units import FRAME_RATE, FRAME_SAMPLES
 
 Result = TypeVar("Result")
-
+Work: TypeAlias = Generator[None, None, None]
+Tell: TypeAlias = Callable[[PersonaPlexError], None]
 
 _log = logging.getLogger("personaplex")
 
@@ -75,20 +76,29 @@ class Engine:
         self._seats: dict[int, Seat] = {}
         self._vanished: deque[Lease] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
-        self._openings: deque[Iterator[None]] = deque()
+        self._openings: deque[Work] = deque()
         self._stopped: PersonaPlexError | None = None
         rule = limits.voice_activity
         self._ear = Ear(rule, lambda seat: self.release(seat, "finished")) if rule is not None else None
         loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(model, loaded), name="personaplex-device", daemon=True)
-        self._thread.start()
         try:
+            self._thread.start()
+            # Should the process end while the thread is at work, it must be waited for: it has MLX's streams to clear.
+            atexit.register(self.close)
             loaded.result()
         except BaseException:
-            self._rest()
+            self._give_up_loading(loaded)
             raise
         self._padding = (EPAD, self.model.config.lm.existing_text_padding_id)
-        atexit.register(self.close)
+
+    def _give_up_loading(self, loaded: Future[None]) -> None:
+        """Nobody will hold this engine. Loading cannot be interrupted, but what it loads need not live on."""
+        if loaded.done():
+            self.close()
+        else:
+            self._stop(Closed("the engine was not waited for"), "shutdown")
+            self._rest()
 
     @property
     def model(self) -> PersonaPlex:
@@ -127,12 +137,16 @@ class Engine:
         with self._changed:
             self._check_running()
             self._reap()
-            sampling = self._sampling(settings)
-            seat = Seat(self._slots.lease(), settings, seed, sampling, TextStream(self.model.tokenizer), self._padding)
-            self._seats[seat.lease.slot] = seat
-            self._openings.append(self._opening(seat, settings))
+            seat = self._seated(settings, seed, self._sampling(settings))
+            self._openings.append(self._guarded(self._opening(seat), self._failing(seat), "could not be opened"))
             self._changed.notify_all()
         return Call(self, seat)
+
+    def _seated(self, settings: Settings, seed: int, sampling: Sampling, text: bytes = b"") -> Seat:
+        stream = TextStream(self.model.tokenizer, text)
+        lease, spare = self._slots.lease(), self.limits.spare_frames
+        seat = self._seats[lease.slot] = Seat(lease, settings, seed, sampling, stream, self._padding, spare)
+        return seat
 
     def _sampling(self, settings: Settings) -> Sampling:
         if isinstance(settings.sampling, Sampling):
@@ -145,13 +159,16 @@ class Engine:
         Raises Busy and Closed as `open` does, and CheckpointError for a file that is damaged or made with another
         model, precision or window.
         """
-        state, notes = self.submit(lambda: self._device.read(Path(path))).result()
+        state, found = self.submit(lambda: self._device.read(Path(path))).result()
+        notes = Notes.read(found, str(path))
         with self._changed:
             self._check_running()
             self._reap()
-            seat = restored(self._slots.lease(), notes, self.model.tokenizer, self._padding)
-            self._seats[seat.lease.slot] = seat
-            self._openings.append(self._resuming(seat, state))
+            seat = self._seated(notes.settings, notes.seed, notes.sampling, notes.text)
+            seat.agent, seat.n_frames, seat.n_dropped = notes.agent, notes.n_frames, notes.n_dropped
+            seat.calm_at = notes.n_frames
+            seat.take_in(notes.unheard, self._backlog)
+            self._openings.append(self._guarded(self._resuming(seat, state), self._failing(seat), "could not go on"))
             self._changed.notify_all()
         return Call(self, seat)
 
@@ -180,17 +197,22 @@ class Engine:
 
     def send(self, seat: Seat, pcm: np.ndarray) -> None:
         """Queue samples [S] of a seat."""
+        # Of an hour at once only the end is kept: cut here, so that nobody waits for it to be copied. One frame more
+        # than may wait stays, because the first is not whole without what came before.
+        dropped = max(len(pcm) // FRAME_SAMPLES - self._backlog - 1, 0)
         with self._changed:
             self._check_open(seat)
-            seat.take_in(pcm, self._backlog)
+            seat.take_in(pcm[dropped * FRAME_SAMPLES :], self._backlog, dropped)
             self._changed.notify_all()
 
     def feed(self, seat: Seat, pcm: np.ndarray, timeout: float | None) -> None:
         """Queue samples [S] of a seat as room for them becomes free."""
+        until = None if timeout is None else time.monotonic() + timeout
         for start in range(0, len(pcm), FRAME_SAMPLES):
             with self._changed:
                 self._check_open(seat)
-                if not self._changed.wait_for(lambda: self._has_room(seat), timeout):
+                left = None if until is None else max(until - time.monotonic(), 0.0)
+                if not self._changed.wait_for(lambda: self._has_room(seat), left):
                     raise TimeoutError(f"no room for more sound within {timeout} s")
                 self._check_open(seat)
                 seat.take_in(pcm[start : start + FRAME_SAMPLES], self._backlog)
@@ -211,18 +233,14 @@ class Engine:
         """Give a seat's conversation another voice or prompt at the agent's next pause (None: as it is)."""
         with self._changed:
             self._check_open(seat)
-            before = seat.settings
-            seat.settings = dataclasses.replace(
-                before,
-                voice=before.voice if voice is None else voice,
-                prompt=before.prompt if prompt is None else prompt,
-            )
-            self._openings.append(self._updating(seat, seat.settings))
+            if seat.ask(voice, prompt):
+                self._openings.append(self._updating(seat))
             self._changed.notify_all()
 
     def save(self, seat: Seat, path: Path) -> None:
         """Write a seat's conversation as it is between two steps; others wait meanwhile. Raises OutputError."""
         self.check_open(seat)
+        seat.ready.result()
         self.submit(lambda: self._write(seat, path)).result()
 
     def rewind(self, seat: Seat, seconds: float, seed: int | None) -> int:
@@ -254,6 +272,8 @@ class Engine:
         future: Future[Result] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(task())
             except BaseException as error:
@@ -267,12 +287,16 @@ class Engine:
 
     def _check_running(self) -> None:
         if self._stopped is not None:
-            raise self._stopped
+            raise self._stopped.with_traceback(None)  # it is raised to many, and would grow with each
 
     def check_open(self, seat: Seat) -> None:
         """Raise Closed unless the seat's conversation goes on."""
         with self._changed:
             self._check_open(seat)
+
+    def _check_held(self, seat: Seat) -> None:
+        if not self._slots.holds(seat.lease):
+            raise Closed("this conversation has ended; open another")
 
     def _check_open(self, seat: Seat) -> None:
         if not self._slots.holds(seat.lease) or seat.finishing:
@@ -323,22 +347,29 @@ class Engine:
             for task in self._tasks:
                 with suppress(Exception):
                     task()
+            for opening in self._openings:
+                with suppress(Exception):
+                    opening.close()
 
     def _turn(self) -> bool:
-        """Once round the loop: asked-for work, a piece of a new prompt, one step. False when the engine is closed."""
+        """Once round the loop: asked-for work, a piece of a new prompt, one step. False when the engine is closed.
+
+        Frames are gathered last. What was asked for may change who sits where, and is done to the state without them.
+        """
         with self._changed:
             self._changed.wait_for(self._has_work)
             if self._stopped is not None:
                 return False
             self._reap()
             tasks, self._tasks = self._tasks, deque()
+        for task in tasks:
+            task()
+        while self._openings and next(self._openings[0], "done") == "done":
+            self._openings.popleft()
+        with self._changed:
             choices = [seat.sampling for seat in self._seats.values()]
             due = [(seat, frame) for seat in self._seats.values() if (frame := seat.next_frame()) is not None]
             self._changed.notify_all()
-        for task in tasks:
-            task()
-        if self._openings and next(self._openings[0], "done") == "done":
-            self._openings.popleft()
         if due:
             self._scatter(due, self._device.step({seat.lease.slot: pcm for seat, pcm in due}, choices))
         return True
@@ -349,23 +380,28 @@ class Engine:
 
     def _scatter(self, due: list[tuple[Seat, np.ndarray]], results: dict[int, Heard]) -> None:
         """Tell each seat what came of its frame; whoever has left meanwhile is told nothing."""
-        listening: list[tuple[Seat, int, np.ndarray]] = []
+        for slot, heard in results.items():
+            if not heard.is_finite:  # whoever holds it by now: nothing of it may stay for the next
+                self._device.wipe(slot)
         with self._changed:
-            for seat, pcm in due:
-                if not self._slots.holds(seat.lease):
-                    continue
-                heard = results[seat.lease.slot]
-                listening.append((seat, seat.n_frames, pcm))
-                if not heard.is_finite:
-                    self._give_up(seat, heard)
-                elif seat.tell(heard) > self._most_unread:
-                    seat.mailbox.clear()
-                    self.release(seat, "unread")
-                elif seat.judge(heard) is not None and self.limits.recover:
-                    self._recover(seat)
-                self._change_in_a_pause(seat)
-                self._mark(seat)
-        self._listen(listening)
+            told = [(seat, seat.n_frames, pcm) for seat, pcm in due if self._slots.holds(seat.lease)]
+            for seat, _, _ in told:
+                self._tell(seat, results[seat.lease.slot])
+        for seat, _, _ in told:
+            self._change_in_a_pause(seat)
+            self._mark(seat)
+        self._listen(told)
+
+    def _tell(self, seat: Seat, heard: Heard) -> None:
+        if not heard.is_finite:
+            seat.break_off()
+            self.release(seat, "error", BackendError("the model's output is not finite; the conversation cannot go on"))
+        elif seat.tell(heard) > self._most_unread:
+            seat.mailbox.clear()
+            self.release(seat, "unread")
+        elif seat.judge(heard) is not None and self.limits.recover and seat.may_recover():
+            seed = (seat.seed + seat.n_frames) % (1 << 63)
+            self._set_back(seat, seat.go_back(RECOVER_SECONDS * FRAME_RATE, or_less=True), seed)
 
     def _listen(self, heard: list[tuple[Seat, int, np.ndarray]]) -> None:
         """Hand the users' frames on, and end whoever has nothing more to say: last, so that nothing follows the end."""
@@ -378,65 +414,76 @@ class Engine:
                 if self._slots.holds(seat.lease):
                     self._end_if_done(seat)
 
-    def _give_up(self, seat: Seat, heard: Heard) -> None:
-        """End a conversation whose numbers are none any more, and leave nothing of them in its slot."""
-        seat.judge(heard)
-        self.release(seat, "error", BackendError("the model's output is not finite; the conversation cannot go on"))
-        self._device.wipe(seat.lease.slot)
+    def _guarded(self, work: Iterator[None], tell: Tell, what: str) -> Work:
+        """Work for one conversation, piece by piece, whose failure is that conversation's alone."""
+        try:
+            yield from work
+        except PersonaPlexError as error:
+            tell(error)
+        except Exception as error:
+            tell(BackendError(f"the conversation {what}: {error}"))
+        finally:
+            self._device.prefixes.write()
 
-    def _recover(self, seat: Seat) -> None:
-        self._set_back(seat, min(RECOVER_SECONDS * FRAME_RATE, seat.age), (seat.seed + seat.n_frames) % (1 << 63))
-        seat.guard = Guard(self._padding)
+    def _failing(self, seat: Seat) -> Tell:
+        return lambda error: self.release(seat, "error", error)
 
-    def _reading(self, settings: Settings) -> Generator[None, None, Prefix | None]:
+    def _reading(self, seat: Seat, settings: Settings) -> Generator[None, None, Prefix | None]:
+        """What the model makes of a voice and a role, as long as the conversation they are for goes on."""
+        self._check_held(seat)
         read: Prefix | None = None
         for prefix in self._device.reading(self._device.compose(settings)):
             read = prefix
             yield
+            self._check_held(seat)
         return read
 
-    def _opening(self, seat: Seat, settings: Settings) -> Iterator[None]:
+    def _opening(self, seat: Seat) -> Iterator[None]:
         """Read a seat's prompt piece by piece and put the state into its slot."""
-        try:
-            read = yield from self._reading(settings)
-            if not self._slots.holds(seat.lease):
-                return
-            self._device.begin(seat.lease.slot, read, seat.seed, seat.sampling)
-            self._welcome(seat)
-            yield
-            self._device.prefixes.write()
-        except PersonaPlexError as error:
-            self.release(seat, "error", error)
-        except Exception as error:
-            self.release(seat, "error", BackendError(f"the conversation could not be opened: {error}"))
+        read = yield from self._reading(seat, seat.settings)
+        self._device.begin(seat.lease.slot, read, seat.seed, seat.sampling)
+        self._welcome(seat)
+        yield
 
-    def _updating(self, seat: Seat, settings: Settings) -> Iterator[None]:
-        """Read another prompt for a seat, which takes its place when the agent pauses; a bad one changes nothing."""
-        try:
-            read = yield from self._reading(settings)
-            with self._changed:
-                seat.change = lambda: self._exchange(seat, read)
-                self._change_in_a_pause(seat)
-            yield
-            self._device.prefixes.write()
-        except PersonaPlexError as error:
+    def _resuming(self, seat: Seat, state: DuplexState) -> Iterator[None]:
+        self._check_held(seat)
+        self._device.go_on(seat.lease.slot, state, seat.sampling)
+        self._welcome(seat)
+        yield
+
+    def _updating(self, seat: Seat) -> Work:
+        """Read the first change that a seat was asked for; a bad one changes nothing. What follows queues up again."""
+        with self._changed:
+            settings = seat.next_asked()
+
+        def tell(error: PersonaPlexError) -> None:
             seat.mailbox.put(Error(seat.n_frames, error))
-        except Exception as error:
-            seat.mailbox.put(Error(seat.n_frames, BackendError(f"the voice or prompt could not be changed: {error}")))
+
+        yield from self._guarded(self._changing(seat, settings), tell, "could not be changed")
+        with self._changed:
+            seat.is_reading = bool(seat.asked)
+            if seat.asked:
+                self._openings.append(self._updating(seat))
+
+    def _changing(self, seat: Seat, settings: Settings) -> Iterator[None]:
+        read = yield from self._reading(seat, settings)
+        with self._changed:
+            seat.coming, seat.change = settings, lambda: self._exchange(seat, read)
+        self._change_in_a_pause(seat)
+        yield
 
     def _change_in_a_pause(self, seat: Seat) -> None:
         if seat.change is not None and not seat.agent.speaking and self._slots.holds(seat.lease):
-            seat.change()
+            change, seat.change = seat.change, None
+            change()
 
     def _exchange(self, seat: Seat, prefix: Prefix | None) -> None:
+        """Put what was read into a seat's slot. Nobody waits for the lock meanwhile: the slot is this thread's."""
         self._device.begin(seat.lease.slot, prefix, seat.seed, seat.sampling)
-        seat.begin_again()
-
-    def _resuming(self, seat: Seat, state: DuplexState) -> Iterator[None]:
-        if self._slots.holds(seat.lease):
-            self._device.place(seat.lease.slot, state)
-            self._welcome(seat)
-        yield
+        with self._changed:
+            if self._slots.holds(seat.lease):
+                seat.begin_again()
+                self._mark(seat)
 
     def _welcome(self, seat: Seat) -> None:
         """The slot holds the seat's conversation now."""
@@ -448,24 +495,26 @@ class Engine:
 
     def _mark(self, seat: Seat) -> None:
         """Remember now and then where the seat is, for as long as the rings do."""
-        if self.limits.rewind_seconds and seat.age % MARK_FRAMES == 0:
-            seat.marks.append((seat.age, self._device.mark()))
-            while seat.marks[0][0] < seat.age - self.limits.spare_frames:
-                seat.marks.popleft()
+        with self._changed:
+            if self.limits.rewind_seconds and seat.age % MARK_FRAMES == 0 and self._slots.holds(seat.lease):
+                seat.mark(self._device.mark())
 
     def _rewind(self, seat: Seat, n_frames: float, seed: int | None) -> int:
         with self._changed:
             self._check_open(seat)
-            return self._set_back(seat, n_frames, seed)
+            return self._set_back(seat, seat.go_back(n_frames), seed)
 
-    def _set_back(self, seat: Seat, n_frames: float, seed: int | None) -> int:
-        age, mark = seat.go_back(n_frames)
+    def _set_back(self, seat: Seat, to: tuple[int, list[mx.array]], seed: int | None) -> int:
+        age, mark = to
         self._device.set_back(seat.lease.slot, mark, seed)
         went, seat.age = seat.age - age, age
+        self._mark(seat)  # with the new seed, whoever goes back there again
         return went
 
     def _write(self, seat: Seat, path: Path) -> None:
         with self._changed:
             self._check_open(seat)
-            notes = notes_of(seat)
-        self._device.write(path, seat.lease.slot, notes)
+            if not seat.is_ready:
+                raise UsageError("the conversation is not ready: its slot holds nothing of it yet")
+            notes = Notes.of(seat)
+        self._device.write(path, seat.lease.slot, notes.to_json())

@@ -16,6 +16,9 @@ MARK_FRAMES = 12
 RECOVER_SECONDS = 2.0
 """How far back degenerate speech is undone: as long as its signs take to show."""
 
+RECOVERIES, CALM_FRAMES = 3, 125
+"""So many recoveries in a row are tried; what shows no sign for ten seconds after one was helped by it."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -27,7 +30,7 @@ class Limits:
     `rewind_seconds`: how far a conversation can be set back (the window grows by as much). `prefix_bytes`: memory for
     prompts that were read, which are kept in `prefix_folder` too if one is named. `voice_activity`: when a user counts
     as speaking; None does without. `recover`: set a conversation that repeats itself or makes noise back by two
-    seconds, with another seed.
+    seconds, with another seed; if three times in a row do not help, it is left as it is.
     """
 
     pinned_frames: int = 256
@@ -48,6 +51,10 @@ class Limits:
                 raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be one frame or more")
         if not 0 <= self.rewind_seconds < 1e6:
             raise UsageError(f"rewind seconds is {self.rewind_seconds}; it must be 0 or more")
+        if self.prefix_bytes < 0:
+            raise UsageError(f"prefix bytes is {self.prefix_bytes}; it must be 0 or more")
+        if self.context_seconds is not None and not self.context_seconds > 0:
+            raise UsageError(f"context seconds is {self.context_seconds}; it must be more than 0")
         if self.recover and self.rewind_seconds < RECOVER_SECONDS:
             raise UsageError(f"recover goes back {RECOVER_SECONDS} s; rewind seconds must be as much or more")
 

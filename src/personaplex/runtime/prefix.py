@@ -33,7 +33,7 @@ class PrefixCache:
         self.folder = folder
         self._template = template
         self._kept: OrderedDict[str, Prefix] = OrderedDict()
-        self._unwritten: dict[str, Prefix] = {}
+        self._unwritten: tuple[str, Prefix] | None = None
         self.n_bytes = 0
 
     def key(self, prompt: Prompt) -> str:
@@ -50,33 +50,35 @@ class PrefixCache:
             self._kept.move_to_end(key)
             return self._kept[key]
         path = self._path(key)
-        if path is None or not path.exists():
-            return None
         try:
+            if path is None or not path.exists():
+                return None
             prefix, _ = read_state(path, _KIND, self.identity, self._template)
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             _log.warning("a kept prompt is ignored and made anew: %s", error)
             return None
         self._keep(key, prefix)
         return prefix
 
     def put(self, key: str, prefix: Prefix) -> None:
-        """Keep a prefix; `write` puts it on disk, when nobody waits."""
+        """Keep a prefix; `write` puts it on disk, when nobody waits. No more than one waits for that."""
         self._keep(key, prefix)
         if self.folder is not None:
-            self._unwritten[key] = prefix
+            self.write()
+            self._unwritten = key, prefix
 
     def write(self) -> None:
         """Write what is new. A folder that cannot be written to is warned of: it costs time, not a conversation."""
-        while self._unwritten:
-            key, prefix = self._unwritten.popitem()
-            path = self._path(key)
-            assert path is not None
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_state(path, _KIND, self.identity, prefix)
-            except (OutputError, OSError) as error:
-                _log.warning("a prompt could not be kept on disk: %s", error)
+        if self._unwritten is None:
+            return
+        (key, prefix), self._unwritten = self._unwritten, None
+        path = self._path(key)
+        assert path is not None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_state(path, _KIND, self.identity, prefix)
+        except (OutputError, OSError) as error:
+            _log.warning("a prompt could not be kept on disk: %s", error)
 
     def _path(self, key: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{key}.safetensors"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
@@ -26,18 +25,20 @@ from personaplex.conversation import (
     Interrupted,
     Mailbox,
     Overrun,
+    PromptChoice,
     Ready,
     Settings,
+    VoiceChoice,
 )
 from personaplex.engine.sampling import Sampling
 from personaplex.errors import Closed, PersonaPlexError, UsageError
 from personaplex.guard import Guard, Kind
 from personaplex.models.streams import AGENT, TEXT
+from personaplex.runtime.limits import CALM_FRAMES, RECOVERIES
 from personaplex.runtime.slots import Lease
-from personaplex.text import TextStream, Tokenizer
+from personaplex.text import TextStream
 from personaplex.turns import QUIET_RMS, Turn, UserTurn
 from personaplex.units import FRAME_RATE
-from personaplex.voice import Voice
 
 if TYPE_CHECKING:
     from personaplex.vad import SpeechDetector
@@ -47,26 +48,29 @@ if TYPE_CHECKING:
 class Heard:
     """What one step made of a slot: the agent's `pcm` [1920] and `tokens` [17]; text counts only if `valid`.
 
-    `entropy` is that of the agent's codes, in nats.
+    `entropy` is that of the agent's codes, in nats; `hears` says that what the codec made of the user is finite.
     """
 
     pcm: np.ndarray
     tokens: np.ndarray
     valid: bool
     entropy: float
+    hears: bool = True
 
     @property
     def is_finite(self) -> bool:
         """Whether the model still computes with numbers."""
-        return bool(np.isfinite(self.entropy) and np.isfinite(self.pcm).all())
+        return bool(self.hears and np.isfinite(self.entropy) and np.isfinite(self.pcm).all())
 
 
 @dataclass(eq=False)
 class Seat:
     """The host's half of a lease. `inbox` holds whole frames [1920]; the engine's lock guards every field.
 
-    `n_frames` counts the frames lived, `age` those remembered: fewer, once it was set back. `marks` are earlier states
-    of the whole batch without rings, by this conversation's age then. `change` waits for the agent's next pause.
+    `n_frames` counts the frames lived, `age` those remembered: fewer, once it was set back, than `furthest`, the most
+    that were written into the rings. `marks` are earlier states of the whole batch without rings, by this
+    conversation's age then; rings of `spare_frames` reach them. `asked` are changes of the settings that are to be
+    read, `coming` the settings with those that were; `change` waits for the agent's next pause.
     """
 
     lease: Lease
@@ -75,6 +79,7 @@ class Seat:
     sampling: Sampling
     text: TextStream
     padding: tuple[int, ...]
+    spare_frames: int = 0
     mailbox: Mailbox = field(default_factory=Mailbox)
     framer: Framer = field(default_factory=Framer)
     inbox: deque[np.ndarray] = field(default_factory=deque)
@@ -84,8 +89,15 @@ class Seat:
     in_step: bool = False
     n_frames: int = 0
     age: int = 0
+    furthest: int = 0
     n_dropped: int = 0
+    untold: int = 0
     marks: deque[tuple[int, list[mx.array]]] = field(default_factory=deque)
+    n_recoveries: int = 0
+    calm_at: int = 0
+    asked: list[dict[str, VoiceChoice | PromptChoice]] = field(default_factory=list)
+    is_reading: bool = False
+    coming: Settings = field(init=False)
     change: Callable[[], None] | None = None
     agent: Turn = field(default_factory=Turn)
     agent_began: int = 0
@@ -96,6 +108,7 @@ class Seat:
     guard: Guard = field(init=False)
 
     def __post_init__(self) -> None:
+        self.coming = self.settings
         self.guard = Guard(self.padding)
 
     @property
@@ -103,17 +116,25 @@ class Seat:
         """Every sample that was sent and not heard."""
         return np.concatenate([*self.inbox, self.framer.rest])
 
-    def take_in(self, pcm: np.ndarray, most: int) -> None:
-        """Queue samples [S]; of more than `most` unheard frames the oldest are shed, and told."""
-        dropped = 0
+    def take_in(self, pcm: np.ndarray, most: int, dropped: int = 0) -> None:
+        """Queue samples [S]; of more than `most` unheard frames the oldest are shed, and told.
+
+        Before `pcm`, as many frames as `dropped` were shed already.
+        """
         for frame in self.framer.push(pcm):
             self.inbox.append(frame.copy())  # a view would keep all of a long piece
             if len(self.inbox) > most:
                 self.inbox.popleft()
                 dropped += 1
-        if dropped:
-            self.n_dropped += dropped
-            self.mailbox.put(Overrun(self.n_frames, dropped, self.n_dropped))
+        self.n_dropped += dropped
+        self.untold += dropped
+        self._tell_of_shedding()
+
+    def _tell_of_shedding(self) -> None:
+        """`Ready` is the first event, so what is shed before it is told after it."""
+        if self.is_ready and self.untold:
+            self.mailbox.put(Overrun(self.n_frames, self.untold, self.n_dropped))
+            self.untold = 0
 
     def no_more_input(self) -> None:
         """Queue what is left of a frame, padded; the conversation ends when all is heard."""
@@ -138,12 +159,30 @@ class Seat:
         self.mailbox.put(Ready(self.n_frames, self.seed))
         if self.agent.speaking:  # a snapshot was taken in the middle of a turn
             self.mailbox.put(AgentStarted(self.n_frames))
+        self._tell_of_shedding()
         if not self.ready.done():
             self.ready.set_result(None)
 
+    def ask(self, voice: VoiceChoice, prompt: PromptChoice) -> bool:
+        """Ask for another voice or role (None: as it is); whether somebody must begin to read what was asked for.
+
+        What was asked for earlier, is not being read yet and would not last is dropped: no more than a few wait.
+        """
+        change: dict[str, VoiceChoice | PromptChoice] = {"voice": voice, "prompt": prompt}
+        wanted: dict[str, VoiceChoice | PromptChoice] = {
+            name: value for name, value in change.items() if value is not None
+        }
+        self.asked = [*(earlier for earlier in self.asked if not earlier.keys() <= wanted.keys()), wanted]
+        idle, self.is_reading = not self.is_reading, True
+        return idle
+
+    def next_asked(self) -> Settings:
+        """The settings with the change that was asked for first."""
+        return dataclasses.replace(self.coming, **self.asked.pop(0))  # type: ignore[arg-type]
+
     def begin_again(self) -> None:
         """The slot holds this conversation with another voice or role, and nothing of what was said."""
-        self.change, self.age, self.guard = None, 0, Guard(self.padding)
+        self.settings, self.age, self.furthest, self.guard = self.coming, 0, 0, Guard(self.padding)
         self.marks.clear()
         if rest := self.text.flush():
             self.mailbox.put(AgentText(max(self.n_frames - 1, 0), rest))
@@ -152,6 +191,7 @@ class Seat:
     def tell(self, heard: Heard) -> int:
         """The events of one step; how many are unread now."""
         at, self.n_frames, self.age = self.n_frames, self.n_frames + 1, self.age + 1
+        self.furthest = max(self.furthest, self.age)
         token = int(heard.tokens[TEXT])
         sounds = rms(heard.pcm) >= QUIET_RMS or (heard.valid and token not in self.padding)
         before, self.agent = self.agent, self.agent.after(sounds)
@@ -170,6 +210,10 @@ class Seat:
             unread = self.mailbox.put(AgentEnded(at))
         return unread
 
+    def break_off(self) -> None:
+        """What came of the frame is no numbers, and nothing of it is told but that."""
+        self.mailbox.put(Degenerate(self.n_frames, "not finite"))
+
     def judge(self, heard: Heard) -> Kind | None:
         """Whether the agent's speech is no speech any more, as of the step told last; told when it begins."""
         kind = self.guard.watch(heard.pcm, int(heard.tokens[TEXT]), heard.tokens[AGENT], heard.entropy)
@@ -177,15 +221,42 @@ class Seat:
             self.mailbox.put(Degenerate(self.n_frames - 1, kind))
         return kind
 
-    def go_back(self, n_frames: float) -> tuple[int, list[mx.array]]:
-        """The latest mark that is `n_frames` old or older; later ones are forgotten. Raises UsageError for none."""
-        if not self.marks or self.marks[0][0] > self.age - n_frames:
-            raise UsageError(
-                f"the conversation cannot go back {n_frames / FRAME_RATE:.1f} s: it remembers {self.age} frames"
-            )
-        while self.marks[-1][0] > self.age - n_frames:
+    def mark(self, state: list[mx.array]) -> None:
+        """Remember where the slot is now, at this age."""
+        if self.marks and self.marks[-1][0] == self.age:
             self.marks.pop()
+        self.marks.append((self.age, state))
+        self._forget_overwritten()
+
+    def _forget_overwritten(self) -> None:
+        """Drop the marks whose keys and values the rings do not hold any more, even if it was set back since."""
+        while self.marks and self.marks[0][0] < self.furthest - self.spare_frames:
+            self.marks.popleft()
+
+    def go_back(self, n_frames: float, *, or_less: bool = False) -> tuple[int, list[mx.array]]:
+        """The latest mark that is `n_frames` old or older; later ones are forgotten, and so are the guard's signs.
+
+        Raises UsageError for none; with `or_less` the oldest mark will do.
+        """
+        self._forget_overwritten()
+        if not self.marks or (self.marks[0][0] > self.age - n_frames and not or_less):
+            known = self.age - self.marks[0][0] if self.marks else 0
+            raise UsageError(
+                f"the conversation cannot go back {n_frames / FRAME_RATE:.1f} s: it remembers {known} frames"
+            )
+        while len(self.marks) > 1 and self.marks[-1][0] > self.age - n_frames:
+            self.marks.pop()
+        self.guard = Guard(self.padding)
         return self.marks[-1]
+
+    def may_recover(self) -> bool:
+        """Whether to set it back once more, now that it degenerates; counted, because what never helps must end."""
+        self._forget_overwritten()
+        self.n_recoveries = 1 if self.n_frames > self.calm_at else self.n_recoveries + 1
+        if not self.marks or self.n_recoveries > RECOVERIES:
+            return False
+        self.calm_at = self.n_frames + CALM_FRAMES
+        return True
 
     def end(self, reason: EndReason, error: PersonaPlexError | None = None) -> None:
         """The last events."""
@@ -195,34 +266,7 @@ class Seat:
             self.mailbox.put(Error(self.n_frames, error))
         self.mailbox.put(Ended(self.n_frames, reason))
         self.inbox.clear()
+        self.marks.clear()  # somebody may still hold this, and read
+        self.change = None
         if not self.ready.done():
             self.ready.set_exception(error or Closed(f"the conversation ended before it was ready ({reason})"))
-
-
-def notes_of(seat: Seat) -> dict[str, Any]:
-    """What a snapshot says of a seat, for JSON."""
-    voice, prompt = seat.settings.voice, seat.settings.prompt
-    return {
-        "voice": voice.name if isinstance(voice, Voice) else None if voice is None else str(voice),
-        "prompt": prompt if prompt is None or isinstance(prompt, str) else [int(token) for token in prompt],
-        "seed": seat.seed,
-        "sampling": dataclasses.asdict(seat.sampling),
-        "n_frames": seat.n_frames,
-        "n_dropped": seat.n_dropped,
-        "text": seat.text.held.hex(),
-        "agent": list(seat.agent),
-        "unheard": base64.b64encode(seat.unheard.astype("<f4").tobytes()).decode(),
-    }
-
-
-def restored(lease: Lease, notes: dict[str, Any], tokenizer: Tokenizer, padding: tuple[int, ...]) -> Seat:
-    """The seat that `notes_of` described, in another slot or another process."""
-    text = TextStream(tokenizer, bytes.fromhex(notes["text"]))
-    sampling = Sampling(**notes["sampling"])
-    settings = Settings(notes["voice"], notes["prompt"], notes["seed"], sampling)
-    seat = Seat(lease, settings, notes["seed"], sampling, text, padding)
-    seat.agent = Turn(*notes["agent"])
-    seat.n_frames, seat.n_dropped = notes["n_frames"], notes["n_dropped"]
-    unheard = np.frombuffer(base64.b64decode(notes["unheard"]), "<f4")
-    seat.inbox.extend(frame.copy() for frame in seat.framer.push(unheard))
-    return seat
