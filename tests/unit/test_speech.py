@@ -88,10 +88,12 @@ def test_a_letter_is_said_as_a_letter(speaker: Speaker) -> None:
 
 
 @needs_flite
-def test_flite_says_the_same_every_time() -> None:
-    first = say(KAL, LINES[0])
-    say(replace(KAL, pitch=150.0, rate=1.2), LINES[1])
-    np.testing.assert_array_equal(first.pcm, say(KAL, LINES[0]).pcm)
+@pytest.mark.parametrize("voice", ["kal16", "slt", "rms"])
+def test_flite_says_the_same_every_time(voice: str) -> None:
+    speaker = replace(KAL, voice=voice)
+    first = say(speaker, LINES[0])
+    say(replace(speaker, pitch=150.0, rate=1.2), LINES[1])
+    np.testing.assert_array_equal(first.pcm, say(speaker, LINES[0]).pcm)
 
 
 @needs_espeak

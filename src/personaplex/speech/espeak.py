@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from personaplex.errors import SynthesisError
-from personaplex.speech.library import ESPEAK_PACKAGES, load
+from personaplex.speech.library import ESPEAK_PACKAGES, begin_noise, load
 from personaplex.speech.phones import label, sounds_like
 from personaplex.speech.utterance import Raw, Segment
 
@@ -123,6 +123,7 @@ def synthesise(voice: str, tokens: list[str], pitch: float, spread: float, stret
         engine.library.espeak_SetParameter(name, min(max(value, 0), 450 if name == _RATE else 99), 0)
     engine.blocks, engine.events = [], []
     text = " ".join(tokens).encode("ascii")
+    begin_noise(text)
     if engine.library.espeak_Synth(text, len(text) + 1, 0, 1, 0, _UTF8 | _PHONEMES_IN_BRACKETS, None, None) != 0:
         raise SynthesisError(f"espeak-ng said nothing for {' '.join(tokens)!r}")
     pcm = np.frombuffer(b"".join(engine.blocks), np.int16).astype(np.float32) / 32768

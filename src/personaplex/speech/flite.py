@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from personaplex.errors import SynthesisError
-from personaplex.speech.library import FLITE_PACKAGES, load
+from personaplex.speech.library import FLITE_PACKAGES, begin_noise, load
 from personaplex.speech.utterance import Raw, Segment
 
 NATURAL_PITCH = {
@@ -117,7 +117,9 @@ def synthesise(voice: str, tokens: list[str], pitch: float, spread: float, stret
     }
     for name, value in settings.items():
         library.feat_set_float(chosen.contents.features, name, value)
-    utterance = library.flite_synth_text(" ".join(tokens).encode("ascii"), chosen)
+    text = " ".join(tokens).encode("ascii")
+    begin_noise(text)
+    utterance = library.flite_synth_text(text, chosen)
     if not utterance:
         raise SynthesisError(f"flite said nothing for {' '.join(tokens)!r}; expected words of letters and apostrophes")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import zlib
 
 from personaplex.errors import SynthesisError
 
@@ -19,3 +20,8 @@ def load(name: str, packages: str, mode: int = ctypes.DEFAULT_MODE) -> ctypes.CD
             f"the speech synthesiser's library {name} cannot be loaded ({error}); "
             f"install it (apt-get install {packages}), or name its folder in LD_LIBRARY_PATH"
         ) from error
+
+
+def begin_noise(text: bytes) -> None:
+    """Begin the C library's random numbers anew for a text: synthesisers draw the noise of breath from them."""
+    ctypes.CDLL(None).srand(zlib.crc32(text))
