@@ -312,7 +312,6 @@ def test_what_cannot_be_loaded_is_raised_where_it_was_asked_for(tmp_path: Path) 
         {"unread_seconds": float("nan")},
         {"rewind_seconds": -1.0},
         {"prefix_bytes": -1},
-        {"context_seconds": 0.0},
         {"recover": True},
     ):
         with pytest.raises(UsageError):
