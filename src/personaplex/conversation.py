@@ -272,11 +272,11 @@ class Conversation(Protocol):
         """Give the user's sound, [S] of any size (24 kHz mono, floats or int16), as it is recorded. Never waits.
 
         What is too much to be heard in time is shed, oldest first, and told as `Overrun`. Raises AudioError for other
-        types and for samples that are not finite; nothing of such a piece is heard.
+        types and for samples that are not finite, or far beyond full scale; nothing of such a piece is heard.
         """
 
     def feed(self, pcm: np.ndarray, timeout: float | None = None) -> None:
-        """The same, waiting until there is room: for recordings. Raises TimeoutError after `timeout` seconds."""
+        """The same, waiting until there is room: for recordings. Raises TimeoutError after `timeout` seconds in all."""
 
     def send_text(self, text: str) -> None:
         """Give the agent a text to take up."""
@@ -287,7 +287,8 @@ class Conversation(Protocol):
     def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None) -> None:
         """Change voice or prompt at the agent's next pause, and forget what was said; `Ready` is sent again.
 
-        One that cannot be used is told as `Error`, and the conversation goes on as it was.
+        One that cannot be used is told as `Error`, and the conversation goes on as it was. One that is followed by
+        another before it was read may be left out.
         """
 
     def events(self) -> EventStream:

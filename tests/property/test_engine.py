@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from personaplex import Sampling
 from personaplex.audio import read_audio
+from personaplex.bench import engine as bench
 from personaplex.conversation import (
     Audio,
     Degenerate,
@@ -312,7 +313,6 @@ def test_what_cannot_be_loaded_is_raised_where_it_was_asked_for(tmp_path: Path) 
         {"unread_seconds": float("nan")},
         {"rewind_seconds": -1.0},
         {"prefix_bytes": -1},
-        {"context_seconds": 0.0},
         {"recover": True},
     ):
         with pytest.raises(UsageError):
@@ -388,6 +388,19 @@ def test_another_role_begins_in_the_agents_pause_and_forgets(engine: Engine) -> 
 def pause(engine: Engine, seat: Seat) -> None:
     seat.agent = Turn()
     engine._change_in_a_pause(seat)
+
+
+def test_the_benchmark_steps_all_slots_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_engine(3) as engine:
+        step, n_slots = engine._device.step, []
+
+        def count(frames: dict[int, np.ndarray], choices: object) -> object:
+            n_slots.append(len(frames))
+            return step(frames, choices)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(engine._device, "step", count)
+        assert len(bench._steps(engine, "", 10)) == 10
+    assert n_slots == [3] * 15
 
 
 def test_a_role_that_cannot_be_used_changes_nothing(engine: Engine) -> None:

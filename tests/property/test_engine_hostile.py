@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,32 @@ def test_a_codec_that_hears_no_numbers_ends_the_conversation(engine: Engine) -> 
     with engine.open(settings(1)) as call:
         engine.submit(lambda: poison(engine._device._state.encoder.transformer)).result()
         call.send(sound(1, 1))
+        with suppress(Closed):
+            call.finish()
         signs = [event for event in call.events() if not isinstance(event, Ready)]
     assert signs[0] == Degenerate(0, "not finite")
     assert [type(sign) for sign in signs[1:]] == [Error, Ended]
     assert same(talk(engine, settings(1), sound(2, 4)), expected)
+
+
+def test_nobody_waits_to_send_while_another_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_engine(2, PLAIN) as engine, engine.open(settings(1)) as call, engine.open(settings(2)) as other:
+        begin, begun, go_on = engine._device.begin, threading.Event(), threading.Event()
+
+        def slow(*given: Any) -> None:
+            begun.set()
+            go_on.wait(30)
+            begin(*given)
+
+        monkeypatch.setattr(engine._device, "begin", slow)
+        call.update(prompt=[9, 9])
+        begun.wait(30)
+        sending = threading.Thread(target=other.send, args=(sound(1, 1),))
+        sending.start()
+        sending.join(5)
+        waits = sending.is_alive()
+        go_on.set()
+        assert not waits
 
 
 # The last seconds.

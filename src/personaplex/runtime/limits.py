@@ -26,7 +26,7 @@ class Limits:
 
     `pinned_frames`: voice and role of up to as many frames stay in view for ever; 0 is the reference's plain window.
     `context_seconds`: a shorter window than the model's own, for less memory. `backlog_seconds`: unheard input beyond
-    it is shed, oldest first. `unread_seconds`: a conversation whose events nobody reads for as long is ended.
+    it is shed, oldest first. `unread_seconds`: a conversation of whose sound nobody reads as much is ended.
     `rewind_seconds`: how far a conversation can be set back (the window grows by as much). `prefix_bytes`: memory for
     prompts that were read, which are kept in `prefix_folder` too if one is named. `voice_activity`: when a user counts
     as speaking; None does without. `recover`: set a conversation that repeats itself or makes noise back by two
@@ -53,8 +53,6 @@ class Limits:
             raise UsageError(f"rewind seconds is {self.rewind_seconds}; it must be 0 or more")
         if self.prefix_bytes < 0:
             raise UsageError(f"prefix bytes is {self.prefix_bytes}; it must be 0 or more")
-        if self.context_seconds is not None and not self.context_seconds > 0:
-            raise UsageError(f"context seconds is {self.context_seconds}; it must be more than 0")
         if self.recover and self.rewind_seconds < RECOVER_SECONDS:
             raise UsageError(f"recover goes back {RECOVER_SECONDS} s; rewind seconds must be as much or more")
 
