@@ -22,7 +22,7 @@ import personaplex  # noqa: F401 - before mlx, for its BLAS
 
 import numpy as np  # isort: skip
 
-from personaplex.errors import PersonaPlexError
+from personaplex.errors import PersonaPlexError, UsageError
 from personaplex.evaluate import conversation, items, outcome, recogniser, table
 from personaplex.evaluate.statistics import median_interval
 from personaplex.files import whole_file
@@ -65,6 +65,10 @@ def score(arguments: argparse.Namespace) -> list[table.Row]:
 
     test = items.load_items(arguments.items)
     talks = conversation.load(arguments.generated)
+    if any(len(item.turns) != len(talks[item.number].began) for item in test if item.number in talks):
+        raise UsageError(
+            f"{arguments.generated} was generated from other items than {arguments.items}; generate it anew"
+        )
     listened = [item.number for item in test if item.listened and item.number in talks]
     heard: list[list[str]] = []
     if not arguments.deaf and listened:

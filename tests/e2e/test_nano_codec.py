@@ -24,17 +24,17 @@ def mimi() -> Mimi:
 def test_every_voice_keeps_its_pitch(mimi: Mimi) -> None:
     spoken = [say(speaker, SENTENCE).pcm for speaker in AGENTS.values()]
     for name, before, after in zip(AGENTS, spoken, round_trip(mimi, spoken), strict=True):
-        assert abs(np.log2(pitch(after) / pitch(before))) < 0.2, (
+        assert abs(np.log2(pitch(after) / pitch(before))) < 0.12, (
             f"{name}: {pitch(before):.0f} and {pitch(after):.0f} Hz"
         )
 
 
 def test_speech_stays_intelligible(mimi: Mimi) -> None:
-    spoken = [say(AGENTS[name], SENTENCE).pcm for name in ("NATF0", "NATM1", "VARF3", "VARM4")]
+    spoken = [say(speaker, SENTENCE).pcm for speaker in AGENTS.values()]
     for before, after in zip(spoken, round_trip(mimi, spoken), strict=True):
-        assert stoi(before, after, 24_000) > 0.8
+        assert stoi(before, after, 24_000) > 0.83
 
 
 def test_silence_stays_silence(mimi: Mimi) -> None:
     (after,) = round_trip(mimi, [np.zeros(48_000, np.float32)])
-    assert np.sqrt(np.mean(np.square(after[24_000:]))) < 1e-3
+    assert np.sqrt(np.mean(np.square(after[24_000:]))) < 1e-4

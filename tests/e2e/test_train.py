@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from personaplex import PersonaPlex
+from personaplex.train.clips import read_clips
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "fixtures" / "nano-tiny"
@@ -45,6 +46,12 @@ def test_a_model_comes_out_that_answers(made: Path) -> None:
         ROOT / "examples" / "question.wav", voice="VARM4", prompt="You work for Blue Door.", max_seconds=1
     )
     assert len(reply.audio) > 0
+
+
+def test_clips_can_be_read_in_parts(made: Path) -> None:
+    whole = [clip for clip, _ in read_clips(made / "clips")]
+    parts = [clip for part in range(3) for clip, _ in read_clips(made / "clips", part, 3)]
+    assert len(whole) > 100 and parts == whole
 
 
 def test_every_run_left_a_log_and_a_picture(made: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from personaplex.errors import TrainingError
 from personaplex.text import Tokenizer
-from personaplex.train.codec import LossWeights, crops, train_codec
+from personaplex.train.codec import CodecTrainer, LossWeights, crops, train_codec
 from personaplex.train.compose import Batch as Dialogues
 from personaplex.train.compose import Composer, Composition
 from personaplex.train.corpus import Batch, Corpus
@@ -92,12 +92,26 @@ def test_two_processes_take_the_steps_of_one(corpus: Corpus, trained: Path, tmp_
         halves = [crops(corpus, CONFIG, 1, 2 * step + rank) for rank in (0, 1)]
         return Batch(*map(np.concatenate, zip(*halves, strict=True)))
 
+    def only_the_first(step: int) -> Batch:
+        return crops(corpus, CONFIG, 1, 2 * step)
+
     _, state, _ = train_codec(Run(tmp_path / "alone", asdict(CONFIG)), CONFIG, corpus, batches=both)
     expected = pack(state)
     assert first.keys() == expected.keys()
-    for name, array in expected.items():
-        if name.startswith("weights."):
-            assert np.abs(np.array(array) - first[name]).max() < 2e-3, name
+    # Where a gradient is next to nothing, the sign of its rounding decides which way a weight goes; few do.
+    begun = pack(CodecTrainer(CONFIG, corpus.n_phones).init_state().weights)
+    _, half, _ = train_codec(Run(tmp_path / "half", asdict(CONFIG)), CONFIG, corpus, batches=only_the_first)
+
+    def distance(weights: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+        return float(np.sqrt(sum(np.square(weights[name] - other[name]).sum() for name in other)))
+
+    before, alone, lonely = (
+        {name: np.array(array) for name, array in weights.items()} for weights in (begun, state.weights, half.weights)
+    )
+    together = {name: first[f"0.{name}"] for name in alone}
+    moved = distance(alone, before)
+    assert distance(together, alone) < 0.05 * moved
+    assert distance(lonely, alone) > 0.3 * moved, "half of every batch would not have been enough"
     assert [line["step"] for line in Run(trained / "codec", asdict(CONFIG)).lines()] == [5, 10, 14]
 
 

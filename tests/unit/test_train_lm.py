@@ -18,7 +18,7 @@ from personaplex.models.lm import LanguageModel
 from personaplex.models.streams import AGENT, TEXT, USER
 from personaplex.nn.state import parameters
 from personaplex.text import EPAD, PAD, Tokenizer
-from personaplex.train.bank import Bank
+from personaplex.train.bank import Bank, join
 from personaplex.train.compose import Batch, Composer, Composition
 from personaplex.train.feed import feed
 from personaplex.train.init import initialise
@@ -283,6 +283,34 @@ def test_the_feed_keeps_the_order_of_steps() -> None:
         assert [take(step) for step in range(3, 9)] == [6, 8, 10, 12, 14, 16]
     with feed(make_double, 0) as take:
         assert take(4) == 8
+
+
+def test_a_bank_made_in_parts_is_the_whole_bank() -> None:
+    whole = toy_bank()
+    parts = []
+    for first, last in ((0, 700), (700, 701), (701, len(whole.kinds))):
+        words = whole.words[whole.word_begins[first] : whole.word_begins[last]]
+        heard = sorted({whole.vocabulary[word] for word in words[:, 0]})
+        numbers = [[heard.index(whole.vocabulary[word]), begin, end] for word, begin, end in words]
+        parts.append(
+            replace(
+                whole,
+                codes=whole.codes[whole.begins[first] : whole.begins[last]],
+                begins=whole.begins[first : last + 1] - whole.begins[first],
+                kinds=whole.kinds[first:last],
+                voices=whole.voices[first:last],
+                lines=whole.lines[first:last],
+                rings=whole.rings[first:last],
+                pauses=whole.pauses[first:last],
+                words=np.array(numbers).reshape(-1, 3),
+                word_begins=whole.word_begins[first : last + 1] - whole.word_begins[first],
+                vocabulary=heard,
+            )
+        )
+    joined = join(parts)
+    assert (joined.kinds, joined.lines, joined.vocabulary) == (whole.kinds, whole.lines, whole.vocabulary)
+    for name in ("codes", "begins", "voices", "rings", "pauses", "words", "word_begins", "start", "silence", "sine"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name), err_msg=name)
 
 
 def test_a_bank_is_read_as_written(tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def bundled(files: Sequence[str] = ALL_FILES) -> Path:
     needed = [name for name in BUNDLED_FILES if any(fnmatch(name, f.removesuffix("/*")) for f in files)]
     if missing := [name for name in needed if not (folder / name).exists()]:
         raise CheckpointError(
-            f"the bundled model {BUNDLED} is not complete: {folder} holds no {missing[0]}; "
-            "install the package again, or name another model"
+            f"the bundled model {BUNDLED} is not complete: {folder} holds no {missing[0]}; docs/nano.md says what of "
+            "it this version has: install the package again if it should be there, or name another model"
         )
     return folder
 

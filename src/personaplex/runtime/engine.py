@@ -52,7 +52,7 @@ class Engine:
     `model` is what `PersonaPlex.from_pretrained` takes, or a function that makes one (it is called in that thread).
     Raises what loading raises.
 
-    >>> with Engine("nano", slots=2) as engine, engine.open(Settings(voice="NATF2")) as call:
+    >>> with Engine("nvidia/personaplex-7b-v1", slots=2) as engine, engine.open(Settings(voice="NATF2")) as call:
     ...     call.send(samples)
     ...     for event in call.events(): ...
     """

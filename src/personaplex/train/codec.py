@@ -383,7 +383,7 @@ def train_codec(
         run.say(f"resumed at step {done}")
     began, waiting, window = time.monotonic(), None, []
     saved = done
-    batches = batches or team.deal(CropsOf(corpus.folder, config, team.share(config.batch)))()
+    batches = batches or team.deal(lambda: partial(crops, corpus, config, team.share(config.batch)))()
     try:
         while done < config.steps:
             if done == config.quantise_from and not (start_from and not done):
