@@ -96,7 +96,7 @@ def losses(trainee: Trainee, batch: Batch, audio_weights: mx.array, fact_weight:
     logits = model.text_head(z).astype(mx.float32)
     found: dict[str, mx.array] = {"text": _mean(nn.losses.cross_entropy(logits, text), text_weight)}
     right = mx.stop_gradient(mx.argmax(logits, axis=-1) == text)
-    found["words_right"] = _mean(right, text > 3)
+    found["words_right"] = _mean(right, (text > 3) * (text_weight > 0))
     found["facts_right"] = _mean(right, batch.fact)
 
     hearing, word, known = flat[batch.heard_at], mx.maximum(batch.heard, 0), batch.heard >= 0
