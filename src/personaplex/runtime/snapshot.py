@@ -13,7 +13,8 @@ from personaplex.audio import as_chunk
 from personaplex.conversation import PromptChoice, Settings
 from personaplex.engine.sampling import Sampling, check_seed
 from personaplex.errors import AudioError, CheckpointError, UsageError
-from personaplex.runtime.seat import Seat
+from personaplex.models.streams import UNGENERATED
+from personaplex.runtime.seat import Forced, Seat
 from personaplex.turns import Turn
 from personaplex.voice import Voice
 
@@ -34,6 +35,7 @@ class Notes:
     n_dropped: int
     text: bytes
     agent: Turn
+    forced: tuple[Forced, ...]
     unheard: np.ndarray
 
     @classmethod
@@ -47,6 +49,7 @@ class Notes:
             n_dropped=seat.n_dropped,
             text=seat.text.held,
             agent=seat.agent,
+            forced=(seat.forced[1], *seat.script),
             unheard=seat.unheard,
         )
 
@@ -62,6 +65,7 @@ class Notes:
             "n_dropped": self.n_dropped,
             "text": self.text.hex(),
             "agent": list(self.agent),
+            "forced": [list(frame) for frame in self.forced],
             "unheard": base64.b64encode(self.unheard.astype("<f4").tobytes()).decode(),
         }
 
@@ -89,6 +93,7 @@ class Notes:
             n_dropped=_count(notes["n_dropped"]),
             text=text,
             agent=Turn(_typed(speaking, bool), _count(quiet)),
+            forced=tuple(_forced(*_typed(frame, list)) for frame in _typed(notes["forced"], list)),
             unheard=as_chunk(np.frombuffer(base64.b64decode(notes["unheard"], validate=True), "<f4")),
         )
 
@@ -104,6 +109,10 @@ def _count(value: object) -> int:
     if not 0 <= number < _MOST_FRAMES:
         raise ValueError(f"{number} frames")
     return number
+
+
+def _forced(token: object, silent: object) -> Forced:
+    return Forced(UNGENERATED if token == UNGENERATED else _count(token), _typed(silent, bool))
 
 
 def _prompt(value: object) -> PromptChoice:
