@@ -36,7 +36,7 @@ from personaplex.runtime.call import Call
 from personaplex.runtime.device import Device, Source
 from personaplex.runtime.disk import Disk
 from personaplex.runtime.ear import Ear
-from personaplex.runtime.limits import MARK_FRAMES, RECOVER_SECONDS, Limits
+from personaplex.runtime.limits import MARK_FRAMES, MOST_FORCED, RECOVER_SECONDS, Limits
 from personaplex.runtime.seat import Change, Forced, Heard, Seat
 from personaplex.runtime.slots import Lease, SlotTable
 from personaplex.runtime.snapshot import Notes
@@ -49,9 +49,6 @@ Work: TypeAlias = Generator[Pause, None, None]
 """Done piece by piece: after each, it pauses for a step of the others, or for as long as the disk takes."""
 
 Tell: TypeAlias = Callable[[PersonaPlexError], None]
-
-MOST_FORCED = 750
-"""Frames that a text may take to say: a minute."""
 
 _DONE = object()
 _log = logging.getLogger("personaplex")

@@ -20,6 +20,10 @@ RECOVERIES, CALM_FRAMES = 3, 125
 """So many recoveries in a row are tried; what shows no sign for ten seconds after one was helped by it."""
 
 
+MOST_FORCED = 750
+"""Frames that the text which waits to be said may take: a minute."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an engine keeps for each slot.

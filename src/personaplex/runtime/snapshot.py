@@ -14,14 +14,16 @@ from personaplex.conversation import PromptChoice, Settings
 from personaplex.engine.sampling import Sampling, check_seed
 from personaplex.errors import AudioError, CheckpointError, UsageError
 from personaplex.models.streams import UNGENERATED
+from personaplex.runtime.limits import MOST_FORCED
 from personaplex.runtime.seat import Forced, Seat
-from personaplex.turns import Turn
+from personaplex.turns import QUIET_FRAMES, Turn
 from personaplex.voice import Voice
 
 Kind = TypeVar("Kind")
 
 _MOST_FRAMES = 1 << 53
 _LONGEST_CHARACTER = 4
+_MOST_FORCED = MOST_FORCED + QUIET_FRAMES
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ class Notes:
         check_seed(seed)
         voice, text = notes["voice"], bytes.fromhex(notes["text"])
         speaking, quiet = notes["agent"]
+        forced = tuple(_forced(*_typed(frame, list)) for frame in _typed(notes["forced"], list))
+        if not 1 <= len(forced) <= _MOST_FORCED:
+            raise ValueError(f"{len(forced)} frames to come")
         if len(text) > _LONGEST_CHARACTER:
             raise ValueError(f"a character of {len(text)} bytes")
         return cls(
@@ -93,7 +98,7 @@ class Notes:
             n_dropped=_count(notes["n_dropped"]),
             text=text,
             agent=Turn(_typed(speaking, bool), _count(quiet)),
-            forced=tuple(_forced(*_typed(frame, list)) for frame in _typed(notes["forced"], list)),
+            forced=forced,
             unheard=as_chunk(np.frombuffer(base64.b64decode(notes["unheard"], validate=True), "<f4")),
         )
 
