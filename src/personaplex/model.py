@@ -85,7 +85,7 @@ class _Opening:
 
 
 class PersonaPlex:
-    """A loaded model. Load and use it in one thread: MLX's streams belong to threads.
+    """A loaded model. One thread may load it and another use it, but not two at once.
 
     >>> model = PersonaPlex.from_pretrained("nvidia/personaplex-7b-v1")
     >>> reply = model.respond("question.wav", voice="NATF2", prompt="teacher", seed=7)
@@ -103,6 +103,8 @@ class PersonaPlex:
         self.compiled = compiled
         self._generator = Generator(lm, folder.config)
         self._machines: dict[Ceiling, Duplex] = {}
+        # What MLX has not computed yet can be computed only by the thread that asked for it.
+        mx.eval(lm, mimi)
 
     @classmethod
     def from_pretrained(

@@ -71,6 +71,16 @@ def test_it_is_the_voice_of_the_clip_and_every_command_finds_it(desk: Path, mode
     assert (desk / "t-ann.wav").read_bytes() == (desk / "t-clip.wav").read_bytes()
 
 
+def test_a_persona_may_have_a_voice_of_ones_own(desk: Path) -> None:
+    assert add() == 0
+    (desk / "mine.toml").write_text('[me]\nprompt = "You are Ann."\nvoices = ["ann"]\n')
+    persona, role = ["--persona", "me", "--personas", "mine.toml"], ["--system-prompt-text", "You are Ann."]
+    for command in (["respond", "--max-steps", "2"], ["talk", "--max-seconds", "0"]):
+        for name, who in (("a.wav", persona), ("b.wav", [*role, "--voice", "ann"])):
+            assert main([*command, *TINY, "--seed", "3", "-q", "-i", "clip.wav", "-o", name, *who]) == 0
+        assert (desk / "a.wav").read_bytes() == (desk / "b.wav").read_bytes()
+
+
 def test_a_voice_of_another_codec_is_refused(
     desk: Path, model: PersonaPlex, capsys: pytest.CaptureFixture[str]
 ) -> None:
