@@ -1,0 +1,172 @@
+"""Language models behind a server that speaks OpenAI's chat protocol: Ollama, llama.cpp, vLLM, mlx-lm, and others.
+
+Base URL, model and key are all it needs. The client is the `openai` package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from personaplex.cascade.engine import EngineSpec, Message
+from personaplex.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+OLLAMA_URL = "http://localhost:11434/v1"
+PATIENCE_SECONDS = 30.0
+"""How long the next piece of an answer may take."""
+
+_SHOWN_MODELS = 8
+
+
+class Chat:
+    """A model of a server. `key`: for servers that want one, default `OPENAI_API_KEY`.
+
+    `url` (default `OPENAI_BASE_URL`) ends in /v1. `patience_seconds`: how long the next piece may take.
+    Raises UsageError without a model or a URL.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        url: str | None = None,
+        key: str | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        url = url or os.environ.get("OPENAI_BASE_URL")
+        if not model:
+            raise UsageError("which model? name it after a colon, such as ollama:llama3.2:1b or chat:MODEL")
+        if not url or not url.startswith(("http://", "https://")):
+            raise UsageError(
+                f"the chat server's address is {url!r}; expected an http address that ends in /v1, as OPENAI_BASE_URL"
+            )
+        self.name = model
+        self._url = url
+        self._key = key or os.environ.get("OPENAI_API_KEY") or "none"
+        self._patience = patience_seconds
+        self._is_ollama = url.rstrip("/") == OLLAMA_URL
+        self._clients: dict[asyncio.AbstractEventLoop, AsyncOpenAI] = {}
+
+    def _client(self) -> AsyncOpenAI:
+        """The one of this event loop: connections belong to a loop."""
+        from openai import AsyncOpenAI
+
+        loop = asyncio.get_running_loop()
+        self._clients = {known: client for known, client in self._clients.items() if not known.is_closed()}
+        if loop not in self._clients:
+            self._clients[loop] = AsyncOpenAI(
+                base_url=self._url, api_key=self._key, timeout=self._patience, max_retries=0
+            )
+        return self._clients[loop]
+
+    async def check(self) -> None:
+        """Ask for the list of models. Raises EngineError when the server is down or does not have the model."""
+        with self._told():
+            async with asyncio.timeout(self._patience):
+                known = [model.id async for model in self._client().models.list()]
+        if self.name not in known and f"{self.name}:latest" not in known:
+            remedy = f"run: ollama pull {self.name}" if self._is_ollama else "choose one of those, or load it there"
+            more = ", ..." if len(known) > _SHOWN_MODELS else ""
+            there = ", ".join(known[:_SHOWN_MODELS]) + more if known else "none"
+            raise EngineError(
+                f"the server at {self._url} does not have the model {self.name!r} (it has: {there}); {remedy}"
+            )
+
+    async def answer(
+        self,
+        messages: Sequence[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+    ) -> AsyncIterator[str]:
+        """Pieces as the server sends them. Raises EngineError when it is down, too slow, or ends in the middle."""
+        options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+        wanted: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        sent: list[Any] = [message._asdict() for message in messages]
+        finished, stream = False, None
+        try:
+            with self._told():
+                async with asyncio.timeout(self._patience):
+                    stream = await self._client().chat.completions.create(
+                        model=self.name, messages=sent, stream=True, **wanted
+                    )
+                pieces = stream.__aiter__()
+                while True:
+                    async with asyncio.timeout(self._patience):
+                        chunk = await anext(pieces, None)
+                    if chunk is None:
+                        break
+                    for choice in chunk.choices:
+                        finished = finished or choice.finish_reason is not None
+                        if choice.delta.content:
+                            yield choice.delta.content
+            if not finished:
+                raise EngineError(f"the server at {self._url} ended in the middle of an answer; look at its log")
+        finally:
+            if stream is not None:
+                await stream.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong with the server, as one line."""
+        import openai
+
+        try:
+            yield
+        except (TimeoutError, openai.APITimeoutError) as error:
+            raise EngineError(
+                f"{self.name} at {self._url} said nothing for {self._patience:g} s; wait for it to load, or take a smaller one"
+            ) from error
+        except openai.APIConnectionError as error:
+            remedy = "start it: ollama serve" if self._is_ollama else "is it running, and the address right?"
+            raise EngineError(f"no chat server answers at {self._url}; {remedy}") from error
+        except openai.APIStatusError as error:
+            raise EngineError(
+                f"the server at {self._url} refused ({error.status_code}): {_first_line(error)}"
+            ) from error
+        except EngineError:
+            raise
+        except Exception as error:  # also the transport's own, whichever library that is
+            raise EngineError(f"the server at {self._url} broke off: {_first_line(error)}") from error
+
+    async def close(self) -> None:
+        """Close the connections of this event loop."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _ollama(model: str | None = None, url: str = OLLAMA_URL, patience_seconds: float = PATIENCE_SECONDS) -> Chat:
+    return Chat(model, url, "ollama", patience_seconds)
+
+
+_INSTALL = "pip install 'personaplex-mlx[cascade]'"
+
+CHAT = EngineSpec(
+    "chat",
+    "thinker",
+    Chat,
+    "any server that speaks OpenAI's chat protocol (OPENAI_BASE_URL, OPENAI_API_KEY)",
+    _INSTALL,
+    "Apache-2.0 (the openai client)",
+    modules=("openai",),
+)
+OLLAMA = EngineSpec(
+    "ollama",
+    "thinker",
+    _ollama,
+    f"Ollama at {OLLAMA_URL}",
+    f"{_INSTALL}, and Ollama itself",
+    "Apache-2.0 (the openai client); MIT (Ollama)",
+    modules=("openai",),
+)

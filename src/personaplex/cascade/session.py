@@ -1,0 +1,226 @@
+"""A conversation in text, and its answers in speech: `ChatSession`, for programs that bring their own ears.
+
+async with ChatSession("claudia") as session:
+    async for token in session.say("Hello!"):
+        print(token, end="")
+    async for piece in session.speak("Good to see you."):
+        play(piece.pcm, piece.rate)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+from personaplex.cascade.engine import Message, Piece, Synthesiser, Thinker
+from personaplex.cascade.registry import open_synthesiser, open_thinker
+from personaplex.cascade.sentences import SentenceSplitter
+from personaplex.cascade.speakable import speakable
+from personaplex.cascade.worker import Worker
+from personaplex.errors import ConversationError, PersonaError
+from personaplex.persona import Parts, Persona, read_personas
+
+BREVITY = "You are spoken to and heard: answer in a few short sentences, without lists, markup, emoji or code."
+"""What every role is told besides."""
+
+DEFAULTS = Parts(
+    recogniser="pocketsphinx", llm="responder", synthesiser="flite", temperature=0.7, max_tokens=120, language="en"
+)
+"""What nobody chose: all of it works offline. The responder is no language model."""
+
+MOST_MESSAGES = 200
+"""Of a conversation's past so many are sent; older ones are remembered, and sent no more."""
+
+
+def chosen(persona: Persona, overrides: Parts = Parts(), defaults: Parts = DEFAULTS) -> Parts:  # noqa: B008 - frozen
+    """All parts of a persona: what is asked for goes before its own choice, and that before the defaults."""
+    layers = [dataclasses.asdict(parts) for parts in (defaults, persona.cascade, overrides)]
+    return Parts(**{name: value for layer in layers for name, value in layer.items() if value is not None})
+
+
+def system_prompt(persona: Persona) -> str:
+    """What a language model is told of its role."""
+    return " ".join(filter(None, (persona.prompt, persona.cascade.style, BREVITY)))
+
+
+class Engines:
+    """Engines by choice ("ollama:llama3.2:1b"), each made once, and shared by conversations until they are closed."""
+
+    def __init__(self) -> None:
+        self._worker = Worker("loader")
+        self._thinkers: dict[str, Thinker] = {}
+        self._synthesisers: dict[str, Synthesiser] = {}
+
+    async def thinker(self, choice: str) -> Thinker:
+        """The language model `choice`; it was checked. Raises UsageError or EngineError."""
+        if choice not in self._thinkers:
+            made = await self._worker.run(open_thinker, choice)
+            try:
+                await made.check()
+            except BaseException:
+                await made.close()
+                raise
+            self._thinkers[choice] = made
+        return self._thinkers[choice]
+
+    async def synthesiser(self, choice: str) -> Synthesiser:
+        """The synthesiser `choice`. Raises UsageError, EngineError or SynthesisError."""
+        if choice not in self._synthesisers:
+            self._synthesisers[choice] = await self._worker.run(open_synthesiser, choice)
+        return self._synthesisers[choice]
+
+    async def close(self) -> None:
+        """Free all of them."""
+        for thinker in self._thinkers.values():
+            await thinker.close()
+        for synthesiser in self._synthesisers.values():
+            await self._worker.run(synthesiser.close)
+        self._thinkers.clear()
+        self._synthesisers.clear()
+        self._worker.close()
+
+
+class ChatSession:
+    """One conversation with a persona, remembered from its first turn on. One turn at a time, in one event loop.
+
+    `parts` go before what the persona chooses. Of `engines` that are given, somebody else takes care.
+    Raises PersonaError for an unknown persona, UsageError or EngineError for engines that cannot be used.
+    """
+
+    def __init__(
+        self,
+        persona: str | Persona = "assistant",
+        *,
+        personas: Mapping[str, Persona] | None = None,
+        parts: Parts = Parts(),  # noqa: B008 - frozen
+        engines: Engines | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._personas = read_personas() if personas is None else personas
+        self._overrides = parts
+        self._engines = engines or Engines()
+        self._owns_engines = engines is None
+        self._seed = seed
+        self._worker = Worker("voice")
+        self._history: list[Message] = []
+        self._is_answering = False
+        self._answered_at: int | None = None
+        self.persona = self._find(persona)
+
+    def _find(self, persona: str | Persona) -> Persona:
+        if isinstance(persona, Persona):
+            return persona
+        if persona not in self._personas:
+            raise PersonaError(f"unknown persona {persona!r}; there are {', '.join(sorted(self._personas))}")
+        return self._personas[persona]
+
+    @property
+    def parts(self) -> Parts:
+        """Engines, voice and numbers that are in use."""
+        return chosen(self.persona, self._overrides)
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """What was said by both, without the role prompt."""
+        return tuple(self._history)
+
+    async def say(self, text: str) -> AsyncIterator[str]:
+        """Tell the agent something: its answer, token by token, remembered as far as it was read.
+
+        Raises EngineError when the language model fails (what came before is remembered), ConversationError when the
+        last answer is still being read.
+        """
+        if self._is_answering:
+            raise ConversationError("the last answer is still coming; read it to its end, or close it, and ask again")
+        self._is_answering = True
+        self._history.append(Message("user", text))
+        self._answered_at = None
+        try:
+            parts = self.parts
+            thinker = await self._engines.thinker(parts.llm or "")
+            messages = [Message("system", system_prompt(self.persona)), *self._history[-MOST_MESSAGES:]]
+            answer = thinker.answer(
+                messages, temperature=parts.temperature, max_tokens=parts.max_tokens, seed=self._seed
+            )
+            async with aclosing(answer) as tokens:  # type: ignore[type-var]
+                async for token in tokens:
+                    self._remember(token)
+                    yield token
+        finally:
+            self._is_answering = False
+
+    def _remember(self, token: str) -> None:
+        if self._answered_at is None:
+            self._answered_at = len(self._history)
+            self._history.append(Message("assistant", ""))
+        before = self._history[self._answered_at].content
+        self._history[self._answered_at] = Message("assistant", before + token)
+
+    def heard(self, text: str) -> None:
+        """The last answer was cut off: only `text` of it was heard, and that is what is remembered."""
+        if self._answered_at is not None:
+            self._history[self._answered_at :] = [Message("assistant", text)] if text.strip() else []
+            self._answered_at = None
+
+    async def speak(self, text: str | AsyncIterator[str]) -> AsyncIterator[Piece]:
+        """Say a text, or tokens as they come (`session.speak(session.say("Hello"))`), sentence by sentence.
+
+        Raises SynthesisError and the like; markup, emoji and code are left out.
+        """
+        parts = self.parts
+        voice = await self._engines.synthesiser(parts.synthesiser or "")
+        async with aclosing(_sentences(text)) as sentences:
+            async for sentence in sentences:
+                if said := speakable(sentence):
+                    pieces = self._worker.iterate(lambda said=said: voice.say(said, parts.voice, parts.language))  # type: ignore[misc]
+                    async with aclosing(pieces) as made:  # type: ignore[type-var]
+                        async for piece in made:
+                            yield piece
+
+    def switch_persona(self, persona: str | Persona, *, keep_history: bool = True) -> None:
+        """Go on as somebody else, from the next turn on. Raises PersonaError naming those there are."""
+        self.persona = self._find(persona)
+        if not keep_history:
+            self.reset()
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self._history.clear()
+        self._answered_at = None
+
+    async def close(self) -> None:
+        """End, with everything that was begun for this session."""
+        self._worker.close()
+        if self._owns_engines:
+            await self._engines.close()
+
+    async def __aenter__(self) -> Self:
+        """Make the language model and ask whether it can answer. Raises EngineError."""
+        try:
+            await self._engines.thinker(self.parts.llm or "")
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def _sentences(text: str | AsyncIterator[str]) -> AsyncIterator[str]:
+    splitter = SentenceSplitter()
+    if isinstance(text, str):
+        for sentence in splitter.push(text):
+            yield sentence
+    else:
+        async with aclosing(text) as tokens:  # type: ignore[type-var]
+            async for token in tokens:
+                for sentence in splitter.push(token):
+                    yield sentence
+    for sentence in splitter.flush():
+        yield sentence
