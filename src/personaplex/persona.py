@@ -99,7 +99,7 @@ def _parts(where: str, table: object) -> Parts:
         if name == "temperature":
             fits, wanted = _is_number(value) and 0 <= value <= 2, "a number from 0 to 2"
         elif name == "max_tokens":
-            fits, wanted = isinstance(value, int) and not isinstance(value, bool) and value > 0, "a whole number above 0"
+            fits, wanted = type(value) is int and value > 0, "a whole number above 0"
         else:
             fits, wanted = isinstance(value, str) and bool(value.strip()), "a text"
         if not fits:

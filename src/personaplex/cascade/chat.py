@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ class Chat:
         temperature: float | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Pieces as the server sends them. Raises EngineError when it is down, too slow, or ends in the middle."""
         options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         wanted: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -121,7 +121,7 @@ class Chat:
             yield
         except (TimeoutError, openai.APITimeoutError) as error:
             raise EngineError(
-                f"{self.name} at {self._url} said nothing for {self._patience:g} s; wait for it to load, or take a smaller one"
+                f"{self.name} at {self._url} said nothing for {self._patience:g} s; is it loading, or too large?"
             ) from error
         except openai.APIConnectionError as error:
             remedy = "start it: ollama serve" if self._is_ollama else "is it running, and the address right?"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -98,7 +98,7 @@ class Thinker(Protocol):
         temperature: float | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Pieces of text as they come; closing the iterator ends the work at once. Raises EngineError, also midway."""
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ _NUMBERS = {
 }
 _SUM = re.compile(r"\b(\w+) (plus|minus|times) (\w+)\b")
 _COMMON = frozenset(
-    "a about all am an and any are as at be been but by can could did do does for from get give had has have he her him "
-    "his how i if in is it its just know like may me my no not of on one or our please say she so some tell that the "
+    "a about all am an and any are as at be been but by can could did do does for from get give had has have he her "
+    "him his how i if in is it its just know like may me my no not of on one or our please say she so some tell that the "
     "their them then there they this to told up us was we were what when where which who why will with would yes you "
     "your".split()
 )
@@ -91,7 +91,7 @@ class Responder:
         temperature: float | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Word by word; a word counts as a token."""
         system = " ".join(m.content for m in messages if m.role == "system")
         asked = next((m.content for m in reversed(messages) if m.role == "user"), "")

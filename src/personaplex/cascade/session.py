@@ -9,19 +9,22 @@ async with ChatSession("claudia") as session:
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from personaplex.cascade.engine import Message, Piece, Synthesiser, Thinker
-from personaplex.cascade.registry import open_synthesiser, open_thinker
+from personaplex.cascade.engine import Message, Piece, Recogniser, Synthesiser, Thinker
+from personaplex.cascade.registry import open_recogniser, open_synthesiser, open_thinker
 from personaplex.cascade.sentences import SentenceSplitter
 from personaplex.cascade.speakable import speakable
 from personaplex.cascade.worker import Worker
 from personaplex.errors import ConversationError, PersonaError
 from personaplex.persona import Parts, Persona, read_personas
+
+T = TypeVar("T")
 
 BREVITY = "You are spoken to and heard: answer in a few short sentences, without lists, markup, emoji or code."
 """What every role is told besides."""
@@ -37,7 +40,10 @@ MOST_MESSAGES = 200
 
 def chosen(persona: Persona, overrides: Parts = Parts(), defaults: Parts = DEFAULTS) -> Parts:  # noqa: B008 - frozen
     """All parts of a persona: what is asked for goes before its own choice, and that before the defaults."""
-    layers = [dataclasses.asdict(parts) for parts in (defaults, persona.cascade, overrides)]
+    own = persona.cascade
+    if overrides.synthesiser not in (None, own.synthesiser):
+        own = dataclasses.replace(own, voice=None)  # another synthesiser has other voices
+    layers = [dataclasses.asdict(parts) for parts in (defaults, own, overrides)]
     return Parts(**{name: value for layer in layers for name, value in layer.items() if value is not None})
 
 
@@ -51,35 +57,46 @@ class Engines:
 
     def __init__(self) -> None:
         self._worker = Worker("loader")
+        self._making = asyncio.Lock()
         self._thinkers: dict[str, Thinker] = {}
+        self._recognisers: dict[str, Recogniser] = {}
         self._synthesisers: dict[str, Synthesiser] = {}
 
     async def thinker(self, choice: str) -> Thinker:
         """The language model `choice`; it was checked. Raises UsageError or EngineError."""
-        if choice not in self._thinkers:
-            made = await self._worker.run(open_thinker, choice)
-            try:
-                await made.check()
-            except BaseException:
-                await made.close()
-                raise
-            self._thinkers[choice] = made
-        return self._thinkers[choice]
+        async with self._making:
+            if choice not in self._thinkers:
+                made = await self._worker.run(open_thinker, choice)
+                try:
+                    await made.check()
+                except BaseException:
+                    await made.close()
+                    raise
+                self._thinkers[choice] = made
+            return self._thinkers[choice]
+
+    async def recogniser(self, choice: str) -> Recogniser:
+        """The recogniser `choice`. Raises UsageError or EngineError."""
+        return await self._made(self._recognisers, open_recogniser, choice)
 
     async def synthesiser(self, choice: str) -> Synthesiser:
         """The synthesiser `choice`. Raises UsageError, EngineError or SynthesisError."""
-        if choice not in self._synthesisers:
-            self._synthesisers[choice] = await self._worker.run(open_synthesiser, choice)
-        return self._synthesisers[choice]
+        return await self._made(self._synthesisers, open_synthesiser, choice)
+
+    async def _made(self, made: dict[str, T], make: Callable[[str], T], choice: str) -> T:
+        async with self._making:
+            if choice not in made:
+                made[choice] = await self._worker.run(make, choice)
+            return made[choice]
 
     async def close(self) -> None:
         """Free all of them."""
         for thinker in self._thinkers.values():
             await thinker.close()
-        for synthesiser in self._synthesisers.values():
-            await self._worker.run(synthesiser.close)
-        self._thinkers.clear()
-        self._synthesisers.clear()
+        for engine in (*self._recognisers.values(), *self._synthesisers.values()):
+            await self._worker.run(engine.close)
+        for made in (self._thinkers, self._recognisers, self._synthesisers):
+            made.clear()
         self._worker.close()
 
 
@@ -107,7 +124,6 @@ class ChatSession:
         self._worker = Worker("voice")
         self._history: list[Message] = []
         self._is_answering = False
-        self._answered_at: int | None = None
         self.persona = self._find(persona)
 
     def _find(self, persona: str | Persona) -> Persona:
@@ -127,7 +143,7 @@ class ChatSession:
         """What was said by both, without the role prompt."""
         return tuple(self._history)
 
-    async def say(self, text: str) -> AsyncIterator[str]:
+    async def say(self, text: str) -> AsyncGenerator[str, None]:
         """Tell the agent something: its answer, token by token, remembered as far as it was read.
 
         Raises EngineError when the language model fails (what came before is remembered), ConversationError when the
@@ -137,7 +153,6 @@ class ChatSession:
             raise ConversationError("the last answer is still coming; read it to its end, or close it, and ask again")
         self._is_answering = True
         self._history.append(Message("user", text))
-        self._answered_at = None
         try:
             parts = self.parts
             thinker = await self._engines.thinker(parts.llm or "")
@@ -145,7 +160,7 @@ class ChatSession:
             answer = thinker.answer(
                 messages, temperature=parts.temperature, max_tokens=parts.max_tokens, seed=self._seed
             )
-            async with aclosing(answer) as tokens:  # type: ignore[type-var]
+            async with aclosing(answer) as tokens:
                 async for token in tokens:
                     self._remember(token)
                     yield token
@@ -153,19 +168,21 @@ class ChatSession:
             self._is_answering = False
 
     def _remember(self, token: str) -> None:
-        if self._answered_at is None:
-            self._answered_at = len(self._history)
+        if self._history[-1].role == "user":
             self._history.append(Message("assistant", ""))
-        before = self._history[self._answered_at].content
-        self._history[self._answered_at] = Message("assistant", before + token)
+        self._history[-1] = Message("assistant", self._history[-1].content + token)
 
     def heard(self, text: str) -> None:
         """The last answer was cut off: only `text` of it was heard, and that is what is remembered."""
-        if self._answered_at is not None:
-            self._history[self._answered_at :] = [Message("assistant", text)] if text.strip() else []
-            self._answered_at = None
+        if self._history and self._history[-1].role == "assistant":
+            self._history[-1:] = [Message("assistant", text)] if text.strip() else []
 
-    async def speak(self, text: str | AsyncIterator[str]) -> AsyncIterator[Piece]:
+    def take_back(self) -> None:
+        """The last turn is void: neither what the user said nor the answer to it is remembered."""
+        while self._history and self._history.pop().role != "user":
+            pass
+
+    async def speak(self, text: str | AsyncGenerator[str, None]) -> AsyncGenerator[Piece, None]:
         """Say a text, or tokens as they come (`session.speak(session.say("Hello"))`), sentence by sentence.
 
         Raises SynthesisError and the like; markup, emoji and code are left out.
@@ -176,7 +193,7 @@ class ChatSession:
             async for sentence in sentences:
                 if said := speakable(sentence):
                     pieces = self._worker.iterate(lambda said=said: voice.say(said, parts.voice, parts.language))  # type: ignore[misc]
-                    async with aclosing(pieces) as made:  # type: ignore[type-var]
+                    async with aclosing(pieces) as made:
                         async for piece in made:
                             yield piece
 
@@ -189,7 +206,6 @@ class ChatSession:
     def reset(self) -> None:
         """Forget what was said."""
         self._history.clear()
-        self._answered_at = None
 
     async def close(self) -> None:
         """End, with everything that was begun for this session."""
@@ -212,13 +228,13 @@ class ChatSession:
         await self.close()
 
 
-async def _sentences(text: str | AsyncIterator[str]) -> AsyncIterator[str]:
+async def _sentences(text: str | AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
     splitter = SentenceSplitter()
     if isinstance(text, str):
         for sentence in splitter.push(text):
             yield sentence
     else:
-        async with aclosing(text) as tokens:  # type: ignore[type-var]
+        async with aclosing(text) as tokens:
             async for token in tokens:
                 for sentence in splitter.push(token):
                     yield sentence

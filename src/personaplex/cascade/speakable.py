@@ -50,8 +50,6 @@ def _address(url: str) -> str:
 
 def _is_picture(character: str) -> bool:
     """Emoji and other symbols, what joins and colours them, and characters that stand for nothing."""
-    return (
-        unicodedata.category(character) in ("So", "Sk", "Cn", "Co", "Cs", "Cf", "Cc")
-        and not character.isspace()
-        or (character in "\ufe0e\ufe0f\u20e3")
-    )
+    if character in "\ufe0e\ufe0f\u20e3":
+        return True
+    return unicodedata.category(character) in ("So", "Sk", "Cn", "Co", "Cs", "Cf", "Cc") and not character.isspace()

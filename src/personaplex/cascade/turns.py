@@ -36,7 +36,8 @@ class Rules:
     """When the user's speech over the agent's is an interruption: so many words, in so many seconds at least.
 
     After `hold_seconds` of it the agent is silent until that is known; after `certain_seconds` it is one, words or not.
-    A transcript that takes longer than `transcript_seconds` is taken as empty.
+    A transcript that takes longer than `transcript_seconds` is taken as empty; an utterance ends after
+    `longest_seconds`, silence or not.
     """
 
     min_words: int = 2
@@ -44,6 +45,7 @@ class Rules:
     hold_seconds: float = 0.6
     certain_seconds: float = 4.0
     transcript_seconds: float = 10.0
+    longest_seconds: float = 60.0
 
 
 class Agent(Enum):
@@ -222,7 +224,7 @@ Action: TypeAlias = (
 Step: TypeAlias = tuple[State, list[Action]]
 
 
-def advance(state: State, event: TurnEvent, rules: Rules = Rules()) -> Step:  # noqa: B008 - frozen
+def advance(state: State, event: TurnEvent, rules: Rules = Rules()) -> Step:  # noqa: PLR0911 - a table
     """What follows from `event`."""
     match event:
         case UserBegan() if not state.user:
@@ -234,12 +236,11 @@ def advance(state: State, event: TurnEvent, rules: Rules = Rules()) -> Step:  # 
         case Tick(at):
             return _tick(replace(state, now=at), rules)
         case Partial(text) if state.user:
-            said = _joined(state.heard, text)
-            return _then(replace(state, partial=text), [TellText(said, False)] if text else [], rules)
+            return _then(replace(state, partial=text), [TellText(text, False)] if text else [], rules)
         case Final(text) if state.n_awaited:
             return _final(state, text.strip(), rules)
         case Typed(text) if text.strip():
-            return _think(*_drop(state), text.strip())
+            return _think(*_drop(state), _joined(state.asked, text.strip()))
         case Cancelled():
             dropped, actions = _drop(state)
             return replace(dropped, heard="", asked=""), actions
@@ -251,6 +252,8 @@ def advance(state: State, event: TurnEvent, rules: Rules = Rules()) -> Step:  # 
 
 
 def _tick(state: State, rules: Rules) -> Step:
+    if state.user and state.now - state.since >= _frames(rules.longest_seconds):
+        return advance(state, UserEnded(), rules)
     if state.n_awaited and not state.user and state.now >= state.due:
         settled, actions = _settle(replace(state, n_awaited=0), rules)
         return settled, [DropListening(), *actions]
@@ -336,7 +339,7 @@ def _over(state: State) -> Step:
     return replace(dropped, user=False, n_awaited=0, heard="", partial=""), actions
 
 
-def _answer(state: State, event: Sentence | Thought | Voiced | SentenceVoiced | RanOut) -> Step:
+def _answer(state: State, event: Sentence | Thought | Voiced | SentenceVoiced | RanOut) -> Step:  # noqa: PLR0911
     if state.agent is Agent.IDLE:
         return state, []
     match event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -25,13 +25,13 @@ class Worker:
         """What `call` returns, or raises."""
         return await asyncio.wrap_future(self._pool.submit(call, *arguments))
 
-    async def iterate(self, begin: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+    async def iterate(self, begin: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
         """What an iterator gives, one item ahead of nobody; closing this closes it, in its own thread."""
         iterator = await self.run(lambda: iter(begin()))
         end = object()
         try:
             while (item := await self.run(next, iterator, end)) is not end:
-                yield item  # type: ignore[misc]
+                yield item
         finally:
             if close := getattr(iterator, "close", None):
                 self.do(close)
