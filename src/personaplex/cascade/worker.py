@@ -42,5 +42,5 @@ class Worker:
             self._pool.submit(call)
 
     def close(self) -> None:
-        """Let the thread end with the call under way; those that wait are dropped. Does not wait."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Let the thread end once it has done what it was asked to. Does not wait."""
+        self._pool.shutdown(wait=False)

@@ -1,0 +1,415 @@
+"""One conversation of the cascade, in one event loop: the turn table decides, this does it.
+
+A frame of the user is heard, the table is asked, a frame of the agent is played; language model, voice and recogniser
+work beside that, and what they bring is told to the table as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soxr
+
+from personaplex.cascade.ear import Ear
+from personaplex.cascade.engine import Piece, Recogniser, Synthesiser
+from personaplex.cascade.inbox import Inbox
+from personaplex.cascade.mouth import Mark, Mouth
+from personaplex.cascade.sentences import SentenceSplitter
+from personaplex.cascade.session import ChatSession, Engines
+from personaplex.cascade.speakable import speakable
+from personaplex.cascade.turns import (
+    Action,
+    Agent,
+    Cancelled,
+    Drop,
+    DropListening,
+    FinishListening,
+    Hold,
+    Listen,
+    Over,
+    RanOut,
+    Resume,
+    Rules,
+    Sentence,
+    SentenceVoiced,
+    State,
+    Tell,
+    TellText,
+    Think,
+    Thought,
+    Tick,
+    TurnEvent,
+    Typed,
+    Voice,
+    Voiced,
+    advance,
+)
+from personaplex.cascade.worker import Worker
+from personaplex.conversation import (
+    AgentEnded,
+    AgentStarted,
+    AgentText,
+    Audio,
+    Ended,
+    EndReason,
+    Error,
+    Event,
+    Interrupted,
+    Mailbox,
+    Overrun,
+    Ready,
+    UserStarted,
+    UserStopped,
+    UserText,
+)
+from personaplex.errors import Closed, EngineError, PersonaError, PersonaPlexError
+from personaplex.persona import Parts, Persona
+from personaplex.turns import VoiceActivity
+from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
+from personaplex.vad import Detector
+
+UNREAD_FRAMES = 750
+"""A minute of sound that nobody has read ends a conversation."""
+
+_TOLD: dict[str, Callable[[int], Event]] = {
+    "user started": UserStarted,
+    "user stopped": UserStopped,
+    "agent started": AgentStarted,
+    "agent ended": AgentEnded,
+    "interrupted": Interrupted,
+}
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How conversations are held. `patient`: no time passes while an answer is made, as suits recordings.
+
+    Not `by_sentence`, an answer is made into sound when all of it was thought; to measure what streaming gains.
+    """
+
+    rules: Rules = Rules()
+    voice_activity: VoiceActivity = VoiceActivity(speech_seconds=0.15, silence_seconds=0.6)
+    detector: Callable[[], Detector] | None = None
+    backlog_frames: int = 13
+    patient: bool = False
+    by_sentence: bool = True
+
+
+@dataclass(frozen=True)
+class Role:
+    """Who is to speak: a persona, and what goes before its own choice of parts."""
+
+    persona: Persona
+    parts: Parts = Parts()
+
+
+class Talk:
+    """One conversation. `send`, `finish`, `ask` and `end` may be called from any thread; the rest is the loop's."""
+
+    def __init__(
+        self, engines: Engines, role: Role, seed: int | None, manner: Manner, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.seed = random.getrandbits(31) if seed is None else seed
+        self.mailbox = Mailbox()
+        self.inbox = Inbox(manner.backlog_frames, loop)
+        self.ready: Future[None] = Future()
+        self.ended: EndReason | None = None
+        self.n_frames = 0
+        self.n_dropped = 0
+        self._engines = engines
+        self._manner = manner
+        self._loop = loop
+        self._role = role
+        self._state = State()
+        self._session = ChatSession(role.persona, personas={}, parts=role.parts, engines=engines, seed=self.seed)
+        self._mouth = Mouth()
+        self._voice_worker = Worker("voice")
+        self._said, self._n_before = "", 0
+        self._work: set[asyncio.Task[None]] = set()
+        self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
+        self._changes: list[tuple[Role, bool]] = []
+        self._changing: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    # Any thread.
+
+    def post(self, event: TurnEvent) -> None:
+        """Have something happen in the loop."""
+        self._loop.call_soon_threadsafe(self._happen, event)
+
+    def ask(self, change: Callable[[Role], Role], *, keep: bool) -> None:
+        """Have somebody else speak, from the agent's next pause on."""
+        self._loop.call_soon_threadsafe(self._change, change, keep)
+
+    def end(self, reason: EndReason) -> None:
+        """End it; what is under way is dropped."""
+        if self.ended is None:
+            self.ended = reason
+            self.inbox.close()
+            self.mailbox.put(Ended(self.n_frames, reason))
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._stop)
+
+    # The loop.
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> None:
+        """From the first event to the last."""
+        error: PersonaPlexError | None = None
+        try:
+            self._task = asyncio.current_task()
+            if self.ended is not None:
+                return
+            await self._open(self._role)
+            self._ear = Ear(
+                (self._manner.detector or _detector)(),
+                self._manner.voice_activity,
+                self._happen,
+                self._fail,
+                self._moved.set,
+            )
+            try:
+                self._be_ready(kept=False)
+                await self._live()
+            finally:
+                self._happen(Over())
+                await self._ear.close()
+        except asyncio.CancelledError:
+            pass  # ended from outside
+        except PersonaPlexError as told:
+            error = told
+        except Exception as unexpected:  # whoever holds the conversation must be told whatever it was
+            error = EngineError(f"the conversation broke down: {type(unexpected).__name__}: {unexpected}")
+        finally:
+            await self._wind_up(error)
+
+    async def _wind_up(self, error: PersonaPlexError | None) -> None:
+        self._task = None
+        self._drop_work()
+        if self._changing is not None:
+            self._changing.cancel()
+        await asyncio.gather(*self._work, *filter(None, [self._changing]), return_exceptions=True)
+        self._voice_worker.close()
+        await self._session.close()
+        if error is not None and self.ended is None:
+            self.mailbox.put(Error(self.n_frames, error))
+        reason: EndReason = "error" if error is not None else "finished"
+        self.end(reason)
+        if not self.ready.done():
+            self.ready.set_exception(error or Closed(f"the conversation ended before it was ready ({self.ended})"))
+
+    async def _open(self, role: Role) -> None:
+        """Have all engines of a role, and know that they fit. Raises what makes it impossible."""
+        session = ChatSession(role.persona, personas={}, parts=role.parts, engines=self._engines)
+        parts = session.parts
+        await session.close()
+        await self._engines.thinker(parts.llm or "")
+        recogniser: Recogniser = await self._engines.recogniser(parts.recogniser or "")
+        voice: Synthesiser = await self._engines.synthesiser(parts.synthesiser or "")
+        if parts.voice is not None and voice.voices and parts.voice not in voice.voices:
+            raise PersonaError(
+                f"the synthesiser {parts.synthesiser} has no voice {parts.voice!r}; it has {', '.join(voice.voices)}"
+            )
+        self._recogniser, self._voice = recogniser, voice
+
+    def _be_ready(self, *, kept: bool) -> None:
+        self.mailbox.put(Ready(self.n_frames, self.seed, kept))
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    async def _live(self) -> None:
+        while self.ended is None and (frame := await self.inbox.next()) is not None:
+            if shed := self.inbox.take_shed():
+                self.n_dropped += shed
+                self.mailbox.put(Overrun(self.n_frames, shed, self.n_dropped))
+            self._ear.hear(frame)
+            self._happen(Tick(self.n_frames))
+            await self._settle()
+            if self._mouth.n_waiting == 0:
+                self._happen(RanOut(self._state.turn))
+            await self._apply_change()
+            pcm, said = self._mouth.next()
+            n_unread = self.mailbox.put(Audio(self.n_frames, pcm))
+            if said:
+                self._said += said
+                self.mailbox.put(AgentText(self.n_frames, said))
+            self.n_frames += 1
+            if n_unread > UNREAD_FRAMES:
+                self.end("unread")
+            await asyncio.sleep(0)  # many frames may wait, and others want their turn
+
+    async def _settle(self) -> None:
+        """If there is time, wait for what is being recognised, thought and made into sound."""
+        while self._manner.patient and self.ended is None and self._is_pending:
+            self._moved.clear()
+            await self._moved.wait()
+
+    @property
+    def _is_pending(self) -> bool:
+        state = self._state
+        makes = state.thinks or state.n_unvoiced > 0
+        short = self._mouth.n_waiting < FRAME_SAMPLES and state.agent is Agent.SPEAKING and makes
+        return self._ear.is_busy or (state.n_awaited > 0 and not state.user) or state.agent is Agent.THINKING or short
+
+    def _happen(self, event: TurnEvent) -> None:
+        """Ask the table, and do what it says."""
+        self._state, actions = advance(self._state, event, self._manner.rules)
+        for action in actions:
+            self._do(action)
+        self._moved.set()
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Listen():
+                self._ear.listen(self._recogniser, self._session.parts.language)
+            case FinishListening():
+                self._ear.finish()
+            case DropListening():
+                self._ear.drop()
+            case Think(turn, text):
+                self._said, self._n_before = "", len(self._session.history)
+                self._sentences = asyncio.Queue()
+                self._begin(self._think(turn, text, list(self._work)))
+                self._begin(self._speak(turn, self._sentences))
+            case Voice(_, text):
+                self._sentences.put_nowait(text)
+            case Drop(_, unheard):
+                self._drop_work()
+                self._mouth.clear()
+                if unheard:
+                    self._session.rewind(self._n_before)
+                else:
+                    self._session.heard(self._said.strip())
+            case Hold():
+                self._mouth.held = True
+            case Resume():
+                self._mouth.held = False
+            case Tell(what):
+                self.mailbox.put(_TOLD[what](self.n_frames))
+            case TellText(text, final):
+                self.mailbox.put(UserText(self.n_frames, text, final))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work, name="personaplex-answer")
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    def _drop_work(self) -> None:
+        for task in self._work:
+            task.cancel()
+
+    def _fail(self, error: PersonaPlexError) -> None:
+        self.mailbox.put(Error(self.n_frames, error))
+
+    async def _think(self, turn: int, text: str, before: list[asyncio.Task[None]]) -> None:
+        """One answer, sentence by sentence, once what was dropped `before` has ended."""
+        await asyncio.gather(*before, return_exceptions=True)
+        splitter = SentenceSplitter()
+        whole: list[str] = []
+
+        def take(sentences: Any) -> None:
+            for sentence in sentences:
+                if not self._manner.by_sentence:
+                    whole.append(sentence)
+                elif said := speakable(sentence):
+                    self._happen(Sentence(turn, said))
+
+        try:
+            async with aclosing(self._session.say(text)) as tokens:
+                async for token in tokens:
+                    take(splitter.push(token))
+        except Exception as error:  # a language model is somebody else's program
+            self._fail(
+                error if isinstance(error, PersonaPlexError) else EngineError(f"the language model failed: {error}")
+            )
+        take(splitter.flush())
+        if said := speakable(" ".join(whole)):
+            self._happen(Sentence(turn, said))
+        self._sentences.put_nowait(None)
+        self._happen(Thought(turn))
+
+    async def _speak(self, turn: int, sentences: asyncio.Queue[str | None]) -> None:
+        """The sentences of one answer, as they come; one that cannot be said is told of, and the rest goes on."""
+        parts, voice = self._session.parts, self._voice
+        while (text := await sentences.get()) is not None:
+            try:
+                pieces = self._voice_worker.iterate(lambda text=text: voice.say(text, parts.voice, parts.language))  # type: ignore[misc]
+                await self._utter(turn, text, pieces)
+            except Exception as error:  # a synthesiser is somebody else's program
+                self._fail(
+                    error if isinstance(error, PersonaPlexError) else EngineError(f"the synthesiser failed: {error}")
+                )
+            self._happen(SentenceVoiced(turn))
+
+    async def _utter(self, turn: int, text: str, pieces: AsyncGenerator[Piece, None]) -> None:
+        resampler = None
+        async with aclosing(pieces) as made:
+            async for piece in made:
+                await self._mouth.room()
+                marks = [Mark(round(word.end * SAMPLE_RATE), word.text + " ") for word in piece.words]
+                if resampler is None:
+                    resampler = soxr.ResampleStream(piece.rate, SAMPLE_RATE, 1, dtype="float32")
+                    marks = marks or [Mark(0, text + " ")]
+                self._mouth.push(resampler.resample_chunk(np.asarray(piece.pcm, np.float32)), marks)
+                self._happen(Voiced(turn))
+        if resampler is not None:
+            self._mouth.push(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    # Changes.
+
+    def _change(self, change: Callable[[Role], Role], keep: bool) -> None:
+        """Remember what is asked for; of changes that were not begun, the last of each kind holds."""
+        asked, kept = self._changes.pop() if self._changes else (self._role, True)
+        try:
+            self._changes.append((change(asked), kept and keep))
+        except PersonaPlexError as error:
+            self._fail(error)
+
+    async def _apply_change(self) -> None:
+        """At the agent's pause, become who was asked for, without stopping time for long."""
+        if self._changes and self._changing is None and self._state.agent is Agent.IDLE and not self._state.user:
+            role, keep = self._changes.pop()
+            self._changing = self._loop.create_task(self._become(role, keep=keep), name="personaplex-change")
+        if self._changing is not None:
+            await asyncio.wait({self._changing}, timeout=None if self._manner.patient else 0.05)
+            if self._changing.done():
+                self._changing = None
+
+    async def _become(self, role: Role, *, keep: bool) -> None:
+        try:
+            await self._open(role)
+        except Exception as error:
+            self._fail(error if isinstance(error, PersonaPlexError) else EngineError(f"the change failed: {error}"))
+            return
+        self._role = role
+        self._session.switch_persona(role.persona, parts=role.parts, keep_history=keep)
+        self._be_ready(kept=keep)
+
+    def cancel(self) -> None:
+        """Make the agent stop; from any thread."""
+        self.post(Cancelled())
+
+    def type(self, text: str) -> None:
+        """The user wrote something; from any thread."""
+        self.post(Typed(text))
+
+
+def _detector() -> Detector:
+    """Silero's detector, or the level where it cannot be had."""
+    from personaplex.vad import LevelDetector, SpeechDetector
+
+    try:
+        return SpeechDetector()
+    except (ImportError, OSError):
+        return LevelDetector()

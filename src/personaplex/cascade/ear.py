@@ -1,0 +1,147 @@
+"""Hearing the user: when they speak, and what they say, as it is said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import soxr
+
+from personaplex.cascade.engine import Listening, Recogniser
+from personaplex.cascade.turns import Final, Partial, TurnEvent, UserBegan, UserEnded
+from personaplex.cascade.worker import Worker
+from personaplex.errors import EngineError, PersonaPlexError
+from personaplex.turns import UserTurn, VoiceActivity
+from personaplex.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
+from personaplex.vad import Detector
+
+LEAD_SECONDS = 0.5
+"""Sound before the onset that belongs to the utterance, beside what it takes to notice it."""
+
+MOST_FRAMES = round(90 * FRAME_RATE)
+"""Frames that may wait for a recogniser that is slower than speech; the rest of the utterance is not heard."""
+
+
+@dataclass(eq=False)
+class _Utterance:
+    """Frames that wait to be recognised, None after the last; `n_due` of them, or being recognised."""
+
+    frames: asyncio.Queue[np.ndarray | None] = field(default_factory=asyncio.Queue)
+    n_due: int = 0
+
+    def push(self, frame: np.ndarray) -> None:
+        if self.n_due < MOST_FRAMES:
+            self.n_due += 1
+            self.frames.put_nowait(frame)
+
+
+class Ear:
+    """The user of one conversation. `tell` is called in the event loop; `fail` with what a recogniser raises.
+
+    `settled` is called whenever something that waited was recognised.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        rule: VoiceActivity,
+        tell: Callable[[TurnEvent], None],
+        fail: Callable[[PersonaPlexError], None],
+        settled: Callable[[], None],
+    ) -> None:
+        self._detector = detector
+        self._rule = rule
+        self._tell, self._fail, self._settled = tell, fail, settled
+        self._turn = UserTurn()
+        self._recent: deque[np.ndarray] = deque(maxlen=round((LEAD_SECONDS + rule.speech_seconds) * FRAME_RATE) + 1)
+        self._worker = Worker("ear")
+        self._open: _Utterance | None = None
+        self._tasks: dict[asyncio.Task[None], _Utterance] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether sound waits to be recognised."""
+        return any(utterance.n_due for utterance in self._tasks.values())
+
+    def hear(self, frame: np.ndarray) -> None:
+        """Take the user's next frame [1920]: whether they speak, and what."""
+        self._recent.append(frame)
+        if self._open is not None:
+            self._open.push(frame)
+        for probability in self._detector.push(frame):
+            before, self._turn = self._turn, self._turn.after(probability, self._rule)
+            if self._turn.speaking != before.speaking:
+                self._tell(UserBegan() if self._turn.speaking else UserEnded())
+
+    def listen(self, recogniser: Recogniser, language: str | None) -> None:
+        """Begin an utterance, with the sound just before."""
+        utterance = self._open = _Utterance()
+        for frame in self._recent:
+            utterance.push(frame)
+        task = asyncio.create_task(self._recognise(recogniser, language, utterance), name="personaplex-recognise")
+        self._tasks[task] = utterance
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        self._settled()
+
+    def finish(self) -> None:
+        """The utterance is over: its transcript is told."""
+        if self._open is None:  # it has failed
+            asyncio.get_running_loop().call_soon(self._tell, Final(""))
+        else:
+            self._open.frames.put_nowait(None)
+            self._open = None
+
+    def drop(self) -> None:
+        """Hear no more of what was begun."""
+        self._open = None
+        for task in self._tasks:
+            task.cancel()
+
+    async def _recognise(self, recogniser: Recogniser, language: str | None, utterance: _Utterance) -> None:
+        """One utterance, from its first frame to its transcript; the next waits for its end."""
+        listening: Listening | None = None
+        resampler = soxr.ResampleStream(SAMPLE_RATE, recogniser.rate, 1, dtype="float32", quality="MQ")
+        async with self._one_at_a_time:
+            try:
+                listening = await self._worker.run(recogniser.listen, language)
+                while (sound := await self._take(utterance)) is not None:
+                    so_far = await self._worker.run(listening.push, resampler.resample_chunk(sound))
+                    if so_far is not None:
+                        self._tell(Partial(so_far.text))
+                    utterance.n_due -= len(sound) // FRAME_SAMPLES
+                    self._settled()
+                heard = await self._worker.run(listening.finish)
+                self._tell(Final(heard.text))
+            except Exception as error:  # a recogniser is somebody else's program
+                self._fail(
+                    error if isinstance(error, PersonaPlexError) else EngineError(f"the recogniser failed: {error}")
+                )
+                if self._open is utterance:
+                    self._open = None
+                else:
+                    self._tell(Final(""))
+            finally:
+                if listening is not None:
+                    self._worker.do(listening.close)
+
+    async def _take(self, utterance: _Utterance) -> np.ndarray | None:
+        """All frames that wait, [S]; None after the last."""
+        frames = [await utterance.frames.get()]
+        while frames[-1] is not None and not utterance.frames.empty():
+            frames.append(utterance.frames.get_nowait())
+        if frames[-1] is None and len(frames) > 1:
+            utterance.frames.put_nowait(frames.pop())
+        return None if frames[-1] is None else np.concatenate([frame for frame in frames if frame is not None])
+
+    async def close(self) -> None:
+        """End every utterance and the thread."""
+        self.drop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._worker.close()
