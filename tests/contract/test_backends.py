@@ -1,4 +1,4 @@
-"""What every backend promises to whoever builds on the seam: the duplex engine, and the script that tests use."""
+"""What every backend promises to whoever builds on the seam: the engine, the cascade, a script."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from personaplex.cascade.backend import Cascade
 from personaplex.conversation import (
     AgentEnded,
     AgentStarted,
@@ -42,10 +43,13 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "script": lambda: Scripted(SLOTS),
     "able script": lambda: Scripted(SLOTS, capabilities=ABLE),
     "duplex": lambda: tiny_engine(SLOTS),
+    "cascade": lambda: Cascade(SLOTS),
 }
 
 
 able = pytest.mark.parametrize("backend", ["able script", "duplex"], indirect=True)
+"""A cascade answers what is typed, and says nothing unasked: `test_cascade.py` has its own."""
+changeable = pytest.mark.parametrize("backend", ["able script", "duplex", "cascade"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
@@ -218,7 +222,7 @@ def test_a_turn_that_is_cancelled_is_over(backend: Backend) -> None:
     assert "never" not in "".join(event.text for event in found if isinstance(event, AgentText))
 
 
-@able
+@changeable
 def test_after_a_change_it_is_ready_again_and_says_what_is_remembered(backend: Backend) -> None:
     with backend.open(Settings(seed=3)) as conversation:
         events = conversation.events()

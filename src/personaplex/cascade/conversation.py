@@ -11,7 +11,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -94,8 +94,10 @@ class Manner:
     Not `by_sentence`, an answer is made into sound when all of it was thought; to measure what streaming gains.
     """
 
-    rules: Rules = Rules()
-    voice_activity: VoiceActivity = VoiceActivity(speech_seconds=0.15, silence_seconds=0.6)
+    rules: Rules = field(default_factory=Rules)
+    voice_activity: VoiceActivity = field(
+        default_factory=lambda: VoiceActivity(speech_seconds=0.15, silence_seconds=0.6)
+    )
     detector: Callable[[], Detector] | None = None
     backlog_frames: int = 13
     patient: bool = False
@@ -107,7 +109,7 @@ class Role:
     """Who is to speak: a persona, and what goes before its own choice of parts."""
 
     persona: Persona
-    parts: Parts = Parts()
+    parts: Parts = field(default_factory=Parts)
 
 
 class Talk:
@@ -137,13 +139,17 @@ class Talk:
         self._changes: list[tuple[Role, bool]] = []
         self._changing: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
+        detector = (manner.detector or _detector)()
+        self._ear = Ear(detector, manner.voice_activity, self._happen, self._fail, self._moved.set)
+        self._is_opening = True
+        self._early: list[TurnEvent] = []
         self._task: asyncio.Task[None] | None = None
 
     # Any thread.
 
     def post(self, event: TurnEvent) -> None:
-        """Have something happen in the loop."""
-        self._loop.call_soon_threadsafe(self._happen, event)
+        """Have something happen in the loop, as soon as it is ready."""
+        self._loop.call_soon_threadsafe(lambda: self._early.append(event) if self._is_opening else self._happen(event))
 
     def ask(self, change: Callable[[Role], Role], *, keep: bool) -> None:
         """Have somebody else speak, from the agent's next pause on."""
@@ -172,19 +178,11 @@ class Talk:
             if self.ended is not None:
                 return
             await self._open(self._role)
-            self._ear = Ear(
-                (self._manner.detector or _detector)(),
-                self._manner.voice_activity,
-                self._happen,
-                self._fail,
-                self._moved.set,
-            )
-            try:
-                self._be_ready(kept=False)
-                await self._live()
-            finally:
-                self._happen(Over())
-                await self._ear.close()
+            self._be_ready(kept=False)
+            self._is_opening = False
+            for event in self._early:
+                self._happen(event)
+            await self._live()
         except asyncio.CancelledError:
             pass  # ended from outside
         except PersonaPlexError as told:
@@ -196,7 +194,9 @@ class Talk:
 
     async def _wind_up(self, error: PersonaPlexError | None) -> None:
         self._task = None
+        self._happen(Over())
         self._drop_work()
+        await self._ear.close()
         if self._changing is not None:
             self._changing.cancel()
         await asyncio.gather(*self._work, *filter(None, [self._changing]), return_exceptions=True)
@@ -234,7 +234,7 @@ class Talk:
                 self.n_dropped += shed
                 self.mailbox.put(Overrun(self.n_frames, shed, self.n_dropped))
             self._ear.hear(frame)
-            self._happen(Tick(self.n_frames))
+            self._happen(Tick(self.n_frames, self._ear.is_voiced))
             await self._settle()
             if self._mouth.n_waiting == 0:
                 self._happen(RanOut(self._state.turn))

@@ -41,7 +41,7 @@ class _Utterance:
 class Ear:
     """The user of one conversation. `tell` is called in the event loop; `fail` with what a recogniser raises.
 
-    `settled` is called whenever something that waited was recognised.
+    `settled` is called whenever something that waited was recognised. `is_voiced`: somebody spoke in the last frame.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Ear:
         self._rule = rule
         self._tell, self._fail, self._settled = tell, fail, settled
         self._turn = UserTurn()
+        self.is_voiced = False
         self._recent: deque[np.ndarray] = deque(maxlen=round((LEAD_SECONDS + rule.speech_seconds) * FRAME_RATE) + 1)
         self._worker = Worker("ear")
         self._open: _Utterance | None = None
@@ -72,7 +73,9 @@ class Ear:
         self._recent.append(frame)
         if self._open is not None:
             self._open.push(frame)
+        self.is_voiced = False
         for probability in self._detector.push(frame):
+            self.is_voiced |= probability >= self._rule.onset
             before, self._turn = self._turn, self._turn.after(probability, self._rule)
             if self._turn.speaking != before.speaking:
                 self._tell(UserBegan() if self._turn.speaking else UserEnded())
@@ -106,11 +109,13 @@ class Ear:
 
     async def _recognise(self, recogniser: Recogniser, language: str | None, utterance: _Utterance) -> None:
         """One utterance, from its first frame to its transcript; the next waits for its end."""
-        listening: Listening | None = None
+        opened: list[Listening] = []
         resampler = soxr.ResampleStream(SAMPLE_RATE, recogniser.rate, 1, dtype="float32", quality="MQ")
         async with self._one_at_a_time:
             try:
-                listening = await self._worker.run(recogniser.listen, language)
+                # Kept by the thread itself: whoever is cancelled while it begins must close it all the same.
+                await self._worker.run(lambda: opened.append(recogniser.listen(language)))
+                (listening,) = opened
                 while (sound := await self._take(utterance)) is not None:
                     so_far = await self._worker.run(listening.push, resampler.resample_chunk(sound))
                     if so_far is not None:
@@ -128,8 +133,7 @@ class Ear:
                 else:
                     self._tell(Final(""))
             finally:
-                if listening is not None:
-                    self._worker.do(listening.close)
+                self._worker.do(lambda: opened[0].close() if opened else None)
 
     async def _take(self, utterance: _Utterance) -> np.ndarray | None:
         """All frames that wait, [S]; None after the last."""

@@ -1,4 +1,4 @@
-"""What waits to be played, with the text that belongs to it. No clock and no thread: frames are taken out one by one."""
+"""What waits to be played, with the text that belongs to it; frames are taken out one by one."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ _SUM = re.compile(r"\b(\w+) (plus|minus|times) (\w+)\b")
 _COMMON = frozenset(
     "a about all am an and any are as at be been but by can could did do does for from get give had has have he her "
     "him his how i if in is it its just know like may me my no not of on one or our please say she so some tell that "
-    "the their them then there they this to told up us was we were what when where which who why will with would yes you "
-    "your".split()
+    "the their them then there they this to told up us was we were what when where which who why will with would yes "
+    "you your".split()
 )
 
 

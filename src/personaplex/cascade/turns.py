@@ -35,7 +35,8 @@ STOPS = frozenset("enough quiet silence stop wait".split())
 class Rules:
     """When the user's speech over the agent's is an interruption: so many words, in so many seconds at least.
 
-    After `hold_seconds` of it the agent is silent until that is known; after `certain_seconds` it is one, words or not.
+    Seconds are of voice, without pauses. After `hold_seconds` of it the agent is silent until that is known; after
+    `certain_seconds` it is one, words or not.
     A transcript that takes longer than `transcript_seconds` is taken as empty; an utterance ends after
     `longest_seconds`, silence or not.
     """
@@ -61,9 +62,10 @@ class Agent(Enum):
 class State:
     """Everything that the next decision depends on.
 
-    `turn` numbers the answers. `audible`: something of this one was. `thinks`, `n_unvoiced`: whether more sentences may
-    come, and how many are not wholly made into sound. `n_awaited`: transcripts that are due by frame `due`. `heard` is
-    what the user said and nobody took up, `partial` what they are saying, `asked` what is being answered unheard.
+    `turn` numbers the answers; `audible`: something of the last was. `thinks`, `n_unvoiced`: whether more sentences may
+    come, and how many are not wholly made into sound. The user speaks since frame `since`, with voice in `n_voiced`.
+    `n_awaited` transcripts are due by frame `due`. `heard` is what the user said and nobody took up, `partial` what
+    they are saying, `asked` what is being answered unheard.
     """
 
     agent: Agent = Agent.IDLE
@@ -73,6 +75,7 @@ class State:
     n_unvoiced: int = 0
     user: bool = False
     since: int = 0
+    n_voiced: int = 0
     now: int = 0
     n_awaited: int = 0
     due: int = 0
@@ -93,9 +96,10 @@ class UserEnded(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """Frame `at` begins."""
+    """Frame `at` begins; the user's sound just before it was `voiced`."""
 
     at: int
+    voiced: bool = False
 
 
 class Partial(NamedTuple):
@@ -228,13 +232,13 @@ def advance(state: State, event: TurnEvent, rules: Rules = Rules()) -> Step:  # 
     """What follows from `event`."""
     match event:
         case UserBegan() if not state.user:
-            return replace(state, user=True, since=state.now, partial=""), [Tell("user started"), Listen()]
+            return replace(state, user=True, since=state.now, n_voiced=0, partial=""), [Tell("user started"), Listen()]
         case UserEnded() if state.user:
             due = state.now + _frames(rules.transcript_seconds)
             ended = replace(state, user=False, n_awaited=state.n_awaited + 1, due=due)
             return ended, [Tell("user stopped"), FinishListening()]
-        case Tick(at):
-            return _tick(replace(state, now=at), rules)
+        case Tick(at, voiced):
+            return _tick(replace(state, now=at, n_voiced=state.n_voiced + voiced), rules)
         case Partial(text) if state.user:
             return _then(replace(state, partial=text), [TellText(text, False)] if text else [], rules)
         case Final(text) if state.n_awaited:
@@ -257,16 +261,17 @@ def _tick(state: State, rules: Rules) -> Step:
     if state.n_awaited and not state.user and state.now >= state.due:
         settled, actions = _settle(replace(state, n_awaited=0), rules)
         return settled, [DropListening(), *actions]
-    if state.agent is Agent.SPEAKING and state.user and state.now - state.since >= _frames(rules.hold_seconds):
+    if state.agent is Agent.SPEAKING and state.user and state.n_voiced >= _frames(rules.hold_seconds):
         return _then(replace(state, agent=Agent.HELD), [Hold()], rules)
     return _then(state, [], rules)
 
 
 def _then(state: State, actions: list[Action], rules: Rules) -> Step:
     """Interrupt the agent if the user's speech has become an interruption."""
-    lasts = state.now - state.since
-    certain = lasts >= _frames(rules.certain_seconds)
-    enough = lasts >= _frames(rules.min_seconds) and _takes_the_turn(_joined(state.heard, state.partial), rules)
+    certain = state.n_voiced >= _frames(rules.certain_seconds)
+    enough = state.n_voiced >= _frames(rules.min_seconds) and _takes_the_turn(
+        _joined(state.heard, state.partial), rules
+    )
     if state.user and state.audible and (certain or enough):
         dropped, more = _drop(state)
         return dropped, [*actions, *more]

@@ -27,14 +27,15 @@ class Worker:
 
     async def iterate(self, begin: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
         """What an iterator gives, one item ahead of nobody; closing this closes it, in its own thread."""
-        iterator = await self.run(lambda: iter(begin()))
+        begun: list[Iterator[T]] = []
         end = object()
         try:
+            await self.run(lambda: begun.append(iter(begin())))
+            (iterator,) = begun
             while (item := await self.run(next, iterator, end)) is not end:
                 yield item
         finally:
-            if close := getattr(iterator, "close", None):
-                self.do(close)
+            self.do(lambda: begun[0].close() if begun and hasattr(begun[0], "close") else None)
 
     def do(self, call: Callable[[], object]) -> None:
         """Have something done after what is under way; nobody waits for it. Dropped when closed."""

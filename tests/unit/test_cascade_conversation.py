@@ -1,0 +1,304 @@
+"""Conversations of the cascade with engines that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from personaplex.cascade.backend import Cascade
+from personaplex.cascade.conversation import Manner
+from personaplex.conversation import (
+    AgentEnded,
+    AgentStarted,
+    AgentText,
+    Audio,
+    Ended,
+    Error,
+    Event,
+    EventStream,
+    Interrupted,
+    Ready,
+    Settings,
+    UserStarted,
+    UserStopped,
+    UserText,
+)
+from personaplex.errors import EngineError, PersonaError, SynthesisError, UsageError
+from personaplex.persona import Parts
+from personaplex.units import FRAME_SAMPLES
+from tests.cascade_engines import DOWN, Engines, LevelDetector, silence, speech
+
+PARTS = Parts("script-ears", "script-mind", "script-voice", voice="one")
+PATIENT = Manner(detector=LevelDetector, patient=True)
+E = TypeVar("E", bound=Event)
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    return Engines(monkeypatch)
+
+
+@pytest.fixture
+def cascade(engines: Engines) -> Iterator[Cascade]:
+    with Cascade(2, parts=PARTS, manner=PATIENT) as made:
+        yield made
+
+
+def hold(cascade: Cascade, *sounds: np.ndarray, settings: Settings = Settings(seed=3)) -> list[Event]:  # noqa: B008
+    """The events of a conversation that hears `sounds`."""
+    with cascade.open(settings) as call:
+
+        def feed() -> None:
+            call.feed(np.concatenate(sounds))
+            call.finish()
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        events = list(call.events())
+        feeder.join()
+    return events
+
+
+def of(kind: type[E], events: list[Event]) -> list[E]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def text(events: list[Event]) -> str:
+    return "".join(event.text for event in of(AgentText, events)).strip()
+
+
+def until(events: EventStream, *kinds: type[Event]) -> list[Event]:
+    """The events up to the first of `kinds`."""
+    found: list[Event] = []
+    while not found or not isinstance(found[-1], kinds):
+        event = events.get(30)
+        assert event is not None, found
+        found.append(event)
+    return found
+
+
+def test_a_question_is_heard_thought_about_and_answered(cascade: Cascade, engines: Engines) -> None:
+    engines.recogniser.said = ["what time is it"]
+    events = hold(cascade, silence(1), speech(1.2), silence(4))
+    order = (Ready, UserStarted, UserStopped, AgentStarted, AgentEnded, Ended)
+    assert [type(e) for e in events if isinstance(e, order)] == list(order)
+    assert of(UserText, events)[-1] == UserText(of(UserStopped, events)[0].frame, "what time is it", True)
+    assert len(of(UserText, events)) > 2, "it is told as it is said"
+    assert text(events) == "Good day. It is noon."
+    started, ended = of(AgentStarted, events)[0].frame, of(AgentEnded, events)[0].frame
+    audible = [event.frame for event in of(Audio, events) if np.abs(event.pcm).max() > 0.05]
+    assert audible == list(range(started, ended)) and ended - started == -(-5 * 4800 // FRAME_SAMPLES)
+    asked = engines.thinker.asked[0]
+    assert [message.role for message in asked] == ["system", "user"] and "helpful assistant" in asked[0].content
+    heard = engines.recogniser.n_samples[0] / 16_000
+    assert 1.2 + 0.6 + 0.3 <= heard <= 1.2 + 0.6 + 1.0, "the utterance with what was just before it"
+
+
+def test_the_same_recording_gives_the_same_sound(cascade: Cascade, engines: Engines) -> None:
+    said = []
+    engines.thinker.tokens = ["Good day, it is noon and ", "more than that. "] * 3
+    for _ in range(2):
+        engines.recogniser.said = ["what time is it", "no I mean tomorrow"]
+        said.append(hold(cascade, speech(1.0), silence(1.3), speech(1.5), silence(4)))
+    assert said[0] == said[1] and of(Interrupted, said[0])
+    assert all(np.array_equal(a.pcm, b.pcm) for a, b in zip(of(Audio, said[0]), of(Audio, said[1]), strict=True))
+
+
+def test_sound_is_played_before_the_answer_is_thought(cascade: Cascade, engines: Engines) -> None:
+    """The first sentence is audible while the language model has not given the rest."""
+    engines.thinker.tokens = ["One two. ", "Three", 60.0, "."]
+    with cascade.open(Settings(seed=3)) as call:
+        events = call.events()
+        call.send_text("hello")
+        call.send(silence(0.5))
+        found = until(events, AgentText)
+        assert text(found) == "One" and engines.thinker.n_open == 1 and engines.thinker.n_given == 2
+
+
+def test_an_interruption_ends_all_work_and_what_was_heard_is_remembered(cascade: Cascade, engines: Engines) -> None:
+    engines.recogniser.said = ["tell me all", "no thank you stop"]
+    engines.thinker.tokens = [f"word{i} " if i % 5 else f"word{i}. " for i in range(1, 200)]
+    events = hold(cascade, speech(1.0), silence(3), speech(1.5), silence(0.5))
+    (interrupted,) = of(Interrupted, events)
+    at = events.index(interrupted)
+    assert isinstance(events[at + 1], AgentEnded)
+    assert not of(AgentText, events[at:]) and not any(event.pcm.any() for event in of(Audio, events[at:]))
+    onset = of(UserStarted, events)[1].frame
+    assert onset < interrupted.frame <= onset + 13, "while the user still speaks"
+    assert engines.thinker.n_open == 0
+    engines.recogniser.said, engines.thinker.tokens = ["tell me all", "no thank you very much", ""], ["Yes. "] * 40
+    events = hold(cascade, speech(1.0), silence(3), speech(1.5), silence(3))
+    history = engines.thinker.asked[-1][1:]
+    before = text([event for event in events if event.frame <= of(Interrupted, events)[0].frame])
+    assert [(m.role, m.content) for m in history] == [
+        ("user", "tell me all"), ("assistant", before), ("user", "no thank you very much"),
+    ]  # fmt: skip
+
+
+def test_a_backchannel_does_not_interrupt_and_silence_resumes(cascade: Cascade, engines: Engines) -> None:
+    engines.thinker.tokens = ["word " * 30]
+    for said, seconds in (("yeah", 0.3), ("uh huh", 1.0), ("", 1.0), ("okay", 2.0)):
+        engines.recogniser.said = ["tell me", said]
+        events = hold(cascade, speech(1.0), silence(1.5), speech(seconds), silence(8))
+        assert not of(Interrupted, events) and len(of(UserStarted, events)) == 2
+        assert text(events) == ("word " * 30).strip()
+        sounds = np.array([np.abs(event.pcm).max() > 0.05 for event in of(Audio, events)])
+        held = np.diff(np.flatnonzero(sounds)).max() > 1
+        assert held == (seconds > 0.7), "long enough, and it waits; it misses nothing"
+
+
+def test_a_sentence_that_cannot_be_said_is_told_and_the_rest_goes_on(cascade: Cascade, engines: Engines) -> None:
+    engines.thinker.tokens = ["One. ", "This is unsayable. ", "Three."]
+    engines.recogniser.said = ["count"]
+    events = hold(cascade, speech(0.5), silence(4))
+    (error,) = of(Error, events)
+    assert isinstance(error.error, SynthesisError) and "unsayable" in str(error.error)
+    assert (
+        text(events) == "One. This is Three." and of(AgentEnded, events) and events[-1].frame == len(of(Audio, events))
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"), [([DOWN], ""), (["One two. ", "Three", DOWN], "One two. Three"), ([RuntimeError("bug")], "")]
+)
+def test_a_language_model_that_fails_is_told_and_the_talk_goes_on(
+    cascade: Cascade, engines: Engines, tokens: list[str | float | Exception], said: str
+) -> None:
+    engines.thinker.tokens = tokens
+    engines.recogniser.said = ["hello there", "hello there"]
+    events = hold(cascade, speech(0.5), silence(4), speech(0.5), silence(4))
+    assert len(of(Error, events)) == 2 and all(isinstance(event.error, EngineError) for event in of(Error, events))
+    assert text(events) == " ".join([said, said]).strip()
+    assert isinstance(events[-1], Ended) and events[-1].reason == "finished"
+    assert [m.content for m in engines.thinker.asked[1][1:]] == [
+        "hello there",
+        *([said, "hello there"] if said else []),
+    ]
+
+
+def test_a_recogniser_that_fails_or_hears_nothing_is_no_answer(cascade: Cascade, engines: Engines) -> None:
+    engines.recogniser.said = [RuntimeError("broken"), "", "hello there"]
+    events = hold(cascade, *[speech(0.5), silence(2)] * 3)
+    (error,) = of(Error, events)
+    assert "the recogniser failed: broken" in str(error.error)
+    assert len(engines.thinker.asked) == 1 and text(events) == "Good day. It is noon."
+    assert engines.recogniser.n_open == 0
+
+
+def test_a_model_that_is_not_there_is_an_error_at_once(cascade: Cascade, engines: Engines) -> None:
+    engines.thinker.absent = EngineError("the model is not pulled")
+    call = cascade.open()
+    with pytest.raises(EngineError, match="not pulled"), call:
+        pass
+    events = list(call.events())
+    assert [type(event) for event in events] == [Error, Ended] and events[-1] == Ended(0, "error")
+
+
+def test_what_a_cascade_cannot_use_is_told(cascade: Cascade) -> None:
+    with pytest.raises(PersonaError, match="not token ids"):
+        cascade.open(Settings(prompt=[1, 2]))
+    with pytest.raises(UsageError, match="only text_temperature"):
+        cascade.open(Settings(sampling={"audio_temperature": 1.0}))
+    mistakes = {"nobody": "no voice 'nobody'; it has one, two", "nothing/one": "unknown synthesiser 'nothing'"}
+    for voice, told in mistakes.items():
+        with pytest.raises((PersonaError, UsageError), match=told), cascade.open(Settings(voice=voice)):
+            pass
+    with cascade.open() as call:
+        with pytest.raises(UsageError, match="at most"):
+            call.send_text("x" * 20_001)
+        call.update(voice="nobody")
+        call.feed(silence(0.4))
+        assert isinstance(until(call.events(), Error)[-1], Error)
+        call.feed(silence(0.1))
+
+
+def test_typed_text_is_answered_and_a_cancel_ends_the_answer(cascade: Cascade, engines: Engines) -> None:
+    engines.thinker.tokens = ["word " * 300]
+    with cascade.open(Settings(seed=3)) as call:
+        events = call.events()
+        call.send_text("hello")
+        call.send_text("  ")
+        call.send(silence(0.3))
+        until(events, AgentStarted)
+        call.cancel()
+        call.send(silence(0.5))
+        found = until(events, AgentEnded)
+        assert isinstance(found[-2], Interrupted)
+        call.cancel()
+        call.finish()
+        rest = list(events)
+        assert not of(AgentText, rest) and not of(Interrupted, rest)
+        assert not any(event.pcm.any() for event in of(Audio, rest))
+
+
+def test_personas_change_at_the_pause_with_voice_and_numbers(cascade: Cascade, engines: Engines) -> None:
+    with cascade.open(Settings(prompt="claudia")) as call:
+        events = call.events()
+        for persona, keep in (("claudia", None), ("aria", True), ("sage", False)):
+            if keep is not None:
+                call.update(prompt=persona, voice="two", keep_history=keep)
+                call.feed(silence(0.2))
+                assert until(events, Ready)[-1].kept == keep  # type: ignore[attr-defined]
+            call.send_text("who are you")
+            call.feed(silence(3))
+            until(events, AgentEnded)
+    assert [asked[0].content.split(".")[0] for asked in engines.thinker.asked] == [
+        "Your name is Claudia", "Your name is Aria", "Your name is Sage",
+    ]  # fmt: skip
+    assert [len(asked) for asked in engines.thinker.asked] == [2, 4, 2]
+    assert [o["temperature"] for o in engines.thinker.options] == [0.9, 0.3, 0.7]
+    assert [o["max_tokens"] for o in engines.thinker.options] == [80, 60, 140]
+    assert {voice for _, voice in engines.synthesiser.said[:2]} == {"one"}
+    assert {voice for _, voice in engines.synthesiser.said[2:]} == {"two"}
+
+
+def test_a_long_answer_waits_in_bounded_memory(cascade: Cascade, engines: Engines) -> None:
+    """10,000 words: 2,000 s of sound are made as they are played."""
+    engines.thinker.tokens = ["one two three four five. " * 2000]
+    with cascade.open(Settings(seed=3)) as call:
+        events = call.events()
+        call.send_text("tell me all")
+        call.feed(silence(0.2))
+        until(events, AgentStarted)
+        call.feed(silence(10))
+        n_words = sum(len(said.split()) for said, _ in engines.synthesiser.said)
+        assert 50 <= n_words * 0.2 / 0.2 <= 200
+        call.cancel()
+
+
+def test_fifty_conversations_leave_nothing_behind(engines: Engines) -> None:
+    """With interruptions, cancels and ends at any moment, live and patient."""
+    before = {thread.name for thread in threading.enumerate()}
+    rng = np.random.default_rng(5)
+    engines.thinker.tokens = ["One two three. ", 0.01, "Four five. ", "unsayable. ", 0.02, "Six seven."]
+    engines.synthesiser.seconds_per_word = 0.002
+    cascades = [Cascade(50, parts=PARTS, manner=Manner(detector=LevelDetector, patient=p)) for p in (False, True)]
+    for i in range(50):
+        engines.recogniser.said = ["tell me", "no the other thing please", "yeah", "stop it now"]
+        call = cascades[i % 2].open(Settings(seed=i))
+        for _ in range(int(rng.integers(1, 6))):
+            call.send((speech if rng.random() < 0.6 else silence)(float(rng.uniform(0.1, 0.9))))
+            if rng.random() < 0.3:
+                call.send_text("and this")
+            if rng.random() < 0.2:
+                call.cancel()
+            if rng.random() < 0.2:
+                call.update(prompt="sage")
+        (call.close if rng.random() < 0.5 else call.finish)()
+        if rng.random() < 0.7:
+            assert isinstance(list(call.events())[-1], Ended)
+    loops = [cascade._loop for cascade in cascades]
+    for cascade in cascades:
+        cascade.close()
+        assert not cascade._talks
+    assert all(not asyncio.all_tasks(loop) and loop.is_closed() for loop in loops)
+    for thread in threading.enumerate():
+        if thread.name.startswith("personaplex-") and thread.name not in before:
+            thread.join(10)
+            assert not thread.is_alive(), thread.name
+    assert engines.thinker.n_open == engines.synthesiser.n_open == engines.recogniser.n_open == 0
