@@ -120,6 +120,7 @@ def command(**options: Any) -> None:
 
 def _check(options: dict[str, Any]) -> VoiceActivity:
     """Everything that can be known to be wrong before minutes of loading."""
+    from personaplex.checkpoint.tensors import TensorFile
     from personaplex.live.echo import echo_for
     from personaplex.live.recording import check_recording
     from personaplex.turns import VoiceActivity
@@ -137,6 +138,8 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
     written = [path for path in (options["output"], options["record"]) if path is not None]
     if len({path.resolve() for path in written} | {Path(options["source"] or "").resolve()}) <= len(written):
         raise UsageError("--input, --output and --record must be different files")
+    if options["resume"] is not None:
+        TensorFile(options["resume"])
     if options["output"] is not None:
         check_format(options["output"])
         check_writable(options["output"])
@@ -265,9 +268,11 @@ def _terminal(put: Callable[[str], None], options: dict[str, Any]) -> Iterator[D
             click.echo("\n".join(screen.transcript()))
         return
     lines = Lines(sys.stdout, None if options["quiet"] else sys.stderr)
-    with Keyboard(fd, put, raw=False) if fd is not None else nullcontext():
-        yield lines
-    lines.end()
+    try:
+        with Keyboard(fd, put, raw=False) if fd is not None else nullcontext():
+            yield lines
+    finally:
+        lines.end()
 
 
 @contextmanager

@@ -37,6 +37,9 @@ Source = str | Path | PersonaPlex | Callable[[], PersonaPlex]
 READ_COLUMNS = 64
 """Columns of a new prompt per turn of the loop: others' frames go in between."""
 
+CLIP_FRAMES = 8
+"""Frames of a recorded voice likewise: the codec is the slower part where it has no GPU."""
+
 SNAPSHOT = "snapshot"
 """The kind of file that holds a running conversation."""
 
@@ -73,6 +76,14 @@ class Device:
         voice = self._default_voice if settings.voice is None else settings.voice or None
         prompt = DEFAULT_PROMPT if settings.prompt is None else settings.prompt
         return self.model.compose(self._voice(voice), prompt if prompt or voice else None)
+
+    def encoding(self, path: Path, pcm: np.ndarray) -> Iterator[Voice | None]:
+        """The voice in a recording, read piece by piece: None until it is read."""
+        pieces = []
+        for codes in self.model.mimi.encoding(mx.array(pcm)[None], CLIP_FRAMES):
+            pieces.append(np.array(codes[0]).T)
+            yield None
+        yield Voice(path.stem, codes=np.concatenate(pieces))
 
     @cached_property
     def _default_voice(self) -> str:
