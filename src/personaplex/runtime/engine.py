@@ -492,7 +492,7 @@ class Engine:
             fetched = self.disk.do(lambda: kept.fetch(key))
             yield fetched
             self._check_held(seat)
-            read = fetched.result()
+            read = fetched.result() or kept.get(key)  # somebody else may have read it meanwhile
         if read is None:
             for prefix in self._device.reading(prompt):
                 read = prefix
