@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -117,12 +117,16 @@ def test_more_text_than_can_wait_is_refused(engine: Engine) -> None:
         assert len(call._seat.script) <= MOST_FORCED
 
 
-def test_a_snapshot_holds_what_is_still_to_be_said(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_frames", [0, 4, QUIET_FRAMES])
+@pytest.mark.parametrize("act", [Call.cancel, lambda call: call.send_text("one two")], ids=["silence", "text"])
+def test_a_snapshot_holds_what_is_still_to_be_said(
+    engine: Engine, tmp_path: Path, act: Callable[[Call], None], n_frames: int
+) -> None:
     path = tmp_path / "call.safetensors"
     with engine.open(Settings(seed=4)) as call:
         hear(call, sound(1, 3))
-        call.send_text("one two")
-        hear(call, sound(2, 4))
+        act(call)
+        hear(call, sound(2, n_frames))
         call.save(path)
         expected = hear(call, sound(3, 20))
     with engine.load(path) as again:

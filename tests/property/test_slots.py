@@ -66,7 +66,7 @@ ROUNDING = 1e-4
 
 @given(
     slots=st.integers(2, 5),
-    moves=st.lists(st.tuples(st.sampled_from("jl."), st.integers(0, 4)), min_size=30, max_size=45),
+    moves=st.lists(st.tuples(st.sampled_from("jl."), st.integers(0, 4)), min_size=30, max_size=40),
     seed=st.integers(0, 99),
 )
 def test_across_slot_counts_only_the_rounding_differs(slots: int, moves: list[tuple[str, int]], seed: int) -> None:
@@ -84,6 +84,7 @@ def test_across_slot_counts_only_the_rounding_differs(slots: int, moves: list[tu
         if move != "." and who < mine:
             active[who] = move == "j"
             many = insert(many, who, opened(duplex, seed + who, 1 + who)) if active[who] else many
+        active[mine] = move == "j" or who != 0
         others = rng.normal(0, 0.1, (slots, FRAME_SAMPLES)).astype(np.float32)
         others[mine] = heard
         here, encoder = duplex.mimi.latents(mx.array(heard[None]), alone.encoder)
@@ -91,10 +92,12 @@ def test_across_slot_counts_only_the_rounding_differs(slots: int, moves: list[tu
         codes, forced = mx.array(rng.integers(0, 90, (slots, 8))), mx.array(rng.integers(0, 90, (slots, 17)))
         one, after = generator.step(codes[mine:], alone.generator, ceiling, forced[mine:])
         all_of_them, state = generator.step(codes, many.generator, ceiling, forced)
-        moving = mx.array(active)
+        many = advance_active(mx.array(active), many, DuplexState(encoders, state, many.decoder))
+        mx.eval(one, all_of_them, arrays(many))
+        if not active[mine]:
+            continue
         alone = DuplexState(encoder, after, alone.decoder)
-        many = advance_active(moving, many, DuplexState(encoders, state, many.decoder))
-        mx.eval(arrays(alone), arrays(many))
+        mx.eval(arrays(alone))
         for a, b in (
             (one.text_logits, all_of_them.text_logits[mine:]),
             (one.audio_logits, all_of_them.audio_logits[mine:]),
