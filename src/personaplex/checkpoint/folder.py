@@ -9,16 +9,17 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from personaplex.checkpoint.layout import LM_FILE, read_codec_config, read_config
 from personaplex.checkpoint.load import load_lm, load_mimi
+from personaplex.checkpoint.sources import what_works
 from personaplex.checkpoint.voices import VoiceShelf
-from personaplex.config import ModelConfig
+from personaplex.config import MimiConfig, ModelConfig
 from personaplex.errors import CheckpointError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.text import Tokenizer
 from personaplex.units import FRAME_RATE
 
-LM_FILE = "model.safetensors"
 MIMI_FILES = ("tokenizer-*.safetensors", "mimi*.safetensors")
 TEXT_FILES = ("tokenizer*.model", "*.model")
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
@@ -27,6 +28,7 @@ _SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
 class ModelFolder:
     """A folder in the reference's layout: language model, Mimi, SentencePiece model, voices, perhaps a config.json.
 
+    Or Mimi alone, in that layout or in that of Hugging Face's `MimiModel`; then there is only the codec to load.
     `context_seconds` shortens the language model's window. Raises CheckpointError when the folder is missing; a missing
     file is an error only when it is needed.
     """
@@ -39,8 +41,12 @@ class ModelFolder:
 
     @cached_property
     def config(self) -> ModelConfig:
-        """What the model is made of. Raises ConfigError naming the field, UsageError for a window it cannot have."""
-        config = ModelConfig.read(self.path / "config.json")
+        """What the model is made of.
+
+        Raises ConfigError naming the field, CheckpointError for a layout that cannot be read, UsageError for a window
+        that the model cannot have.
+        """
+        config = read_config(self.path)
         if self._context_seconds is None:
             return config
         own, frames = config.lm.context, self._context_seconds * FRAME_RATE
@@ -57,12 +63,21 @@ class ModelFolder:
 
         Samples, because reading 16 GB to recognise a file would take longer than what it saves.
         """
-        return _digest(self.config.to_json(), self._one(LM_FILE), self._one(*MIMI_FILES))
+        return _digest(self.config.to_json(), self._one(LM_FILE), self.codec_file)
 
     @cached_property
     def codec_fingerprint(self) -> str:
         """What tells this model's codec from another's, to which its codes mean nothing: samples of its weights."""
-        return _digest("", self._one(*MIMI_FILES))
+        return _digest("", self.codec_file)
+
+    @property
+    def codec_file(self) -> Path:
+        """The file that holds Mimi. Raises CheckpointError when there is none, or more than one."""
+        return self._one(LM_FILE) if self._codec[1] else self._one(*MIMI_FILES)
+
+    @cached_property
+    def _codec(self) -> tuple[MimiConfig, bool]:
+        return read_codec_config(self.path)
 
     @cached_property
     def voices(self) -> VoiceShelf:
@@ -82,7 +97,8 @@ class ModelFolder:
 
     def load_mimi(self) -> Mimi:
         """Read the codec."""
-        return load_mimi(self._one(*MIMI_FILES), self.config.mimi)
+        config, transformers_layout = self._codec
+        return load_mimi(self.codec_file, config, transformers_layout=transformers_layout)
 
     def load_tokenizer(self) -> Tokenizer:
         """Read the SentencePiece model."""
@@ -95,7 +111,7 @@ class ModelFolder:
                 raise CheckpointError(f"{self.path} holds both {found[0].name} and {found[1].name}; keep one")
             if found:
                 return found[0]
-        raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}")
+        raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}; {what_works()}")
 
 
 def _digest(text: str, *paths: Path) -> str:

@@ -15,6 +15,7 @@ from mlx.utils import tree_unflatten
 
 from personaplex.checkpoint.rules import Rule, lm_rules, mimi_rules
 from personaplex.checkpoint.tensors import Entry, TensorFile
+from personaplex.checkpoint.transformers_mimi import transformers_mimi_rules
 from personaplex.config import LMConfig, MimiConfig, QuantizationConfig
 from personaplex.errors import CheckpointError, ConfigError
 from personaplex.models.lm import LanguageModel
@@ -103,10 +104,13 @@ def load_lm(
     return _filled(model, values)
 
 
-def load_mimi(path: Path, config: MimiConfig) -> Mimi:
-    """Read a codec, always in float32. Raises CheckpointError naming the tensor."""
-    rules = list(mimi_rules(config))
+def load_mimi(path: Path, config: MimiConfig, *, transformers_layout: bool = False) -> Mimi:
+    """Read a codec, always in float32, from the Moshi layout or that of Hugging Face's `MimiModel`.
+
+    Raises CheckpointError naming the tensor.
+    """
     file = TensorFile(path)
+    rules = list(transformers_mimi_rules(config, file.entries) if transformers_layout else mimi_rules(config))
     file.check(expected_tensors(rules))
     model = Mimi(config)
     values = {
