@@ -43,7 +43,7 @@ def run(model: str | None, frames: int, compiled: bool | None = None) -> list[Ro
     compiled = mx.metal.is_available() if compiled is None else compiled
     generator = Generator(lm, folder.config)
     duplex = Duplex(mimi, generator, Ceiling.over(sampling), compiled=compiled)
-    prompt = compose(folder.config, None, [5] * PROMPT_TOKENS)
+    prompt = compose(folder.config, None, [5] * PROMPT_TOKENS if folder.config.prompts else None)
     state, prompt_row = _measured(f"prompt of {prompt.n_frames} frames", lambda: duplex.open(prompt, sampling=sampling))
     pcm = 0.1 * mx.random.normal((1, FRAME_SAMPLES))
 

@@ -85,7 +85,7 @@ def read_mimi_config(data: dict[str, Any], where: str) -> MimiConfig:
         raise ConfigError(f"{where}.upsampling_ratios: expected a list of whole numbers, found {ratios!r}")
     rope = data.get("rope_parameters") or {}
     period = data.get("rope_theta", rope.get("rope_theta", 10_000.0) if isinstance(rope, dict) else None)
-    if type(period) not in (int, float):
+    if not isinstance(period, int | float) or isinstance(period, bool):
         raise ConfigError(f"{where}.rope_theta: expected a number, found {period!r}")
     width, heads = number("hidden_size", 512), number("num_attention_heads", 8)
     head_dim = data.get("head_dim") or width // heads
@@ -128,7 +128,7 @@ def read_mimi_config(data: dict[str, Any], where: str) -> MimiConfig:
 
 
 def transformers_mimi_rules(config: MimiConfig, stored: Collection[str]) -> Iterator[Rule]:
-    """Every tensor of a `MimiModel`'s file, as `mimi_rules`; `stored` are the names in it, which tell of weight norms."""
+    """Every tensor of a `MimiModel`'s file, as `mimi_rules`; the names `stored` in it tell of weight norms."""
     for rule in mimi_rules(config):
         if any(name.endswith("in_proj_weight") for name in rule.sources):
             yield _attention(rule, config.transformer.num_heads)

@@ -14,6 +14,7 @@ from personaplex.errors import PersonaError
 from personaplex.text import PROMPTS
 
 DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
+TALKS_AS_ITSELF = "note: this model is Moshi: its voice and role cannot be set, so it talks as itself, without them"
 
 model_option = click.option(
     "--model",

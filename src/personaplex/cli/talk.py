@@ -17,6 +17,7 @@ import click
 
 from personaplex.audio import check_format, read_audio
 from personaplex.cli.options import (
+    TALKS_AS_ITSELF,
     check_sampling,
     find_voice,
     model_option,
@@ -188,6 +189,9 @@ def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity,
     with Engine(options["model"], limits=limits) as engine, _terminal(happenings.put, options) as display:
         roles = replace(roles, model_voices=engine.model.list_voices())
         settings = _with_persona(roles, settings, options)
+        if not engine.model.config.prompts:
+            note(TALKS_AS_ITSELF, quiet=options["quiet"])
+            settings = replace(settings, voice="", prompt="")
         Session(
             engine.open,
             settings,

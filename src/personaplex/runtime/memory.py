@@ -9,7 +9,8 @@ from typing import cast
 import mlx.core as mx
 from mlx import nn
 
-from personaplex.checkpoint.folder import LM_FILE, ModelFolder
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.checkpoint.layout import LM_FILE
 from personaplex.checkpoint.load import default_dtype
 from personaplex.errors import BackendError
 from personaplex.models.lm import LanguageModel
