@@ -27,7 +27,8 @@ FILES = {
     "model.safetensors": b"weights" * 100_000,
     "tokenizer-e351c8d8-checkpoint125.safetensors": b"codec" * 1000,
     "voices.tgz": b"voices",
-    "README.md": b"not asked for",
+    "README.md": b"---\nlicense: mit\n---\n",
+    "picture.png": b"not asked for",
 }
 
 
@@ -87,7 +88,7 @@ def test_a_known_repository_is_downloaded_checked_and_then_left_alone(
     monkeypatch.setitem(SOURCES, REPO, known())
     said: list[str] = []
     folder = hub.resolve(REPO, say=said.append)
-    assert {path.name for path in folder.iterdir()} == set(FILES) - {"README.md"}
+    assert {path.name for path in folder.iterdir()} == set(FILES) - {"picture.png"}
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
     assert folder.is_relative_to(cache)
     assert len(said) == 1 and "licence CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/)" in said[0]

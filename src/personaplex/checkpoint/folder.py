@@ -12,6 +12,7 @@ import mlx.core as mx
 from personaplex.checkpoint.layout import LM_FILE, read_codec_config, read_config
 from personaplex.checkpoint.load import load_lm, load_mimi
 from personaplex.checkpoint.sources import what_works
+from personaplex.checkpoint.tensors import TensorFile
 from personaplex.checkpoint.voices import VoiceShelf
 from personaplex.config import MimiConfig, ModelConfig
 from personaplex.errors import CheckpointError, UsageError
@@ -71,12 +72,22 @@ class ModelFolder:
         return _digest("", self.codec_file)
 
     @property
+    def lm_files(self) -> list[Path]:
+        """What holds the language model."""
+        return [self._one(LM_FILE)]
+
+    def open_lm(self) -> TensorFile:
+        """The language model's tensors under the reference's names."""
+        return TensorFile(*self.lm_files)
+
+    @property
     def codec_file(self) -> Path:
         """The file that holds Mimi. Raises CheckpointError when there is none, or more than one."""
-        return self._one(LM_FILE) if self._codec[1] else self._one(*MIMI_FILES)
+        return self._one(LM_FILE) if self.codec[1] else self._one(*MIMI_FILES)
 
     @cached_property
-    def _codec(self) -> tuple[MimiConfig, bool]:
+    def codec(self) -> tuple[MimiConfig, bool]:
+        """What the codec is made of, and whether it is in the layout of Hugging Face's `MimiModel`."""
         return read_codec_config(self.path)
 
     @cached_property
@@ -97,7 +108,7 @@ class ModelFolder:
 
     def load_mimi(self) -> Mimi:
         """Read the codec."""
-        config, transformers_layout = self._codec
+        config, transformers_layout = self.codec
         return load_mimi(self.codec_file, config, transformers_layout=transformers_layout)
 
     def load_tokenizer(self) -> Tokenizer:

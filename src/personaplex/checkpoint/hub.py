@@ -20,12 +20,14 @@ VOICE_FILES = ("config.json", "voices.tgz", "voices/*")
 CODEC_FILES = ("config.json", "tokenizer-*.safetensors", "mimi*.safetensors")
 LM_FILES = (
     "config.json",
-    "model.safetensors",
+    "model*.safetensors",
+    "model.safetensors.index.json",
     "temporal.safetensors",
     "depformer.safetensors",
     "embeddings.safetensors",
 )
-ALL_FILES = (*VOICE_FILES, *CODEC_FILES, *LM_FILES, "*.model")
+_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+ALL_FILES = (*VOICE_FILES, *CODEC_FILES, *LM_FILES, "*.model", "README.md")
 
 
 def resolve(
@@ -47,7 +49,7 @@ def resolve(
     if path.is_file():
         raise CheckpointError(f"{path} is a file; --model takes the folder that holds the model's files")
     repo = str(path_or_repo)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
+    if not _REPO.fullmatch(repo):
         raise CheckpointError(
             f"the model folder {repo} does not exist (nor is it {BUNDLED}, nor a Hub repository, owner/name)"
         )
@@ -64,6 +66,17 @@ def bundled(files: Sequence[str] = ALL_FILES) -> Path:
             "it this version has: install the package again if it should be there, or name another model"
         )
     return folder
+
+
+def find(path_or_repo: str | Path) -> Path | None:
+    """The folder that `resolve` would use, if it is on this machine; nothing is downloaded, nor asked of the network.
+
+    None for a repository of which nothing is here. Raises CheckpointError as `resolve`.
+    """
+    name = str(path_or_repo)
+    if name != BUNDLED and not Path(name).expanduser().exists() and _REPO.fullmatch(name):
+        return Repository(name, _on_stderr).here()
+    return resolve(path_or_repo)
 
 
 def _on_stderr(line: str) -> None:

@@ -72,8 +72,16 @@ class Repository:
             self._check(found, known, fresh=set())
         return found
 
+    def here(self) -> Path | None:
+        """The newest snapshot that is on this machine, complete or not; None when there is none."""
+        try:
+            return self._snapshot([], local=True)
+        except (OSError, ValueError):
+            found = sorted((self._storage / "snapshots").glob("*/"), key=lambda path: path.stat().st_mtime)
+            return found[-1] if found else None
+
     def _of_mimi_alone(self, files: Sequence[str]) -> Sequence[str]:
-        if LM_FILE in files:
+        if any(fnmatch(LM_FILE, pattern) for pattern in files):
             raise CheckpointError(
                 f"{self.repo} holds Mimi alone, which `personaplex codec` takes; to talk, a language model is needed: "
                 + what_works()
@@ -150,7 +158,7 @@ class Repository:
         except Exception as error:
             # huggingface_hub lets through what its HTTP client and its transfer library raise, which differs from
             # release to release; beside OSErrors and ValueErrors of its own.
-            status = _status(error)
+            status = status_of(error)
             gated = type(error).__name__ == "GatedRepoError" or bool(self.source and self.source.gated)
             if status in (401, 403) and (gated or not isinstance(error, RepositoryNotFoundError)):
                 raise CheckpointError(self._refused()) from error
@@ -245,7 +253,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _status(error: Exception) -> int | None:
+def status_of(error: Exception) -> int | None:
     """The HTTP status behind an error of huggingface_hub's, which wraps some of them."""
     responses = (getattr(cause, "response", None) for cause in _causes(error))
     return next((int(response.status_code) for response in responses if response is not None), None)

@@ -31,6 +31,11 @@ class Entry:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def n_bytes(self) -> int:
+        """What it takes in the file."""
+        return prod(self.shape) * _WIDTHS[self.dtype]
+
 
 class TensorFile:
     """An open safetensors file and its `metadata`. Arrays are read from disk when they are evaluated, not before.
