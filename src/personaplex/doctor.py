@@ -57,7 +57,7 @@ def check_mlx() -> Check:
     try:
         import mlx.core as mx
 
-        assert mx.ones((2, 2)).sum().item() == 4
+        mx.eval(mx.ones((2, 2)) @ mx.ones((2, 2)))
     except ImportError as error:
         return Check("mlx", "problem", str(explain(error)), _install(_build()), BackendError.exit_code)
     except RuntimeError as error:

@@ -23,7 +23,7 @@ model_option = click.option(
     envvar="PERSONAPLEX_MODEL",
     show_default=True,
     show_envvar=True,
-    help="nano, the small model in this package; a folder in the reference's layout; or a Hugging Face repository.",
+    help="nano, the small model in this package; a model's folder; or a Hugging Face repository (docs/weights.md).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 
