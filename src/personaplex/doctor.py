@@ -200,10 +200,12 @@ def check_gpu() -> Check:
         if platform.machine() == "arm64":
             return Check("gpu", "ok", "Apple silicon; macOS brings its driver")
         return Check("gpu", "warning", "an Intel Mac: MLX has no GPU backend for it")
-    card = nvidia_card()
-    if card is None:
+    if (card := nvidia_card()) is not None:
+        return _nvidia(*card)
+    if _build() == "cpu":
         return Check("gpu", "ok", "no NVIDIA card (or no driver for one): MLX runs on the CPU")
-    return _nvidia(*card)
+    mend = f"install NVIDIA's driver {DRIVERS[_build()]} or newer; without a card: {_install('cpu')}"
+    return Check("gpu", "warning", f"MLX is the {_build()} build, but no card (or no driver for one) is there", mend)
 
 
 def _nvidia(name: str, driver: int) -> Check:

@@ -200,6 +200,7 @@ def test_access_to_the_gated_model(
     ("card", "build", "verdict", "mend"),
     [
         (None, "mlx-cpu", "ok", None),
+        (None, "mlx-cuda-13", "warning", "driver 580 or newer"),
         (("NVIDIA L4", 590), "mlx-cuda-13", "ok", None),
         (("NVIDIA L4", 560), "mlx-cuda-12", "ok", None),
         (("NVIDIA L4", 590), "mlx-cpu", "warning", "personaplex-mlx[cuda13]"),

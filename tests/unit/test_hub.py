@@ -17,6 +17,7 @@ from huggingface_hub import constants
 
 from personaplex.checkpoint import hub, repository
 from personaplex.checkpoint.sources import CC_BY, SOURCES, KnownFile, Source
+from personaplex.checkpoint.voices import VoiceShelf
 from personaplex.errors import CheckpointError
 from tests.hub_server import COMMIT, Hub, Repo, running
 
@@ -112,6 +113,14 @@ def test_the_licence_is_said_on_stderr_where_nobody_listens(
 def test_only_what_is_asked_for_is_downloaded(server: Hub) -> None:
     hub.resolve(REPO, hub.CODEC_FILES)
     assert {name for name, _ in server.downloads()} == {"config.json", "tokenizer-e351c8d8-checkpoint125.safetensors"}
+
+
+def test_a_repository_without_a_config_or_voices_is_a_folder_without_them(server: Hub) -> None:
+    """As Moshi's: whoever asks for its voices learns that there are none."""
+    for name in ("config.json", "voices.tgz"):
+        del server.repos[REPO].files[name]
+    assert VoiceShelf(hub.resolve(REPO, hub.VOICE_FILES)).names() == []
+    assert (hub.resolve(REPO) / "model.safetensors").is_file()
 
 
 def test_a_file_that_is_not_the_known_one_is_not_used(

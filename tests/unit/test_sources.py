@@ -71,9 +71,11 @@ def test_kyutais_own_config_is_read(tmp_path: Path) -> None:
     )
     config = ModelFolder(tmp_path).config
     assert config.lm == LMConfig(dep_q=8, depformer_context=8, depformer_max_period=10_000.0) and not config.prompts
+    path.write_text(json.dumps(KYUTAIS | {"dep_q": 16}))
+    assert ModelFolder(tmp_path).config.prompts, "16 steps are PersonaPlex, whoever describes it"
     for change, says in (
         ({"cross_attention": True}, "unknown field 'cross_attention'"),
-        ({"dep_q": 16}, "dep_q is 16; Moshi has 8"),
+        ({"dep_q": 12}, "dep_q is 12; 8 .Moshi. or 16"),
         ({"n_q": 8}, "n_q is 8; only 16"),
         ({"dim": "4096"}, "dim: expected int"),
     ):

@@ -14,13 +14,13 @@ from personaplex.checkpoint.sources import what_works
 from personaplex.checkpoint.tensors import TensorFile
 from personaplex.checkpoint.transformers_mimi import read_mimi_config
 from personaplex.config import LMConfig, MimiConfig, ModelConfig, from_json, read_json
-from personaplex.errors import CheckpointError, ConfigError
+from personaplex.errors import CheckpointError
 from personaplex.units import N_CODEBOOKS
 
 CONFIG_FILE = "config.json"
 LM_FILE = "model.safetensors"
 
-_MOSHI_ONLY = {"model_type", "version", "moshi_name", "mimi_name", "tokenizer_name", "lm_gen_config", "model_id"}
+_BESIDE_SIZES = {"model_type", "version", "moshi_name", "mimi_name", "tokenizer_name", "lm_gen_config", "model_id"}
 """In Kyutai's config.json beside the sizes; nothing that a network is built from."""
 
 
@@ -35,7 +35,7 @@ def read_config(folder: Path) -> ModelConfig:
             + what_works()
         )
     if _is_kyutais(data):
-        return _moshi(data, str(path))
+        return _kyutais(data, str(path))
     config = from_json(ModelConfig, data, str(path))
     if "lm" in data or not (folder / LM_FILE).is_file():
         return config
@@ -62,7 +62,7 @@ def read_codec_config(folder: Path) -> tuple[MimiConfig, bool]:
 def check_kind(config: dict[str, Any], where: str) -> None:
     """Raise CheckpointError if a config.json says that what lies beside it is of a kind we cannot read."""
     kind = config.get("model_type", "personaplex")
-    transformers_moshi = kind == "moshi" and "dim" not in config and not set(config) <= _MOSHI_ONLY
+    transformers_moshi = kind == "moshi" and "dim" not in config and not set(config) <= _BESIDE_SIZES
     if kind not in ("personaplex", "moshi", "mimi") or transformers_moshi:
         raise CheckpointError(f"{where} holds a model of another kind ({kind}); {what_works()}")
 
@@ -71,11 +71,9 @@ def _is_kyutais(data: dict[str, Any]) -> bool:
     return data.get("model_type") == "moshi" or ("dim" in data and "lm" not in data)
 
 
-def _moshi(data: dict[str, Any], where: str) -> ModelConfig:
-    """Kyutai's config.json: the sizes of the language model, beside what other models of theirs have and Moshi not."""
+def _kyutais(data: dict[str, Any], where: str) -> ModelConfig:
+    """Kyutai's config.json: the sizes of the language model, beside what other models of theirs have and these not."""
     sizes = {f.name for f in dataclasses.fields(LMConfig)}
-    given = {name: value for name, value in data.items() if name in sizes or (value and name not in _MOSHI_ONLY)}
+    given = {name: value for name, value in data.items() if name in sizes or (value and name not in _BESIDE_SIZES)}
     lm = from_json(LMConfig, {"dep_q": N_CODEBOOKS, **given}, where)
-    if lm.dep_q != N_CODEBOOKS:
-        raise ConfigError(f"{where}: dep_q is {lm.dep_q}; Moshi has {N_CODEBOOKS} depformer steps")
-    return ModelConfig(lm=lm, prompts=False)
+    return ModelConfig(lm=lm, prompts=lm.dep_q != N_CODEBOOKS)

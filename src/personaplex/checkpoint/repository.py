@@ -125,16 +125,18 @@ class Repository:
         from huggingface_hub import snapshot_download
 
         revision = self.source.revision if self.source else None
-        return Path(
-            snapshot_download(
-                self.repo,
-                revision=revision,
-                cache_dir=self.cache,
-                endpoint=self.endpoint,
-                allow_patterns=list(files),
-                local_files_only=local,
-            )
+        found = snapshot_download(
+            self.repo,
+            revision=revision,
+            cache_dir=self.cache,
+            endpoint=self.endpoint,
+            allow_patterns=list(files),
+            local_files_only=local,
         )
+        if not local:
+            # Where no file was asked for that is there, no folder is made (a Moshi has no voices).
+            Path(found).mkdir(parents=True, exist_ok=True)
+        return Path(found)
 
     def _terms(self) -> str:
         page = licence_page(self.repo)

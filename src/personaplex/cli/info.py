@@ -37,7 +37,9 @@ def command(model: str, sessions: int, as_json: bool) -> None:
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
-    gated = f"; gated, accepted at https://huggingface.co/{summary.model}" if summary.gated else ""
+    from personaplex.checkpoint.repository import licence_page
+
+    gated = f"; gated, accepted at {licence_page(summary.model)}" if summary.gated else ""
     yield "model", summary.model
     yield "folder", summary.folder or "not on this machine; the first command that uses it downloads it"
     yield "licence", f"{summary.licence.name} {summary.licence.url}".rstrip() + gated
