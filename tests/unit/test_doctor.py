@@ -24,7 +24,7 @@ from personaplex.checkpoint import repository
 from personaplex.cli.main import main
 from personaplex.doctor import THE_7B, Check
 from personaplex.runtime import memory
-from tests.hub_server import Hub, Repo, running
+from tests.hub_server import Hub, Repo, ask, running
 from tests.unit.test_sound_card import Cards
 
 Usage = namedtuple("Usage", "total used free")
@@ -43,7 +43,7 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with running({THE_7B: Repo({}, token="hf_accepted")}) as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
+        ask(monkeypatch, served.url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield served
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import huggingface_hub
@@ -19,7 +20,7 @@ from personaplex.checkpoint import hub, repository
 from personaplex.checkpoint.sources import CC_BY, SOURCES, KnownFile, Source
 from personaplex.checkpoint.voices import VoiceShelf
 from personaplex.errors import CheckpointError
-from tests.hub_server import COMMIT, Hub, Repo, running
+from tests.hub_server import COMMIT, Hub, Repo, ask, running
 
 NOBODY = "http://127.0.0.1:9"
 REPO = "somebody/something"
@@ -54,10 +55,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with running({REPO: Repo(dict(FILES))}) as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
-        # Made of the other when the package is imported.
-        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        ask(monkeypatch, served.url)
         yield served
 
 
@@ -173,7 +171,11 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(server: Hub, monkeypatc
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     server.repos[REPO].breaks["model.safetensors"] = 2
-    folder = hub.resolve(REPO)
+    for _ in range(3):
+        # huggingface_hub 1 and later goes on by itself; before, the next start did.
+        with suppress(CheckpointError):
+            folder = hub.resolve(REPO)
+            break
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
     half = len(FILES["model.safetensors"]) // 2
     ranges = [part for name, part in server.downloads() if name == "model.safetensors"]

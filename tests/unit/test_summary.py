@@ -23,7 +23,7 @@ from personaplex.runtime.limits import Limits
 from personaplex.runtime.memory import plan
 from personaplex.summary import summarise
 from tests.conftest import FIXTURES, PARITY, edit_config
-from tests.hub_server import Repo, running
+from tests.hub_server import Repo, ask, running
 from tests.unit.test_checkpoint import moshi_folder, stored
 
 MIMI = FIXTURES / "transformers-mimi"
@@ -124,9 +124,7 @@ def test_what_was_downloaded_is_found(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(repository, "getproxies", dict)
     with running({"some/body": Repo(files | {"README.md": card})}) as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
-        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        ask(monkeypatch, served.url)
         folder = resolve("some/body")
     about = json.loads(told(capsys, "some/body", "--json"))
     assert about["folder"] == str(folder) and about["parameters"]["live"] > 0
