@@ -145,7 +145,7 @@ def _architecture(folder: ModelFolder) -> dict[str, Any]:
 def _parts(folder: ModelFolder) -> list[PartSize]:
     """Values and bits of each part, counted in the file after it has been checked."""
     file, config = folder.open_lm(), folder.config
-    rules = list(lm_rules(config.lm, min(N_CODEBOOKS, config.lm.dep_q)))
+    rules = list(lm_rules(config.lm, N_CODEBOOKS))
     file.check(expected_tensors(rules, config.quantization))
     sizes = {part: [0, 0] for part in (*PARTS, "norms")}
     for rule in rules:

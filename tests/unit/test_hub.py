@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -153,6 +154,21 @@ def test_what_was_exchanged_after_the_check_is_seen(server: Hub, monkeypatch: py
     path.write_bytes(b"VOICES")
     os.utime(path, ns=(1, 1))
     with pytest.raises(CheckpointError, match=r"voices\.tgz .* another file"):
+        hub.resolve(REPO)
+
+
+def test_in_a_cache_that_cannot_be_written_what_was_there_is_measured(
+    server: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that several people share: nothing can be noted in it, and 16 GB are not read at every start."""
+    monkeypatch.setitem(SOURCES, REPO, known())
+    folder = hub.resolve(REPO)
+    shutil.rmtree(next(cache.rglob("personaplex-checked")))
+    monkeypatch.setattr(repository, "_can_write", lambda _: False)
+    monkeypatch.setattr(repository, "_sha256", lambda *_: pytest.fail("it read the whole file again"))
+    assert hub.resolve(REPO) == folder
+    (folder / "voices.tgz").resolve().write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=r"voices\.tgz .* 3 bytes long, not 6"):
         hub.resolve(REPO)
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from personaplex import Engine, PersonaPlex, Settings
 from personaplex.audio import write_audio
+from personaplex.checkpoint import repository
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.load import expected_tensors
 from personaplex.checkpoint.rules import lm_rules
 from personaplex.cli.main import main
 from personaplex.config import LMConfig
 from personaplex.errors import CheckpointError, ConfigError, PersonaError
-from tests.conftest import edit_config, same
+from tests.conftest import FIXTURES, edit_config, same
+from tests.hub_server import Hub, Repo, ask, running
 from tests.unit.test_checkpoint import moshi_folder
 
 KYUTAIS = {
@@ -152,3 +156,37 @@ def test_the_program_says_that_moshi_takes_none_and_talks(
     assert main([command, "--model", str(moshi), *files, "--max-seconds", "0.2", *options]) == 0
     assert capsys.readouterr().err.count("is Moshi: its voice and role cannot be set, so it talks as itself") == 1
     assert (tmp_path / "answer.wav").stat().st_size > 10_000
+
+
+@pytest.fixture
+def hub(moshi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub with a Moshi and a Mimi on it, tiny ones."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(repository, "getproxies", dict)
+    folders = {"kyutai/moshiko-pytorch-bf16": moshi, "kyutai/mimi": FIXTURES / "transformers-mimi"}
+    repos = {name: Repo({p.name: p.read_bytes() for p in path.iterdir()}) for name, path in folders.items()}
+    with running(repos) as served:
+        ask(monkeypatch, served.url)
+        yield served
+
+
+def test_by_their_names_on_the_hub(
+    hub: Hub, tmp_path: Path, speech: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a user types, from the name to the answer."""
+    write_audio(tmp_path / "question.wav", speech[:9600])
+    question, answer = str(tmp_path / "question.wav"), str(tmp_path / "answer.wav")
+    moshi = ["--model", "kyutai/moshiko-pytorch-bf16"]
+    assert main(["respond", *moshi, "-i", question, "-o", answer, "--max-steps", "2", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["voice"] is None
+    assert "licence CC BY 4.0" in told.err and "cannot be set, so it talks as itself" in told.err
+    assert main(["respond", *moshi, "--list-voices", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    codes = str(tmp_path / "codes.safetensors")
+    assert main(["codec", "encode", question, codes, "--model", "kyutai/mimi"]) == 0
+    assert main(["respond", "--model", "kyutai/mimi", "-i", question, "-o", answer]) == 4
+    assert "Mimi alone, which `personaplex codec` takes" in capsys.readouterr().err
+    names = {name for name, _ in hub.downloads()}
+    assert "expected.safetensors" not in names and "model.safetensors" in names
