@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from personaplex.checkpoint.layout import LM_FILE, read_codec_config, read_config
+from personaplex.checkpoint.layout import LM_FILE, read_config, read_transformers_mimi
 from personaplex.checkpoint.load import load_lm, load_mimi
 from personaplex.checkpoint.sources import what_works
 from personaplex.checkpoint.tensors import TensorFile
@@ -64,7 +64,7 @@ class ModelFolder:
 
         Samples, because reading 16 GB to recognise a file would take longer than what it saves.
         """
-        return _digest(self.config.to_json(), self._one(LM_FILE), self.codec_file)
+        return _digest(self.config.to_json(), *self.lm_files, self.codec_file)
 
     @cached_property
     def codec_fingerprint(self) -> str:
@@ -88,7 +88,8 @@ class ModelFolder:
     @cached_property
     def codec(self) -> tuple[MimiConfig, bool]:
         """What the codec is made of, and whether it is in the layout of Hugging Face's `MimiModel`."""
-        return read_codec_config(self.path)
+        transformers = read_transformers_mimi(self.path)
+        return (transformers, True) if transformers else (self.config.mimi, False)
 
     @cached_property
     def voices(self) -> VoiceShelf:

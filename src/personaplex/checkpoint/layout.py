@@ -36,7 +36,7 @@ def read_config(folder: Path) -> ModelConfig:
         )
     if _is_kyutais(data):
         return _kyutais(data, str(path))
-    config = from_json(ModelConfig, data, str(path))
+    config = ModelConfig.read(path)
     if "lm" in data or not (folder / LM_FILE).is_file():
         return config
     names = TensorFile(folder / LM_FILE).entries
@@ -47,16 +47,11 @@ def read_config(folder: Path) -> ModelConfig:
     return dataclasses.replace(config, lm=dataclasses.replace(config.lm, dep_q=N_CODEBOOKS), prompts=False)
 
 
-def read_codec_config(folder: Path) -> tuple[MimiConfig, bool]:
-    """What the codec in `folder` is made of, and whether it is in the layout of Hugging Face's `MimiModel`.
-
-    Raises ConfigError.
-    """
+def read_transformers_mimi(folder: Path) -> MimiConfig | None:
+    """The codec in `folder`, if that is in the layout of Hugging Face's `MimiModel`. Raises ConfigError."""
     path = folder / CONFIG_FILE
     data = read_json(path)
-    if data.get("model_type") == "mimi":
-        return read_mimi_config(data, str(path)), True
-    return read_config(folder).mimi, False
+    return read_mimi_config(data, str(path)) if data.get("model_type") == "mimi" else None
 
 
 def check_kind(config: dict[str, Any], where: str) -> None:
