@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from personaplex.checkpoint.folder import ModelFolder
-from personaplex.checkpoint.hub import BUNDLED, find
+from personaplex.checkpoint.hub import BUNDLED, LM_WEIGHTS, find
 from personaplex.checkpoint.load import default_dtype, expected_tensors
 from personaplex.checkpoint.rules import Rule, lm_rules
 from personaplex.checkpoint.sources import OUR_OWN, SOURCES, Licence
 from personaplex.checkpoint.tensors import Entry, TensorFile, scale_name
 from personaplex.config import PARTS
-from personaplex.errors import CheckpointError, PersonaPlexError
+from personaplex.errors import CheckpointError
 from personaplex.models.lm import LanguageModel
 from personaplex.nn.state import parameters
 from personaplex.runtime.limits import Limits
@@ -92,7 +92,7 @@ def summarise(model: str, sessions: int) -> Summary:
         "codec": {"codebooks": codec.quantizer.n_q, "used": codec.num_codebooks, "bins": codec.quantizer.bins},
     }
     counts = {"codec": _n_values(TensorFile(folder.codec_file).entries)}
-    if alone or not _has_lm(folder):
+    if alone or not any(next(path.glob(name), None) for name in LM_WEIGHTS):
         return Summary(model, licence, gated, str(path), about, files, [], counts, None, None, None, [])
     about |= _architecture(folder)
     parts = _parts(folder)
@@ -110,13 +110,6 @@ def summarise(model: str, sessions: int) -> Summary:
 
 def _most_sessions(plan_of_one: MemoryPlan, available: int) -> int:
     return max(0, (available - plan_of_one.weights - plan_of_one.codec) // plan_of_one.slot - 1)
-
-
-def _has_lm(folder: ModelFolder) -> bool:
-    try:
-        return bool(folder.lm_files)
-    except PersonaPlexError:
-        return False
 
 
 def _architecture(folder: ModelFolder) -> dict[str, Any]:

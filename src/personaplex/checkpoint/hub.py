@@ -18,14 +18,8 @@ BUNDLED_FILES = ("config.json", "model.safetensors", "mimi.safetensors", "tokeni
 
 VOICE_FILES = ("config.json", "voices.tgz", "voices/*")
 CODEC_FILES = ("config.json", "tokenizer-*.safetensors", "mimi*.safetensors")
-LM_FILES = (
-    "config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "temporal.safetensors",
-    "depformer.safetensors",
-    "embeddings.safetensors",
-)
+LM_WEIGHTS = ("model*.safetensors", "temporal.safetensors", "depformer.safetensors", "embeddings.safetensors")
+LM_FILES = ("config.json", "model.safetensors.index.json", *LM_WEIGHTS)
 _REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 ALL_FILES = (*VOICE_FILES, *CODEC_FILES, *LM_FILES, "*.model", "README.md")
 
