@@ -1,8 +1,8 @@
 """Make tests/fixtures/transformers-mimi: a tiny random `MimiModel`, and what transformers makes of a sound with it.
 
 `python scripts/make_mimi_fixture.py` in an environment that has torch and transformers, which this project does not
-need (made with torch 2.15.0 and transformers 5.23.0). `normed.safetensors` is the same model with a weight norm on every
-convolution, half of them stored as PyTorch does today and half as it used to.
+need (made with torch 2.15.0 and transformers 5.23.0). `normed.safetensors` is the same model with a weight norm on
+every convolution, half of them stored as PyTorch does today and half as it used to.
 """
 
 from __future__ import annotations
