@@ -6,6 +6,7 @@ a problem prevents everything.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -72,12 +73,15 @@ def check_blas() -> Check:
     """Which BLAS multiplies float32 on a CPU."""
     if blas.advice:
         return Check("blas", "warning", "MLX's own, which is slow", blas.advice)
+    if os.environ.get("PERSONAPLEX_BLAS") == "none":
+        return Check("blas", "warning", "MLX's own, because PERSONAPLEX_BLAS says none", "unset PERSONAPLEX_BLAS")
     return Check("blas", "ok", blas.library or "the system's own, or that of the GPU")
 
 
 def check_memory() -> Check:
     """How much memory there is, and what of the 7B fits into it."""
     from personaplex.checkpoint.folder import ModelFolder
+    from personaplex.checkpoint.hub import bundled
     from personaplex.runtime.limits import Limits
     from personaplex.runtime.memory import available_bytes, plan
 
@@ -87,9 +91,10 @@ def check_memory() -> Check:
     with tempfile.TemporaryDirectory() as empty:
         # A folder that says nothing about itself is the 7B.
         whole = plan(ModelFolder(Path(empty)), 1, Limits())
+    small = plan(ModelFolder(bundled(("config.json",))), 1, Limits()).total
     found = f"{available / GIB:.1f} GiB are free"
-    if available < GIB:
-        mend = "close other programs: the small model needs about 1 GiB"
+    if available < small:
+        mend = f"close other programs: nano needs {small / GIB:.1f} GiB, and the 7B {whole.total / GIB:.1f}"
         return Check("memory", "problem", found, mend, BackendError.exit_code)
     needs = {bits: whole.total - whole.weights + whole.weights * share for bits, share in _shares().items()}
     fitting = [bits for bits, n_bytes in needs.items() if n_bytes <= available]

@@ -85,6 +85,8 @@ def test_a_slow_blas_is_a_warning_with_its_cure(monkeypatch: pytest.MonkeyPatch)
     assert doctor.check_blas() == Check("blas", "warning", "MLX's own, which is slow", HOW_TO_GET_ONE)
     monkeypatch.setattr(doctor, "blas", Blas("libopenblas.so.0"))
     assert doctor.check_blas() == Check("blas", "ok", "libopenblas.so.0")
+    monkeypatch.setenv("PERSONAPLEX_BLAS", "none")
+    assert doctor.check_blas().mend == "unset PERSONAPLEX_BLAS"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,8 @@ def test_a_slow_blas_is_a_warning_with_its_cure(monkeypatch: pytest.MonkeyPatch)
         (mx.gpu, 4, "warning", "the 7B needs 7.5 GiB", "--model nano"),
         (mx.cpu, 64, "ok", "7B fits at 32 bits", None),
         (mx.cpu, 16, "warning", "the 7B needs 35.3 GiB", "--model nano"),
-        (mx.cpu, 0.5, "problem", "0.5 GiB are free", "close other programs"),
+        (mx.cpu, 0.5, "warning", "0.5 GiB are free; the 7B needs", "--model nano"),
+        (mx.cpu, 0.05, "problem", "0.1 GiB are free", "close other programs: nano needs 0.1 GiB"),
     ],
 )
 def test_memory(
