@@ -81,6 +81,7 @@ def test_mlx_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_slow_blas_is_a_warning_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PERSONAPLEX_BLAS", raising=False)
     monkeypatch.setattr(doctor, "blas", Blas(None, HOW_TO_GET_ONE))
     assert doctor.check_blas() == Check("blas", "warning", "MLX's own, which is slow", HOW_TO_GET_ONE)
     monkeypatch.setattr(doctor, "blas", Blas("libopenblas.so.0"))
@@ -99,7 +100,7 @@ def test_a_slow_blas_is_a_warning_with_its_cure(monkeypatch: pytest.MonkeyPatch)
         (mx.cpu, 64, "ok", "7B fits at 32 bits", None),
         (mx.cpu, 16, "warning", "the 7B needs 35.3 GiB", "--model nano"),
         (mx.cpu, 0.5, "warning", "0.5 GiB are free; the 7B needs", "--model nano"),
-        (mx.cpu, 0.05, "problem", "0.1 GiB are free", "close other programs: nano needs 0.1 GiB"),
+        (mx.cpu, 0.05, "problem", "0.0 GiB are free", "close other programs: nano needs 0.1 GiB"),
     ],
 )
 def test_memory(
