@@ -217,9 +217,11 @@ def test_a_download_that_fails_leaves_what_is_whole_for_the_next_time(
 
 def test_gated_without_a_token_says_where_to_accept_the_licence(server: Hub) -> None:
     server.repos[REPO].token = "hf_accepted"
+    said: list[str] = []
     says = rf"{REPO} is gated: accept its licence at {server.url}/{REPO}, then run `hf auth login`$"
     with pytest.raises(CheckpointError, match=says):
-        hub.resolve(REPO)
+        hub.resolve(REPO, say=said.append)
+    assert said == [], "whose licence was not accepted is not announced as if it came"
 
 
 def test_gated_with_a_token_that_may_not_read_it_says_so(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

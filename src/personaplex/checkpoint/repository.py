@@ -108,18 +108,23 @@ class Repository:
 
     def _fetch(self, files: Sequence[str], known: Collection[str]) -> Path:
         with self._in_our_words():
-            if not self.offline and reachable(self.endpoint):
-                first = bool(known) or not (self._storage / "snapshots").is_dir()
-                if self.source is None:
-                    # Of a repository nobody knows the smallest file is looked at before the largest is downloaded.
-                    about = read_json(self._snapshot([CONFIG_FILE], local=False) / CONFIG_FILE)
-                    check_kind(about, self.repo)
-                    if about.get("model_type") == "mimi":
-                        files = self._of_mimi_alone(files)
-                if first:
-                    self.say(self._terms())
-                return self._snapshot(files, local=False)
-            return self._snapshot(files, local=True)
+            if self.offline or not reachable(self.endpoint):
+                return self._snapshot(files, local=True)
+            if known or self.source is None or not (self._storage / "snapshots").is_dir():
+                files = self._first_of(files)
+            return self._snapshot(files, local=False)
+
+    def _first_of(self, files: Sequence[str]) -> Sequence[str]:
+        """Fetch the smallest file before the largest: it shows whether we may, and what kind of model it is."""
+        new = not (self._storage / "snapshots").is_dir()
+        about = read_json(self._snapshot([CONFIG_FILE], local=False) / CONFIG_FILE)
+        if self.source is None:
+            check_kind(about, self.repo)
+            if about.get("model_type") == "mimi":
+                files = self._of_mimi_alone(files)
+        if new or self.source is not None:
+            self.say(self._terms())
+        return files
 
     def _snapshot(self, files: Sequence[str], *, local: bool) -> Path:
         from huggingface_hub import snapshot_download
