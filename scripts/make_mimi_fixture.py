@@ -2,15 +2,19 @@
 
 `python scripts/make_mimi_fixture.py` in an environment that has torch and transformers, which this project does not
 need (made with torch 2.15.0 and transformers 5.23.0). `normed.safetensors` is the same model with a weight norm on
-every convolution, half of them stored as PyTorch does today and half as it used to.
+every convolution, half of them stored as PyTorch does today and half as it used to. Beside the folder,
+keys_transformers_mimi.json holds every name and shape of a `MimiModel` of the real size.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import MimiConfig, MimiModel
 
@@ -75,6 +79,14 @@ def normed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
+def real_shapes() -> dict[str, list[int]]:
+    """Names and shapes as transformers writes a codec of the real size."""
+    with tempfile.TemporaryDirectory() as folder:
+        MimiModel(MimiConfig()).save_pretrained(folder)
+        with safe_open(Path(folder) / "model.safetensors", "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
+
+
 def main() -> None:
     """Write the folder anew."""
     torch.manual_seed(7)
@@ -90,6 +102,7 @@ def main() -> None:
     expected = {"pcm": pcm[None], "codes": codes.to(torch.int32), "decoded": decoded[0].contiguous()}
     save_file(expected, FOLDER / "expected.safetensors")
     save_file(normed(load_file(FOLDER / "model.safetensors")), FOLDER / "normed.safetensors")
+    FOLDER.with_name("keys_transformers_mimi.json").write_text(json.dumps(real_shapes(), indent=0) + "\n")
 
 
 if __name__ == "__main__":

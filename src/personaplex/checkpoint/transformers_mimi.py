@@ -67,7 +67,8 @@ _SAID_ONCE = {
 def read_mimi_config(data: dict[str, Any], where: str) -> MimiConfig:
     """The `config.json` of a `MimiModel`; what it does not say has transformers' default, which is Mimi's.
 
-    Raises ConfigError naming the field.
+    transformers writes much else, which changes nothing that is computed here and is not read. Raises ConfigError
+    naming the field.
     """
     for name, only in _SAID_ONCE.items():
         # The first versions wrote the frame rate down, later ones null.
