@@ -20,6 +20,7 @@ from personaplex.checkpoint.load import expected_tensors
 from personaplex.checkpoint.rules import lm_rules
 from personaplex.cli.main import main
 from personaplex.config import LMConfig
+from personaplex.conversation import Error
 from personaplex.errors import CheckpointError, ConfigError, PersonaError
 from tests.conftest import FIXTURES, edit_config, same
 from tests.hub_server import Hub, Repo, ask, running
@@ -137,6 +138,14 @@ def test_the_engine_opens_moshi_without_a_prompt(moshi: Path, speech: np.ndarray
             assert sum(type(event).__name__ == "Audio" for event in call.events()) == 3
         with pytest.raises(PersonaError, match="Moshi"), engine.open(Settings(voice="", prompt="teacher")):
             pass
+        with engine.open(Settings(seed=3)) as call:
+            call.feed(speech[:5760])
+            call.update(prompt="teacher")
+            call.feed(speech[:5760])
+            call.finish()
+            events = list(call.events())
+            assert any(isinstance(event, Error) and "Moshi" in str(event.error) for event in events)
+            assert sum(type(event).__name__ == "Audio" for event in events) == 6, "it was told, and talks on"
 
 
 @pytest.mark.parametrize("command", ["respond", "talk"])
