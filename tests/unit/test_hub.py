@@ -77,7 +77,9 @@ def test_without_a_network_it_fails_fast(offline: bool, monkeypatch: pytest.Monk
     if offline:
         no_network(monkeypatch)
     began = time.perf_counter()
-    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set" if offline else "check the network"):
+    with pytest.raises(
+        CheckpointError, match="HF_HUB_OFFLINE is set" if offline else "127.0.0.1:9 does not answer.*check the network"
+    ):
         hub.resolve(REPO)
     assert time.perf_counter() - began < 10
 

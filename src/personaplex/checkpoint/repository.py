@@ -57,6 +57,7 @@ class Repository:
         self.source: Source | None = SOURCES.get(repo)
         self.offline = bool(constants.HF_HUB_OFFLINE)
         self.cache, self.endpoint = Path(constants.HF_HUB_CACHE), constants.ENDPOINT
+        self._answers = False
 
     def folder(self, files: Sequence[str]) -> Path:
         """The snapshot that holds `files`, downloaded if need be, and checked. Raises CheckpointError."""
@@ -108,7 +109,8 @@ class Repository:
 
     def _fetch(self, files: Sequence[str], known: Collection[str]) -> Path:
         with self._in_our_words():
-            if self.offline or not reachable(self.endpoint):
+            self._answers = not self.offline and reachable(self.endpoint)
+            if not self._answers:
                 return self._snapshot(files, local=True)
             if known or self.source is None or not (self._storage / "snapshots").is_dir():
                 files = self._first_of(files)
@@ -179,10 +181,15 @@ class Repository:
                     f"the disk is full: {self.repo} does not fit into {self.cache}; make room, or let HF_HOME name "
                     "a folder on another disk"
                 ) from error
-            if self.offline:
+            if not self._answers:
+                why, mend = (
+                    ("HF_HUB_OFFLINE is set", "unset it once")
+                    if self.offline
+                    else (f"{self.endpoint} does not answer", "check the network")
+                )
                 raise CheckpointError(
-                    f"{self.repo} could not be fetched from the Hub: HF_HUB_OFFLINE is set, and what is needed of it "
-                    f"is not in {self.cache}; unset it once, or name a model folder"
+                    f"{self.repo} could not be fetched from the Hub: {why}, and what is needed of it is not in "
+                    f"{self.cache}; {mend}, or name a model folder"
                 ) from error
             raise CheckpointError(
                 f"{self.repo} is no folder here and could not be fetched from the Hub ({_short(error)}); "
