@@ -14,7 +14,7 @@ from personaplex.checkpoint.load import default_dtype
 from personaplex.errors import BackendError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
-from personaplex.nn.state import arrays, n_bytes, parameters
+from personaplex.nn.state import n_bytes, parameters
 from personaplex.runtime.limits import Limits
 
 
@@ -47,16 +47,17 @@ class MemoryPlan:
 
 def plan(folder: ModelFolder, slots: int, limits: Limits, dtype: mx.Dtype | None = None) -> MemoryPlan:
     """The plan for a model on disk; only its config.json and the sizes of its files are read."""
-    config, size = folder.config, (dtype or default_dtype()).size
+    config, dtype = folder.config, dtype or default_dtype()
     # Nothing here is evaluated: the arrays of these networks and states have shapes and no memory.
     lm, mimi = LanguageModel(config.lm), Mimi(config.mimi)
-    window = lm.init_state(1, limits.pinned_frames + limits.spare_frames)
+    extra_rows = limits.pinned_frames + limits.spare_frames
+    window = lm.temporal.init_state(1, dtype=dtype, extra_rows=extra_rows, kv_bits=limits.kv_bits)
     codec_state = (mimi.init_encoder(1, limits.spare_frames), mimi.init_decoder(1, limits.spare_frames))
     packed = config.quantization is not None and mx.default_device().type == mx.DeviceType.gpu
     return MemoryPlan(
-        weights=(folder.path / LM_FILE).stat().st_size if packed else _n_values(lm) * size,
+        weights=(folder.path / LM_FILE).stat().st_size if packed else _n_values(lm) * dtype.size,
         codec=n_bytes(parameters(mimi)),
-        slot=sum(leaf.size for leaf in arrays(window)) * size + n_bytes(codec_state),
+        slot=n_bytes((window, codec_state)),
         slots=slots,
     )
 
