@@ -11,6 +11,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -319,22 +320,85 @@ def _no_number(name: str) -> float:
 PARTS = ("temporal", "depformer", "heads", "embeddings")
 """Parts of the language model that can be stored quantised."""
 
+PLAIN_BITS = 16
+"""Not quantised."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How matrices are stored: MLX's affine layout, `bits` per value, one scale and bias per group; 16 is plain."""
+
+    bits: int = PLAIN_BITS
+    group_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.bits not in (2, 3, 4, 5, 6, 8, PLAIN_BITS):
+            raise ConfigError(f"bits is {self.bits}; MLX packs 2, 3, 4, 5, 6 or 8, and 16 is not quantised")
+        if self.group_size not in (32, 64, 128):
+            raise ConfigError(f"group_size is {self.group_size}; MLX packs groups of 32, 64 or 128")
+
+
+@dataclass(frozen=True)
+class PackingException:
+    """Tensors whose names in the file match the pattern `tensors` (`*` and `?`) are stored with other bits."""
+
+    tensors: str
+    bits: int
+    group_size: int = 64
+
+    def __post_init__(self) -> None:
+        Packing(self.bits, self.group_size)
+
+    @property
+    def packing(self) -> Packing:
+        """The same without the pattern."""
+        return Packing(self.bits, self.group_size)
+
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """How the linear maps of some parts are stored: MLX's affine layout, `bits` per value, one scale per group."""
+    """How the matrices of each part are stored; of several exceptions that match a tensor the last one counts."""
+
+    temporal: Packing = field(default_factory=Packing)
+    depformer: Packing = field(default_factory=Packing)
+    heads: Packing = field(default_factory=Packing)
+    embeddings: Packing = field(default_factory=Packing)
+    exceptions: tuple[PackingException, ...] = ()
+
+    @classmethod
+    def uniform(
+        cls, bits: int, group_size: int, parts: tuple[str, ...] = ("temporal", "depformer")
+    ) -> QuantizationConfig:
+        """The same packing for all `parts`; the others are plain. Raises ConfigError for an unknown part."""
+        if unknown := sorted(set(parts) - set(PARTS)):
+            raise ConfigError(f"unknown part {unknown[0]!r}; known are {', '.join(PARTS)}")
+        values: dict[str, Any] = dict.fromkeys(parts, Packing(bits, group_size))
+        return cls(**values)
+
+    def of(self, part: str, tensor: str) -> Packing | None:
+        """How `tensor` of `part` is stored; None for plainly."""
+        found: Packing = getattr(self, part)
+        for exception in self.exceptions:
+            if fnmatchcase(tensor, exception.tensors):
+                found = exception.packing
+        return None if found.bits == PLAIN_BITS else found
+
+
+@dataclass(frozen=True)
+class _OneWidth:
+    """The older form of `quantization` in a config.json: one packing for all `parts`."""
 
     bits: int
     group_size: int
     parts: tuple[str, ...] = ("temporal", "depformer")
 
-    def __post_init__(self) -> None:
-        if self.bits not in (2, 3, 4, 5, 6, 8):
-            raise ConfigError(f"bits is {self.bits}; MLX packs 2, 3, 4, 5, 6 or 8")
-        if self.group_size not in (32, 64, 128):
-            raise ConfigError(f"group_size is {self.group_size}; MLX packs groups of 32, 64 or 128")
-        if unknown := sorted(set(self.parts) - set(PARTS)):
-            raise ConfigError(f"unknown part {unknown[0]!r}; known are {', '.join(PARTS)}")
+
+def _by_part(quantization: Any, where: str) -> Any:
+    """The older form as today's; anything else as it is."""
+    if not isinstance(quantization, dict) or "bits" not in quantization:
+        return quantization
+    one = from_json(_OneWidth, quantization, where)
+    return {part: {"bits": one.bits, "group_size": one.group_size} for part in one.parts}
 
 
 @dataclass(frozen=True)
@@ -375,6 +439,8 @@ class ModelConfig:
             data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+        if isinstance(data, dict) and "quantization" in data:
+            data["quantization"] = _by_part(data["quantization"], f"{path}.quantization")
         return from_json(cls, data, str(path))
 
     def to_json(self) -> str:
