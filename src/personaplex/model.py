@@ -108,7 +108,7 @@ class PersonaPlex:
         self.mimi = mimi
         self.tokenizer = tokenizer
         self.compiled = compiled
-        self._generator = Generator(lm, folder.config, kv_bits=kv_bits)
+        self.generator = Generator(lm, folder.config, kv_bits=kv_bits)
         self._machines: dict[Ceiling, Duplex] = {}
 
     @classmethod
@@ -282,7 +282,7 @@ class PersonaPlex:
     def _machine(self, sampling: Sampling) -> Duplex:
         ceiling = Ceiling.over(sampling)
         if ceiling not in self._machines:
-            self._machines[ceiling] = Duplex(self.mimi, self._generator, ceiling, compiled=self.compiled)
+            self._machines[ceiling] = Duplex(self.mimi, self.generator, ceiling, compiled=self.compiled)
         return self._machines[ceiling]
 
 

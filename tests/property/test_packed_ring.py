@@ -160,6 +160,6 @@ def test_a_whole_conversation_runs_with_it() -> None:
     for bits in (16, 8):
         model = PersonaPlex.from_pretrained(PARITY, dtype=mx.float32, compiled=False, kv_bits=bits)
         reply = model.respond(pcm, voice="VOICE0", prompt=[7, 9], seed=1, max_steps=3)
-        assert isinstance(model._generator.begin(None)[1].temporal.rings[0], PackedKV) == (bits == 8)
+        assert isinstance(model.generator.begin(None)[1].temporal.rings[0], PackedKV) == (bits == 8)
         said.append(reply.tokens)
     assert said[0].shape == said[1].shape and (said[0][:, 0] == said[1][:, 0]).all()

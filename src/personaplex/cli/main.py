@@ -19,6 +19,7 @@ COMMANDS = {
     "codec": "Mimi alone: audio to tokens and back.",
     "trace": "A token-level run, for people who port or check models.",
     "bench": "Measure this machine.",
+    "quantisation-report": "Measure what fewer bits cost.",
     "train": "Make the small model from nothing.",
 }
 
@@ -32,7 +33,7 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002, D102
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"personaplex.cli.{cmd_name}").command
+        command = importlib.import_module(f"personaplex.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 
