@@ -323,6 +323,9 @@ PARTS = ("temporal", "depformer", "heads", "embeddings")
 PLAIN_BITS = 16
 """Not quantised."""
 
+GROUP_SIZES = (32, 64, 128)
+"""That MLX packs."""
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -334,7 +337,7 @@ class Packing:
     def __post_init__(self) -> None:
         if self.bits not in (2, 3, 4, 5, 6, 8, PLAIN_BITS):
             raise ConfigError(f"bits is {self.bits}; MLX packs 2, 3, 4, 5, 6 or 8, and 16 is not quantised")
-        if self.group_size not in (32, 64, 128):
+        if self.group_size not in GROUP_SIZES:
             raise ConfigError(f"group_size is {self.group_size}; MLX packs groups of 32, 64 or 128")
 
 
@@ -402,6 +405,29 @@ def _by_part(quantization: Any, where: str) -> Any:
 
 
 @dataclass(frozen=True)
+class FileHash:
+    """A file of a model folder and its SHA-256."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a converted model came from.
+
+    `source` is what was converted and `base_model` the repository that it goes back to, if that is known, whose licence
+    it has; `files` are all but this file and the card.
+    """
+
+    source: str
+    source_fingerprint: str
+    base_model: str
+    converter: str
+    files: tuple[FileHash, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything a model folder may say about itself; the defaults are PersonaPlex 7B."""
 
@@ -411,6 +437,7 @@ class ModelConfig:
     sine_codes: tuple[int, ...] = SINE_CODES
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     quantization: QuantizationConfig | None = None
+    provenance: Provenance | None = None
     model_type: str = "personaplex"
     version: str = ""
 

@@ -16,7 +16,7 @@ from mlx.utils import tree_unflatten
 from personaplex.checkpoint.packing import Packed, make_packed, pack, packed_names, packing_of, unpacked
 from personaplex.checkpoint.rules import Rule, lm_rules, mimi_rules
 from personaplex.checkpoint.tensors import Entry, TensorFile
-from personaplex.config import LMConfig, MimiConfig, Packing, QuantizationConfig
+from personaplex.config import GROUP_SIZES, LMConfig, MimiConfig, Packing, QuantizationConfig
 from personaplex.errors import CheckpointError, ConfigError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
@@ -42,8 +42,10 @@ def expected_tensors(rules: Iterable[Rule], quantization: QuantizationConfig | N
                 continue
             rows, columns = shape
             if columns % packing.group_size:
+                fitting = " and ".join(str(size) for size in GROUP_SIZES if columns % size == 0)
                 raise ConfigError(
-                    f"quantization: groups of {packing.group_size} do not divide the {columns} columns of {name!r}"
+                    f"quantization: groups of {packing.group_size} do not divide the {columns} columns of {name!r}; "
+                    + (f"groups of {fitting} do" if fitting else f"none do: leave {rule.part} at 16 bits")
                 )
             weight, scales, biases = packed_names(name)
             expected[weight] = Entry("U32", (rows, columns * packing.bits // 32))
@@ -51,8 +53,22 @@ def expected_tensors(rules: Iterable[Rule], quantization: QuantizationConfig | N
     return expected
 
 
+def blank_lm(
+    config: LMConfig,
+    depformer_steps: int = 8,
+    quantization: QuantizationConfig | None = None,
+    *,
+    unpack: bool | None = None,
+) -> LanguageModel:
+    """The network that `load_lm` fills: its arrays have shapes, and take no memory until they are evaluated."""
+    model = LanguageModel(config, depformer_steps)
+    if not (_unpacks() if unpack is None else unpack):
+        make_packed(model, _packings(config, depformer_steps, quantization))
+    return model
+
+
 def load_lm(
-    path: Path,
+    path: Path | TensorFile,
     config: LMConfig,
     *,
     depformer_steps: int = 8,
@@ -60,7 +76,7 @@ def load_lm(
     dtype: mx.Dtype | None = None,
     unpack: bool | None = None,
 ) -> LanguageModel:
-    """Read a language model.
+    """Read a language model from a file, or several as one.
 
     `dtype` is that of weights and activations (default: bfloat16 on a GPU, float32 on a CPU). Packed tensors stay
     packed on a GPU and are unpacked on a CPU, which has no fast packed matmul; `unpack` says otherwise.
@@ -71,12 +87,9 @@ def load_lm(
         raise ConfigError(f"{depformer_steps} depformer steps asked for; this model has {config.dep_q}")
     unpack = _unpacks() if unpack is None else unpack
     rules = list(lm_rules(config, depformer_steps))
-    file = TensorFile(path)
+    file = path if isinstance(path, TensorFile) else TensorFile(path)
     file.check(expected_tensors(rules, quantization))
-    model = LanguageModel(config, depformer_steps)
-    packings = {str(rule.target): packing_of(rule, quantization) for rule in rules if rule.target}
-    if not unpack:
-        make_packed(model, packings)
+    packings = _packings(config, depformer_steps, quantization)
     values: dict[str, mx.array] = {}
     for rule in rules:
         if rule.target is None:
@@ -88,7 +101,7 @@ def load_lm(
         packed = [[file.take(n) for n in packed_names(name)] for name in rule.sources]
         codes, scales, biases = (rule.transform(list(arrays)) for arrays in zip(*packed, strict=True))
         values |= _stored(rule.target, (codes, scales, biases), packing, dtype, unpack=unpack)
-    return _filled(model, values)
+    return _filled(blank_lm(config, depformer_steps, quantization, unpack=unpack), values)
 
 
 def quantised(model: LanguageModel, quantization: QuantizationConfig, *, unpack: bool | None = None) -> LanguageModel:
@@ -98,16 +111,13 @@ def quantised(model: LanguageModel, quantization: QuantizationConfig, *, unpack:
     Raises ConfigError when the groups do not fit.
     """
     unpack = _unpacks() if unpack is None else unpack
-    rules = [rule for rule in lm_rules(model.config, model.depformer.n_steps) if rule.target]
-    packings = {str(rule.target): packing_of(rule, quantization) for rule in rules}
-    other = LanguageModel(model.config, model.depformer.n_steps)
-    if not unpack:
-        make_packed(other, packings)
+    config, steps = model.config, model.depformer.n_steps
+    packings = _packings(config, steps, quantization)
     values: dict[str, mx.array] = {}
     for name, value in parameters(model).items():
         packing = packings.get(name)
         values |= _stored(name, pack(value, packing), packing, model.dtype, unpack=unpack) if packing else {name: value}
-    return _filled(other, values)
+    return _filled(blank_lm(config, steps, quantization, unpack=unpack), values)
 
 
 def load_mimi(path: Path, config: MimiConfig) -> Mimi:
@@ -124,6 +134,14 @@ def load_mimi(path: Path, config: MimiConfig) -> Mimi:
     _filled(model, values)
     model.quantizer.prepare()
     return model
+
+
+def _packings(
+    config: LMConfig, depformer_steps: int, quantization: QuantizationConfig | None
+) -> dict[str, Packing | None]:
+    """How each parameter is stored, by its name in our modules."""
+    rules = lm_rules(config, depformer_steps)
+    return {rule.target: packing_of(rule, quantization) for rule in rules if rule.target}
 
 
 def _unpacks() -> bool:

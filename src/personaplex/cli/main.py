@@ -19,6 +19,7 @@ COMMANDS = {
     "codec": "Mimi alone: audio to tokens and back.",
     "trace": "A token-level run, for people who port or check models.",
     "bench": "Measure this machine.",
+    "convert": "Quantise a model, for less memory and faster steps.",
     "quantisation-report": "Measure what fewer bits cost.",
     "train": "Make the small model from nothing.",
 }

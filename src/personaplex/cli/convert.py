@@ -1,0 +1,119 @@
+"""`personaplex convert`: a model in fewer bits, in a folder of its own, and perhaps on the Hub."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import personaplex
+from personaplex.cli.options import json_option, note
+from personaplex.errors import OutputError
+
+if TYPE_CHECKING:
+    from personaplex.checkpoint.card import Quality
+
+
+@click.command("convert")
+@click.argument("source", metavar="nano|DIR|REPO")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to make; it must not exist.")
+@click.option(
+    "--bits",
+    type=click.Choice(["16", "8", "4", "mixed"]),
+    default="8",
+    show_default=True,
+    help="16: as it came. 8 or 4: the same for all parts. mixed: the recipe of docs/weights.md.",
+)
+@click.option(
+    "--group-size",
+    type=click.Choice(["32", "64", "128"]),
+    help="Values that share a scale (default: 64, and the recipe's own for mixed).",
+)
+@click.option(
+    "--quantize",
+    "parts",
+    metavar="PART,...",
+    help="What is quantised, of temporal, depformer, heads, embeddings (default: the first two; all for mixed).",
+)
+@click.option("--keep-user-steps", is_flag=True, help="Keep the depformer steps that guess the user's codes (8 to 15).")
+@click.option("--trim-codec", is_flag=True, help="Leave out the codebooks of Mimi that are never used (24 of 32).")
+@click.option("--upload", "repo", metavar="REPO", help="Then upload the folder to owner/name on the Hub.")
+@click.option("--force", is_flag=True, help="Upload even what is worse than the report's thresholds, or not measured.")
+@json_option
+def command(
+    source: str,
+    out: Path,
+    bits: str,
+    group_size: str | None,
+    parts: str | None,
+    keep_user_steps: bool,
+    trim_codec: bool,
+    repo: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Convert a model: quantise it, and leave out what talking does not need.
+
+    It goes tensor by tensor and needs less than 3 GB of memory for the 7B. If it is interrupted, the same command goes
+    on where it was.
+    """
+    from personaplex.checkpoint.convert import check_absent, convert, result_config
+    from personaplex.checkpoint.folder import ModelFolder
+    from personaplex.checkpoint.hub import BUNDLED, resolve
+    from personaplex.checkpoint.recipe import quantization
+    from personaplex.checkpoint.upload import check_permission, upload
+    from personaplex.config import Provenance
+
+    check_absent(out)
+    if repo:
+        check_permission(repo)
+    chosen = [part.strip() for part in parts.split(",")] if parts else None
+    folder = ModelFolder(resolve(source))
+    before, here = folder.config.provenance, Path(source).expanduser().is_dir()
+    how = quantization(bits, folder.config.lm, int(group_size) if group_size else None, chosen)
+    config = result_config(folder.config, how, keep_user_steps=keep_user_steps, trim_codec=trim_codec)
+    about = Provenance(
+        source=folder.path.resolve().name if here else source,
+        source_fingerprint=folder.fingerprint,
+        base_model=before.base_model if before else "" if here or source == BUNDLED else source,
+        converter=f"personaplex {personaplex.__version__}",
+    )
+    began = time.perf_counter()
+    try:
+        quality = convert(folder, out, config, about, on_progress=_progress(), measure=_measure)
+    except KeyboardInterrupt:
+        note(f"{out} is unfinished; the same command goes on where it was")
+        raise
+    n_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    seconds = round(time.perf_counter() - began, 1)
+    note(f"wrote {out}: {n_bytes / 1e9:.2f} GB in {seconds} s")
+    if repo:
+        if quality.refusals and not force:
+            raise OutputError(f"{out} was not uploaded: {'; '.join(quality.refusals)}; --force uploads it all the same")
+        note(f"uploaded to {upload(out, repo)}")
+    if as_json:
+        click.echo(json.dumps({"output": str(out), "bytes": n_bytes, "seconds": seconds}))
+
+
+def _measure(_: Path) -> Quality:
+    """What a short report finds in the converted model of a folder: nobody has measured it yet."""
+    from personaplex.checkpoint.card import Quality
+
+    return Quality(refusals=("its quality was not measured",))
+
+
+def _progress() -> Callable[[int, int], None]:
+    """A line on a terminal that counts, and nothing elsewhere."""
+    terminal = sys.stderr.isatty()
+
+    def show(done: int, total: int) -> None:
+        if terminal:
+            end = "\n" if done == total else ""
+            click.echo(f"\r{done / 1e9:7.2f} of {total / 1e9:.2f} GB of weights{end}", err=True, nl=False)
+
+    return show
