@@ -1,8 +1,8 @@
 """What hurts at 4 bits: measure a trained model with one thing changed at a time.
 
-`python scripts/mixed_search.py MODEL` prints a Markdown table: everything at 4 and 8 bits by group size, then each part,
-each kind of matrix and each temporal layer alone at 4 bits, then all at 4 but one of them, then mixtures. It is what the
-recipe `mixed` in `src/personaplex/checkpoint/recipes.toml` was chosen from.
+`python scripts/mixed_search.py MODEL` prints a Markdown table: all at 8 and 4 bits by group size; each part, each
+kind of matrix and each temporal layer alone at 4 bits; all at 4 but one of them; mixtures. The recipe `mixed` in
+`src/personaplex/checkpoint/recipes.toml` is chosen from it. Groups that do not divide the rows of a matrix are halved.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import personaplex  # noqa: F401 - before mlx, for its BLAS
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
-from personaplex.checkpoint.load import expected_tensors
 from personaplex.checkpoint.recipe import quantization
 from personaplex.checkpoint.rules import lm_rules
 from personaplex.config import PARTS, LMConfig, Packing, PackingException, QuantizationConfig
-from personaplex.errors import ConfigError, PersonaPlexError
-from personaplex.quality.report import Candidate, in_memory, measure
+from personaplex.errors import PersonaPlexError
+from personaplex.quality.report import in_memory, measure
 from personaplex.quality.thresholds import Thresholds
 
 Recipes = Iterator[tuple[str, QuantizationConfig | None]]
 MATRICES = ("self_attn.in_proj_weight", "self_attn.out_proj.weight", "gating*.linear_in.weight", "gating*.linear_out.*")
 
 
-def all_parts(bits: int, group: int, **others: Packing) -> QuantizationConfig:
+def all_parts(bits: int, group: int, **others: Any) -> QuantizationConfig:
     """Every part with `bits`, but for the `others`."""
     return dataclasses.replace(QuantizationConfig.uniform(bits, group, PARTS), **others)
 
@@ -42,13 +42,13 @@ def layers(part: str, numbers: list[int], bits: int, group: int) -> tuple[Packin
 
 def recipes(config: LMConfig, g: int) -> Recipes:
     """Everything that is measured, by name; `g` is the group size where it is not what differs."""
-    four, eight, last = Packing(4, g), Packing(8, g), config.num_layers - 1
+    eight, last = Packing(8, g), config.num_layers - 1
     yield "16", None
     for bits in (8, 4):
         for group in (32, 64, 128):
             yield f"all {bits}, groups of {group}", all_parts(bits, group)
     for part in PARTS:
-        yield f"only {part} 4", QuantizationConfig(**{part: four})
+        yield f"only {part} 4", QuantizationConfig.uniform(4, g, (part,))
     for part, name in (("temporal", "transformer"), ("depformer", "depformer")):
         for matrix in MATRICES:
             kept = PackingException(f"{name}.layers.*.{matrix}", 4, g)
@@ -74,15 +74,20 @@ def recipes(config: LMConfig, g: int) -> Recipes:
     yield "mixed, as the recipe is now", quantization("mixed", config, g)
 
 
-def fitting(config: LMConfig, group: int, folder: ModelFolder) -> Iterator[Candidate]:
-    """Candidates; one whose groups do not divide its rows is told of and left out."""
-    for name, recipe in recipes(config, group):
-        try:
-            expected_tensors(lm_rules(config, 8), recipe)
-        except ConfigError as error:
-            print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
-            continue
-        yield in_memory(name, recipe, folder)
+def fitted(config: LMConfig, recipe: QuantizationConfig | None) -> QuantizationConfig | None:
+    """The recipe, with groups halved where they do not divide the rows of a matrix."""
+    if recipe is None:
+        return None
+    halved = list(recipe.exceptions)
+    for rule in lm_rules(config, config.dep_q):
+        for name, (_, *columns) in rule.sources.items():
+            how = recipe.of(rule.part, name) if rule.part else None
+            size = how.group_size if how else 1
+            while columns[-1] % size:
+                size //= 2
+            if how and size < how.group_size:
+                halved.append(PackingException(name, how.bits, size))
+    return dataclasses.replace(recipe, exceptions=tuple(halved))
 
 
 def main() -> int:
@@ -94,7 +99,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         folder, thresholds = ModelFolder(resolve(arguments.model)), Thresholds.read()
-        candidates = list(fitting(folder.config.lm, arguments.group_size, folder))
+        config = folder.config.lm
+        chosen = recipes(config, arguments.group_size)
+        candidates = [in_memory(name, fitted(config, recipe), folder) for name, recipe in chosen]
         candidates += [dataclasses.replace(candidates[0], kv_bits=8)]
         audio = arguments.audio or [thresholds.audio]
         with tempfile.TemporaryDirectory() as scratch:

@@ -67,7 +67,7 @@ class PackedKV(NamedTuple):
 Ring = KV | PackedKV
 
 
-def empty_ring(shape: tuple[int, int, int, int], dtype: mx.Dtype, bits: int = 16) -> Ring:
+def empty_ring(shape: tuple[int, ...], dtype: mx.Dtype, bits: int = 16) -> Ring:
     """A ring [B, H, R, D] that holds nothing: of `dtype`, or with `bits` 8 packed."""
     if bits != 8:
         return KV(mx.zeros(shape, dtype), mx.zeros(shape, dtype))

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from personaplex.checkpoint.card import Quality
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
-from personaplex.quality.report import Report, Say, measure, stored
+from personaplex.errors import BackendError
+from personaplex.quality.report import Report, Say, measure, silent, stored
 from personaplex.quality.thresholds import Thresholds
 
 
-def examine(
-    source: str | Path,
-    converted: Path,
-    name: str | None = None,
-    *,
-    scratch: Path | None = None,
-    say: Say = lambda _: None,
-) -> Report:
-    """Measure a `converted` folder beside its `source` on the recording of `gate.toml`, in a table as `name`.
+def examine(source: str | Path, converted: Path, name: str | None = None, *, say: Say = silent) -> Quality:
+    """What the card of a `converted` folder says, and why it should not be published, if so; `name` is its row's.
 
-    Raises BackendError when the source does not fit into memory: then nothing was measured.
+    Measured beside its `source` on the recording and by the limits of `gate.toml`. A source that does not fit into
+    memory is not measured, which is a reason too.
     """
     thresholds = Thresholds.read()
     candidate = stored(converted, ModelFolder(resolve(source)), name)
-    return measure(source, [candidate], [thresholds.audio], thresholds, scratch=scratch, say=say)
+    try:
+        report = measure(source, [candidate], [thresholds.audio], thresholds, scratch=converted.parent, say=say)
+    except BackendError as error:
+        return Quality(refusals=(f"its quality was not measured: {error}",))
+    return Quality(report.markdown(), refusals(report))
 
 
-def refusal(report: Report) -> str | None:
-    """Why the models of a report should not be published, in one line; None when nothing speaks against it."""
+def refusals(report: Report) -> tuple[str, ...]:
+    """Why the models of a report should not be published; empty when nothing speaks against it."""
+    found = []
     for candidate in report.candidates:
-        why = "; ".join(candidate.verdict.reasons)
-        if candidate.verdict.kind == "random":
-            return f"{report.reference} answers as random weights do: {why}"
-        if candidate.verdict.kind == "beyond":
-            return f"{candidate.name} is beyond the limits for publishing: {why}"
-    return None
+        verdict = candidate.verdict
+        if verdict.kind == "random":
+            return (f"{report.reference} answers as random weights do: {verdict.reasons[0]}",)
+        found += [f"{candidate.name}: {reason}" for reason in verdict.reasons]
+    return tuple(found)

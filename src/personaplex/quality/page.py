@@ -268,6 +268,8 @@ def _chart(title: str, about: str, curves: Sequence[Curve], x: Axis, y: Axis, li
     if limit is not None:
         height = place((x.low, limit))[1]
         parts.append(f'<path class="limit" d="M{LEFT} {height:.1f}H{end}"><title>limit {limit:g}</title></path>')
+    if not any(y is not None for curve in curves for _, y in curve.points):
+        parts.append(f'<text x="{LEFT + across / 2}" y="{TOP + up / 2}" text-anchor="middle">no such moment</text>')
     for curve in curves:
         parts += _drawn(curve, [(*place((px, py)), py) for px, py in curve.points if py is not None])
     caption = f"<figcaption><h3>{escape(title)}</h3>{f'<p>{escape(about)}</p>' if about else ''}</figcaption>"

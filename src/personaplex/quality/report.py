@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,10 @@ from personaplex.units import FRAME_RATE, FRAME_SAMPLES, N_CODEBOOKS, SAMPLE_RAT
 Say = Callable[[str], None]
 POINTS = 120
 """Points of a curve over time, at most: each the mean of the moments between."""
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -170,14 +174,14 @@ def measure(
     thresholds: Thresholds,
     *,
     scratch: Path | None = None,
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> Report:
     """Let the reference talk with each recording, then let it and every candidate read what was said.
 
     One model is in memory at a time: what the reference makes of it waits in a temporary folder in `scratch`, about
     0.4 MB per frame for the 7B. Raises AudioError, CheckpointError, OutputError or UsageError.
     """
-    recordings = {str(path): _padded(read_audio(path), thresholds.tail_seconds) for path in audio}
+    recordings = [(str(path), _padded(read_audio(path), thresholds.tail_seconds)) for path in audio]
     with tempfile.TemporaryDirectory(prefix=".quality-", dir=scratch) as temporary:
         folders = [Path(temporary) / str(i) for i in range(len(recordings))]
         scripts, config, text_padding = _reference(reference, recordings, folders, thresholds.seed, say)
@@ -198,11 +202,11 @@ def measure(
             verdict = thresholds.judge(summary(found), padding)
             measured.append(Measured(candidate.name, candidate.kv_bits, bits, n_bytes, found, verdict))
     seconds = sum(script.n_frames for script in scripts) / FRAME_RATE
-    return Report(str(reference), tuple(recordings), seconds, padding, tuple(measured), thresholds)
+    return Report(str(reference), tuple(name for name, _ in recordings), seconds, padding, tuple(measured), thresholds)
 
 
 def _reference(
-    reference: str | Path, recordings: Mapping[str, np.ndarray], folders: Sequence[Path], seed: int, say: Say
+    reference: str | Path, recordings: Sequence[tuple[str, np.ndarray]], folders: Sequence[Path], seed: int, say: Say
 ) -> tuple[list[Script], LMConfig, int]:
     """Scripts of the conversations, and in `folders` what the reference makes of them; it is let go."""
     _check_memory(reference)
@@ -210,7 +214,7 @@ def _reference(
     model = PersonaPlex.from_pretrained(reference)
     prompt = model.compose(model.default_voice if model.list_voices() else None, DEFAULT_PROMPT)
     scripts = []
-    for folder, (name, pcm) in zip(folders, recordings.items(), strict=True):
+    for folder, (name, pcm) in zip(folders, recordings, strict=True):
         say(f"{reference}: talking with {name} ({len(pcm) / SAMPLE_RATE:.1f} s with the silence after it)")
         scripts.append(write_script(name, model.generator, model.mimi, prompt, pcm, model.sampling(), seed))
         folder.mkdir()
