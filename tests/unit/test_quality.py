@@ -152,7 +152,7 @@ def test_fewer_bits_cost_more_and_every_part_counts(
     assert temporal[0] == 0 < temporal[1] and depformer.max() == 0 == heads.max() and embeddings[0] > 0
     assert all(value > 0 for value in kl[3:7])
     assert found.padding and found.padding > 0.5 and said
-    assert found.seconds == pytest.approx(2 * 27 * 0.08) and len(found.candidates[0].comparison.padding) == 54
+    assert found.seconds == pytest.approx(2 * 28 * 0.08) and len(found.candidates[0].comparison.padding) == 56
     assert [c.verdict.kind for c in found.candidates[:2]] == ["measured", "measured"]
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["candidates"][1]["streams"]["text"]["kl"] > 0
 

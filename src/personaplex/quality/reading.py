@@ -76,8 +76,7 @@ def read(lm: LanguageModel, script: Script, kv_bits: int = 16) -> Iterator[Piece
     embedded = lm.embed(mx.array(script.prompt.columns)[None])
     if script.prompt.embeddings is not None:
         embedded = mx.concatenate([script.prompt.embeddings.astype(embedded.dtype)[None], embedded], axis=1)
-    # With rows for a whole piece every query reads the ring after it was written, as in a call.
-    state = lm.init_state(1, PIECE - 1, kv_bits)
+    state = lm.init_state(1, kv_bits=kv_bits)
     for start in range(0, embedded.shape[1], PREFILL_COLUMNS):
         _, state = lm.advance(embedded[:, start : start + PREFILL_COLUMNS], state)
         mx.eval(arrays(state))
