@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from personaplex.config import LMConfig, ModelConfig, QuantizationConfig, SamplingDefaults, from_json
 from personaplex.errors import ConfigError
@@ -30,10 +30,11 @@ def read_config(path: Path) -> ModelConfig:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
-    config = from_json(_Config, data, str(path)).as_ours
-    if config.lm.depformer_hidden != data["depformer"]["dim_feedforward"]:
-        raise ConfigError(f"{path}.depformer.dim_feedforward: no gated block is that wide")
-    return config
+    theirs = from_json(_Config, data, str(path))
+    try:
+        return theirs.as_ours
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class _Depformer:
     context: int  # wrong there (8), without effect in the reference, and not used here
     weights_per_step: bool
     multi_linear: bool
+
+    FIXED: ClassVar[dict[str, Any]] = {"weights_per_step": True, "multi_linear": True}
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,11 @@ class _Config:
             **fields,
             # They say the width inside the block, the reference what that is two thirds of.
             depformer_dim_feedforward=-(-3 * small.dim_feedforward // 2),
-            depformer_multi_linear=small.multi_linear,
-            depformer_weights_per_step=small.weights_per_step,
             dep_q=small.num_steps,
             delays=self.delays,
         )
+        if lm.depformer_hidden != small.dim_feedforward:
+            raise ConfigError(f"depformer.dim_feedforward: no block of {small.dim} channels is that wide inside")
         quantization = (
             QuantizationConfig.uniform(packed.bits, packed.group_size, packed.quantized_components) if packed else None
         )
