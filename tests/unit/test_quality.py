@@ -39,13 +39,13 @@ def listening(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 @pytest.fixture(scope="module")
 def thresholds() -> Thresholds:
-    return dataclasses.replace(Thresholds.read(), tail_seconds=0.5)
+    return dataclasses.replace(Thresholds.read(), tail_seconds=0.3)
 
 
 @pytest.fixture(scope="module")
 def question(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("question") / "question.wav"
-    write_audio(path, np.random.default_rng(0).normal(0, 0.1, 40_000).astype(np.float32))
+    write_audio(path, np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32))
     return path
 
 
@@ -73,6 +73,10 @@ def test_the_numbers_are_what_they_are_called() -> None:
                 if stream == 0:
                     assert found.padding[at] == pytest.approx(p[0] + p[PAD], abs=1e-6)
                     assert found.word[at] == (a.argmax() not in (0, PAD))
+            codes = np.array(reference.audio[t], np.float64)
+            shares = np.exp(codes) / np.exp(codes).sum(axis=1, keepdims=True)
+            entropy = -(shares * np.log(shares)).sum(axis=1).mean()
+            assert found.doubt[at] == pytest.approx(entropy / np.log(7), rel=1e-4)
             at += 1
         wrong += np.square(np.array(candidate.layers - reference.layers, np.float64)).sum(axis=(1, 2))
         right += np.square(np.array(reference.layers, np.float64)).sum(axis=(1, 2))
@@ -84,6 +88,12 @@ def test_the_numbers_are_what_they_are_called() -> None:
     assert numbers["acoustic"]["top1"] == pytest.approx(found.agree[:, 2:].mean(), rel=1e-5)
     assert numbers["acoustic 8"]["kl_max"] == pytest.approx(found.divergence[:, 8].max(), rel=1e-5)
     assert numbers["semantic"]["rank"] == pytest.approx(found.rank[:, 1].mean(), rel=1e-5)
+    found.doubt[[0, 3]] = 0.01, 0.04
+    speaking = np.isin(np.arange(7), [0, 3], invert=True)
+    less = summary(found)
+    assert less["text"] == numbers["text"] and less["words"] == numbers["words"]
+    assert less["semantic"]["kl"] == pytest.approx(found.divergence[speaking, 1].mean(), rel=1e-5)
+    assert less["acoustic 3"]["top1"] == pytest.approx(found.agree[speaking, 3].mean(), rel=1e-5)
     both = joined([compare(pieces[:1], PAD), compare(pieces[1:], PAD)])
     assert np.array_equal(both.divergence, found.divergence) and both.drift.shape == found.drift.shape
 
@@ -101,18 +111,18 @@ def test_a_model_beside_itself_differs_in_nothing_and_one_that_fails_is_no_numbe
 @pytest.mark.parametrize("kv_bits", [16, 8])
 def test_reading_what_was_said_gives_the_logits_it_was_said_from(kv_bits: int) -> None:
     """Of every stream, over several pieces and a window that is full, through either ring, after a voice."""
-    folder = ModelFolder(PARITY, context_seconds=4.0)
+    folder = ModelFolder(PARITY, context_seconds=2.0)
     lm, mimi = folder.load_lm(dtype=mx.float32), folder.load_mimi()
     generator = Generator(lm, folder.config, kv_bits=kv_bits)
     model = PersonaPlex(folder, lm, mimi, folder.load_tokenizer(), compiled=False)
     prompt = model.compose("VOICE0", [7, 9, 11])
-    n = 2 * PIECE + 5
+    n = PIECE + 5
     pcm = np.random.default_rng(0).normal(0, 0.1, n * 1920).astype(np.float32)
     sampling = Sampling(text_top_k=20, audio_top_k=50)
     script = write_script("noise", generator, mimi, prompt, pcm, sampling, seed=3)
     assert script.n_frames == n and script.columns.shape == (n + 1, 17)
     pieces = list(read(lm, script, kv_bits))
-    assert [len(piece.text) for piece in pieces] == [PIECE, PIECE, 5]
+    assert [len(piece.text) for piece in pieces] == [PIECE, 5]
     assert pieces[0].layers.shape == (lm.config.num_layers + 2, PIECE, lm.config.dim)
 
     _, state = generator.prefill(prompt, seed=3, sampling=sampling)
@@ -152,7 +162,7 @@ def test_fewer_bits_cost_more_and_every_part_counts(
     assert temporal[0] == 0 < temporal[1] and depformer.max() == 0 == heads.max() and embeddings[0] > 0
     assert all(value > 0 for value in kl[3:7])
     assert found.padding and found.padding > 0.5 and said
-    assert found.seconds == pytest.approx(2 * 28 * 0.08) and len(found.candidates[0].comparison.padding) == 56
+    assert found.seconds == pytest.approx(2 * 15 * 0.08) and len(found.candidates[0].comparison.padding) == 30
     assert [c.verdict.kind for c in found.candidates[:2]] == ["measured", "measured"]
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["candidates"][1]["streams"]["text"]["kl"] > 0
 
@@ -177,8 +187,10 @@ def test_random_weights_are_recognised(tmp_path: Path, thresholds: Thresholds, q
 
 
 def test_a_conversion_is_measured_and_refused_beyond_the_limits(
-    listening: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listening: ModelFolder, thresholds: Thresholds, question: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    short = dataclasses.replace(thresholds, audio=question)
+    monkeypatch.setattr(Thresholds, "read", lambda: short)
     good = examine(listening.path, listening.path, "the same")
     assert good.refusals == () and "| the same | 16.00 |" in good.table and "| measured |" in good.table
     other = write_model(tmp_path / "other", listens=False)

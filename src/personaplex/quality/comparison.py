@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import log
 
 import mlx.core as mx
 import numpy as np
 
+from personaplex.engine.sampling import mean_entropy
 from personaplex.quality.reading import Piece
 from personaplex.text import EPAD
 from personaplex.units import N_CODEBOOKS
 
 STREAMS = ("text", "semantic", *(f"acoustic {i}" for i in range(2, N_CODEBOOKS + 1)))
 """What is predicted, in order: text, then the agent's 8 codebooks."""
+
+SPEAKING = 0.05
+"""Mean entropy of codes, of the largest there is, beyond which they are more than silence."""
 
 Numbers = dict[str, float | None]
 """Of one stream: `kl` (mean, nats), `kl_p95`, `kl_max`, `top1` (share), `rank` (mean), `rank_p99`; None: no number."""
@@ -27,7 +32,8 @@ class Comparison:
     likeliest token is the same. `rank` [N, 9]: the place of the reference's likeliest token among the candidate's, 1
     for the first. `drift` [L + 2]: root mean square of the difference between the hidden states relative to that of
     the reference's, after the embedding, each layer and the last norm. Of the reference alone: `padding` [N], its
-    probability of saying no word, and `word` [N], whether a word is its likeliest text.
+    probability of saying no word, `word` [N], whether a word is its likeliest text, and `doubt` [N], the mean entropy
+    of its codes relative to the largest there is.
     """
 
     divergence: np.ndarray
@@ -36,6 +42,7 @@ class Comparison:
     drift: np.ndarray
     padding: np.ndarray
     word: np.ndarray
+    doubt: np.ndarray
 
 
 def compare(pairs: Iterable[tuple[Piece, Piece]], text_padding: int) -> Comparison:
@@ -58,7 +65,7 @@ def joined(comparisons: list[Comparison]) -> Comparison:
     drift = np.average([c.drift for c in comparisons], axis=0, weights=weights)
     parts = {
         name: np.concatenate([getattr(c, name) for c in comparisons])
-        for name in ("divergence", "agree", "rank", "padding", "word")
+        for name in ("divergence", "agree", "rank", "padding", "word", "doubt")
     }
     return Comparison(**parts, drift=drift)
 
@@ -66,12 +73,14 @@ def joined(comparisons: list[Comparison]) -> Comparison:
 def _moments(reference: Piece, candidate: Piece, text_padding: int) -> dict[str, mx.array]:
     text, audio = _logits(reference.text[:, None], candidate.text[:, None]), _logits(reference.audio, candidate.audio)
     by_stream = {name: mx.concatenate([text[name], audio[name]], axis=1) for name in text}
+    codes = reference.audio.astype(mx.float32)
     sure = mx.softmax(reference.text.astype(mx.float32), axis=-1)
     likeliest = mx.argmax(sure, axis=-1)
     states = reference.layers.astype(mx.float32), candidate.layers.astype(mx.float32)
     wrong, right = mx.square(states[1] - states[0]).sum(axis=(1, 2)), mx.square(states[0]).sum(axis=(1, 2))
     return by_stream | {
         "padding": sure[:, text_padding] + sure[:, EPAD],
+        "doubt": mean_entropy(codes) / log(codes.shape[-1]),
         "word": (likeliest != text_padding) & (likeliest != EPAD),
         "squares": mx.stack([wrong, right]),
     }
@@ -92,16 +101,18 @@ def _logits(reference: mx.array, candidate: mx.array) -> dict[str, mx.array]:
 
 
 def summary(comparison: Comparison) -> dict[str, Numbers]:
-    """Numbers by stream; also of `words`, text where the reference would say one, and of all `acoustic` codebooks."""
-    every, words = np.ones(len(comparison.word), bool), comparison.word
-    streams = {name: _numbers(comparison, every, slice(i, i + 1)) for i, name in enumerate(STREAMS)}
-    acoustic = slice(STREAMS.index("semantic") + 1, None)
+    """Numbers by stream: `text` of all moments, `words` of those where the reference would say one.
+
+    The codebooks, and `acoustic` for all but the first, are of moments that are more than silence, of which a model is
+    sure: otherwise one that says little would look good.
+    """
+    every, speaking = np.ones(len(comparison.word), bool), comparison.doubt > SPEAKING
     return {
-        "text": streams.pop("text"),
-        "words": _numbers(comparison, words, slice(0, 1)),
-        "semantic": streams.pop("semantic"),
-        "acoustic": _numbers(comparison, every, acoustic),
-        **streams,
+        "text": _numbers(comparison, every, slice(0, 1)),
+        "words": _numbers(comparison, comparison.word, slice(0, 1)),
+        "semantic": _numbers(comparison, speaking, slice(1, 2)),
+        "acoustic": _numbers(comparison, speaking, slice(2, None)),
+        **{name: _numbers(comparison, speaking, slice(i, i + 1)) for i, name in enumerate(STREAMS) if i > 1},
     }
 
 

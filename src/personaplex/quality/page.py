@@ -96,7 +96,8 @@ def _parts(report: Report) -> Iterator[str]:
         "candidate read what had been said, the same tokens, and predicted every next one. KL divergence is that of "
         "the candidate from the reference, in nats at temperature 1: 0 is no difference. Top-1 is how often both find "
         'the same token likeliest.</p><p class="soft">“Words” is text where the reference would say one: most of the '
-        "time it is sure to say none. Dashed lines are the limits for publishing.</p>"
+        "time it is sure to say none. Codebooks are counted where it says more than silence. Dashed lines are "
+        "the limits for publishing.</p>"
     )
     if any(c.verdict.kind == "random" for c in report.candidates):
         yield (
