@@ -361,7 +361,20 @@ def test_a_group_size_that_does_not_divide_is_one_line(
     assert code == 4 and "16 columns" in said and "none do: leave temporal at 16 bits" in said
     code, said = run(wide.path, "--out", out, "--quantize", "temporal,mouth", capsys=capsys)
     assert code == 4 and "unknown part 'mouth'" in said
+    code, said = run(wide.path, "--out", out, "--bits", "16", "--quantize", "heads", capsys=capsys)
+    assert code == 2 and "are for fewer bits than 16" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_voice_that_is_damaged_is_known_before_the_work(
+    wide: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(wide.path, source)
+    (source / "voices" / "VOICE0.pt").write_bytes(b"x")
+    code, said = run(source, "--out", tmp_path / "out", capsys=capsys)
+    assert code == 4 and "VOICE0.pt is not a PyTorch file" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 @pytest.mark.usefixtures("shards")
