@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from personaplex import PersonaPlex
 from personaplex.checkpoint import convert as conversion
 from personaplex.checkpoint import packing
 from personaplex.checkpoint.card import Quality
@@ -30,7 +32,7 @@ from personaplex.config import ModelConfig, Packing, Provenance, QuantizationCon
 from personaplex.errors import CheckpointError, ConfigError, OutputError
 from personaplex.nn.state import parameters
 from tests.conftest import PARITY, edit_config, same
-from tests.wide import WIDE, write_wide
+from tests.wide import ROOT, WIDE, write_wide
 
 ABOUT = Provenance("a folder", "", "nvidia/personaplex-7b-v1", "personaplex")
 LM_FILE, CODEC_FILE = "model.safetensors", "tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -61,6 +63,16 @@ def hashes(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def test_the_script_that_makes_a_model_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was converted at the 7B's size was made by it."""
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "made"), "--config", str(PARITY / "config.json")])
+    runpy.run_path(str(ROOT / "scripts" / "random_checkpoint.py"), run_name="__main__")
+    made = PersonaPlex.from_pretrained(tmp_path / "made", dtype=mx.float32, compiled=False)
+    assert made.list_voices() == [] and len(made.tokenizer.role_tokens("word7")) > 1
+    assert {entry.dtype for entry in made.folder.open_lm().entries.values()} == {"BF16"}
+    assert 0.019 < float(made.lm.audio_emb.weight.std()) < 0.021 and bool((made.lm.out_norm.weight == 1).all())
 
 
 @pytest.mark.parametrize("keep", [False, True])
