@@ -224,7 +224,9 @@ def test_bfloat16_scales_cost_nothing(bits: int, group_size: int, most: float) -
     ours = noise(unpacked(packed, packing), wide)
     exact = noise(unpacked(mx.quantize(wide, group_size, bits), packing), wide)
     theirs = noise(unpacked(mx.quantize(weights, group_size, bits), packing), wide)
-    sys.stdout.write(f"{bits} bits, {group_size}: ours {ours:.5f}, float32 scales {exact:.5f}, mx.quantize {theirs:.5f}\n")
+    sys.stdout.write(
+        f"{bits} bits, {group_size}: ours {ours:.5f}, float32 scales {exact:.5f}, mx.quantize {theirs:.5f}\n"
+    )
     assert ours < most and ours < 1.01 * exact and (bits == 4 or ours < 0.8 * theirs)
 
 
