@@ -1,8 +1,8 @@
 """Time `personaplex convert`, and measure its peak memory: `python scripts/convert_benchmark.py MODEL --work DIR`.
 
-Converts MODEL to each of `--bits` in turn, in a process of its own, and prints a row of a Markdown table: seconds on the
-clock and of CPU time, the process's peak resident memory, that as a multiple of the largest tensor, and bytes written.
-The results are deleted.
+Converts MODEL to each of `--bits` in turn, in a process of its own, and prints a row of a Markdown table: seconds on
+the clock and of CPU time, the process's peak resident memory, that as a multiple of the largest tensor, and bytes
+written. The results are deleted.
 `scripts/random_checkpoint.py` makes a MODEL of the real size.
 """
 

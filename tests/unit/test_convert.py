@@ -186,6 +186,15 @@ def test_memory_is_that_of_a_tensor_and_not_of_the_model(
     assert 1 < peak < 4
 
 
+def test_the_benchmark_prints_a_row_and_leaves_nothing(tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "convert_benchmark.py"
+    command = [sys.executable, str(script), str(PARITY), "--work", str(tmp_path), "--bits", "16"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    _, bits, seconds, cpu, peak, _, _, _ = said.splitlines()[-1].split("|")
+    assert bits == " 16 " and float(cpu) >= 0 and float(seconds) >= 0 and 0.02 < float(peak) < 2
+    assert not list(tmp_path.iterdir())
+
+
 SMALL_SHARD = 1_200_000
 
 
