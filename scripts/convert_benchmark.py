@@ -1,7 +1,8 @@
 """Time `personaplex convert`, and measure its peak memory: `python scripts/convert_benchmark.py MODEL --work DIR`.
 
-Converts MODEL to each of `--bits` in turn, in a process of its own, and prints a row of a Markdown table: seconds, the
-process's peak resident memory, that as a multiple of the largest tensor, and bytes written. The results are deleted.
+Converts MODEL to each of `--bits` in turn, in a process of its own, and prints a row of a Markdown table: seconds on
+the clock and of CPU time, the process's peak resident memory, that as a multiple of the largest tensor, and bytes
+written. The results are deleted.
 `scripts/random_checkpoint.py` makes a MODEL of the real size.
 """
 
@@ -22,8 +23,8 @@ UNIT = 1 if platform.system() == "Darwin" else 1024
 """Bytes in which the system counts resident memory."""
 
 
-def measure(model: Path, out: Path, options: list[str]) -> tuple[float, int, int]:
-    """Seconds, peak bytes and bytes written of one conversion. Raises SystemExit when it fails."""
+def measure(model: Path, out: Path, options: list[str]) -> tuple[float, float, int, int]:
+    """Seconds, CPU seconds, peak bytes and bytes written of one conversion. Raises SystemExit when it fails."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "personaplex", "convert", str(model), "--out", str(out), *options],
@@ -34,7 +35,7 @@ def measure(model: Path, out: Path, options: list[str]) -> tuple[float, int, int
     if process.returncode:
         sys.exit(process.returncode)
     written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return time.perf_counter() - began, usage.ru_maxrss * UNIT, written
+    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * UNIT, written
 
 
 def main() -> None:
@@ -46,14 +47,14 @@ def main() -> None:
     arguments = parser.parse_args()
     largest = max(entry.n_bytes for entry in ModelFolder(arguments.model).open_lm().entries.values())
     sys.stdout.write(f"{os.cpu_count()} CPUs, {platform.machine()} {platform.system()}\n\n")
-    sys.stdout.write("| bits | seconds | peak memory, GB | largest tensors | written, GB |\n|---|---|---|---|---|\n")
+    sys.stdout.write("| bits | seconds | CPU seconds | peak memory, GB | largest tensors | written, GB |\n")
+    sys.stdout.write("|---|---|---|---|---|---|\n")
     for bits in arguments.bits:
         out = arguments.work / f"converted-{bits}"
-        seconds, peak, written = measure(arguments.model, out, ["--bits", bits])
+        seconds, cpu, peak, written = measure(arguments.model, out, ["--bits", bits])
         shutil.rmtree(out)
-        sys.stdout.write(
-            f"| {bits} | {seconds:.0f} | {peak / 1e9:.2f} | {peak / largest:.1f} | {written / 1e9:.2f} |\n"
-        )
+        numbers = [f"{seconds:.0f}", f"{cpu:.0f}", f"{peak / 1e9:.2f}", f"{peak / largest:.1f}", f"{written / 1e9:.2f}"]
+        sys.stdout.write(f"| {bits} | {' | '.join(numbers)} |\n")
         sys.stdout.flush()
 
 

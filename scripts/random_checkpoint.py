@@ -1,19 +1,21 @@
 """Write a model folder of any size with random weights, in the reference's layout.
 
 `python scripts/random_checkpoint.py OUT` makes one of PersonaPlex 7B's size (16.7 GB), tensor by tensor: for loading,
-converting and timing without access to the real weights. `--config config.json` takes another size. `--tokenizer FILE`
-copies a SentencePiece model beside it.
+converting and timing without access to the real weights. `--config config.json` takes another size. Its tokenizer knows
+made-up words, and it has no voices.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 from pathlib import Path
 
 import personaplex  # noqa: F401 - before mlx, for its BLAS
 
 import mlx.core as mx  # isort: skip
+from sentencepiece import SentencePieceTrainer
 
 from personaplex.checkpoint.load import Expected, expected_tensors
 from personaplex.checkpoint.rules import lm_rules, mimi_rules
@@ -46,20 +48,39 @@ def random(shape: tuple[int, ...], dtype: mx.Dtype, key: mx.array) -> mx.array:
     return mx.concatenate(blocks)
 
 
+def write_tokenizer(path: Path, n_pieces: int) -> None:
+    """Special ids as in the real one, bytes as fallback, two letters, and words that stand for themselves."""
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["a"]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=n_pieces,
+        user_defined_symbols=[f"word{i}" for i in range(n_pieces - 4 - 256 - 2)],
+        byte_fallback=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        normalization_rule_name="identity",
+        num_threads=1,
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
+
+
 def main() -> None:
     """Parse the command line and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("out", type=Path)
     parser.add_argument("--config", type=Path, help="a config.json (default: the 7B)")
-    parser.add_argument("--tokenizer", type=Path, help="a SentencePiece model")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     config = ModelConfig()
     if arguments.config:
         config = ModelConfig.read(arguments.config)
         shutil.copy(arguments.config, arguments.out / "config.json")
-    if arguments.tokenizer:
-        shutil.copy(arguments.tokenizer, arguments.out / "tokenizer_spm_32k_3.model")
+    write_tokenizer(arguments.out / "tokenizer_spm_32k_3.model", config.lm.text_card)
     write_random(arguments.out / "model.safetensors", expected_tensors(lm_rules(config.lm, 8)), mx.bfloat16)
     codec = arguments.out / "tokenizer-e351c8d8-checkpoint125.safetensors"
     write_random(codec, expected_tensors(mimi_rules(config.mimi)), mx.float32)

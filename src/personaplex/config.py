@@ -26,8 +26,9 @@ def from_json(cls: type[T], data: Any, where: str) -> T:
     """Build the dataclass `cls` from a JSON object, refusing unknown and missing keys and wrong types.
 
     `where` names the object in messages. A class may list `FIXED` values (fields that exist in the format but of
-    which we implement one value) and raise ConfigError from `__post_init__`.
+    which we implement one value), turn older data into `today`'s, and raise ConfigError from `__post_init__`.
     """
+    data = getattr(cls, "today", lambda older, _: older)(data, where)
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected an object, found {type(data).__name__}")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -359,6 +360,13 @@ class PackingException:
 
 
 @dataclass(frozen=True)
+class _OneWidth:
+    bits: int
+    group_size: int
+    parts: tuple[str, ...] = ("temporal", "depformer")
+
+
+@dataclass(frozen=True)
 class QuantizationConfig:
     """How the matrices of each part are stored; of several exceptions that match a tensor the last one counts."""
 
@@ -367,6 +375,14 @@ class QuantizationConfig:
     heads: Packing = field(default_factory=Packing)
     embeddings: Packing = field(default_factory=Packing)
     exceptions: tuple[PackingException, ...] = ()
+
+    @staticmethod
+    def today(data: Any, where: str) -> Any:
+        """The older form, one packing for all `parts`, as today's; anything else as it is."""
+        if not isinstance(data, dict) or "bits" not in data:
+            return data
+        one = from_json(_OneWidth, data, where)
+        return {part: {"bits": one.bits, "group_size": one.group_size} for part in one.parts}
 
     @classmethod
     def uniform(
@@ -385,23 +401,6 @@ class QuantizationConfig:
             if fnmatchcase(tensor, exception.tensors):
                 found = exception.packing
         return None if found.bits == PLAIN_BITS else found
-
-
-@dataclass(frozen=True)
-class _OneWidth:
-    """The older form of `quantization` in a config.json: one packing for all `parts`."""
-
-    bits: int
-    group_size: int
-    parts: tuple[str, ...] = ("temporal", "depformer")
-
-
-def _by_part(quantization: Any, where: str) -> Any:
-    """The older form as today's; anything else as it is."""
-    if not isinstance(quantization, dict) or "bits" not in quantization:
-        return quantization
-    one = from_json(_OneWidth, quantization, where)
-    return {part: {"bits": one.bits, "group_size": one.group_size} for part in one.parts}
 
 
 @dataclass(frozen=True)
@@ -466,8 +465,6 @@ class ModelConfig:
             data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
-        if isinstance(data, dict) and "quantization" in data:
-            data["quantization"] = _by_part(data["quantization"], f"{path}.quantization")
         return from_json(cls, data, str(path))
 
     def to_json(self) -> str:

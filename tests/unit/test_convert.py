@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from personaplex import PersonaPlex
 from personaplex.checkpoint import convert as conversion
 from personaplex.checkpoint import packing
 from personaplex.checkpoint.card import Quality
@@ -30,7 +32,7 @@ from personaplex.config import ModelConfig, Packing, Provenance, QuantizationCon
 from personaplex.errors import CheckpointError, ConfigError, OutputError
 from personaplex.nn.state import parameters
 from tests.conftest import PARITY, edit_config, same
-from tests.wide import WIDE, write_wide
+from tests.wide import ROOT, WIDE, write_wide
 
 ABOUT = Provenance("a folder", "", "nvidia/personaplex-7b-v1", "personaplex")
 LM_FILE, CODEC_FILE = "model.safetensors", "tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -61,6 +63,16 @@ def hashes(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def test_the_script_that_makes_a_model_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was converted at the 7B's size was made by it."""
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "made"), "--config", str(PARITY / "config.json")])
+    runpy.run_path(str(ROOT / "scripts" / "random_checkpoint.py"), run_name="__main__")
+    made = PersonaPlex.from_pretrained(tmp_path / "made", dtype=mx.float32, compiled=False)
+    assert made.list_voices() == [] and len(made.tokenizer.role_tokens("word7")) > 1
+    assert {entry.dtype for entry in made.folder.open_lm().entries.values()} == {"BF16"}
+    assert 0.019 < float(made.lm.audio_emb.weight.std()) < 0.021 and bool((made.lm.out_norm.weight == 1).all())
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -172,6 +184,15 @@ def test_memory_is_that_of_a_tensor_and_not_of_the_model(
     peak = (mx.get_peak_memory() - before) / max(sizes)
     sys.stdout.write(f"peak: {peak:.2f} of the largest tensor\n")
     assert 1 < peak < 4
+
+
+def test_the_benchmark_prints_a_row_and_leaves_nothing(tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "convert_benchmark.py"
+    command = [sys.executable, str(script), str(PARITY), "--work", str(tmp_path), "--bits", "16"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    _, bits, seconds, cpu, peak, _, _, _ = said.splitlines()[-1].split("|")
+    assert bits == " 16 " and float(cpu) >= 0 and float(seconds) >= 0 and 0.02 < float(peak) < 2
+    assert not list(tmp_path.iterdir())
 
 
 SMALL_SHARD = 1_200_000
@@ -361,7 +382,20 @@ def test_a_group_size_that_does_not_divide_is_one_line(
     assert code == 4 and "16 columns" in said and "none do: leave temporal at 16 bits" in said
     code, said = run(wide.path, "--out", out, "--quantize", "temporal,mouth", capsys=capsys)
     assert code == 4 and "unknown part 'mouth'" in said
+    code, said = run(wide.path, "--out", out, "--bits", "16", "--quantize", "heads", capsys=capsys)
+    assert code == 2 and "are for fewer bits than 16" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_voice_that_is_damaged_is_known_before_the_work(
+    wide: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(wide.path, source)
+    (source / "voices" / "VOICE0.pt").write_bytes(b"x")
+    code, said = run(source, "--out", tmp_path / "out", capsys=capsys)
+    assert code == 4 and "VOICE0.pt is not a PyTorch file" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 @pytest.mark.usefixtures("shards")

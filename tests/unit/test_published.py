@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from personaplex.checkpoint.convert import convert, result_config
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.load import load_lm
 from personaplex.checkpoint.published import reference_name
@@ -16,9 +19,10 @@ from personaplex.checkpoint.rules import lm_rules
 from personaplex.checkpoint.tensors import Entry, TensorFile
 from personaplex.checkpoint.voices import voice_from_file
 from personaplex.checkpoint.writer import header
-from personaplex.config import LMConfig, ModelConfig
+from personaplex.config import LMConfig, ModelConfig, Provenance, QuantizationConfig
 from personaplex.errors import CheckpointError, ConfigError
 from personaplex.nn.state import parameters
+from tests.conftest import same
 from tests.published import layout, place, published_config, write_published
 from tests.wide import WIDE, write_wide
 
@@ -71,6 +75,31 @@ def test_they_mean_what_they_say(plain: Path, tmp_path: Path, bits: int) -> None
         folder.open_lm(), WIDE.lm, quantization=folder.config.quantization, dtype=mx.bfloat16, unpack=False
     )
     assert {array.dtype for array in parameters(packed).values()} == {mx.bfloat16, mx.uint32}
+
+
+class WithTinyCodec(ModelFolder):
+    """Their config.json names no codec but the real one."""
+
+    @property
+    def config(self) -> ModelConfig:
+        return dataclasses.replace(super().config, mimi=WIDE.mimi)
+
+
+@pytest.mark.parametrize(("how", "scales"), [(QuantizationConfig.uniform(4, 64), "F16"), (None, None)])
+def test_they_are_converted_without_another_loss(
+    plain: Path, tmp_path: Path, how: QuantizationConfig | None, scales: str | None
+) -> None:
+    write_published(plain / "model.safetensors", tmp_path / "published", WIDE, 4)
+    for path in plain.glob("tokenizer*"):
+        shutil.copy(path, tmp_path / "published")
+    source = WithTinyCodec(tmp_path / "published")
+    config = result_config(source.config, how, keep_user_steps=False, trim_codec=False)
+    convert(source, tmp_path / "out", config, Provenance("x", "", "", ""))
+    found = ModelFolder(tmp_path / "out")
+    entry = found.open_lm().entries.get("transformer.layers.0.self_attn.in_proj_scales")
+    assert (entry.dtype if entry else None) == scales
+    before, after = (parameters(each.load_lm(dtype=mx.bfloat16)) for each in (source, found))
+    assert before.keys() == after.keys() and all(same(after[name], array) for name, array in before.items())
 
 
 def test_their_voices_are_read(tmp_path: Path) -> None:

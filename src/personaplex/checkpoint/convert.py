@@ -118,7 +118,8 @@ def convert(
     file.check(expected_tensors(lm_rules(lm, lm.dep_q), source.config.quantization))
     codec = TensorFile(source.codec_file)
     codec.check(expected_tensors(mimi_rules(source.config.mimi)))
-    text_file, voices = source.text_file, source.voices.names()
+    source.load_tokenizer()
+    voices = [source.voices.load(name) for name in source.voices.names()]
     shards = _shards(_weights(source.config, config), file)
     identity = json.dumps({"fingerprint": source.fingerprint, "config": config.to_json(), "about": vars(about)})
     with _workplace(out, identity) as work:
@@ -148,12 +149,12 @@ def convert(
             with work.writing(TRIMMED_CODEC, {n: Entry(DTYPES[a.dtype], a.shape) for n, a in kept.items()}) as writer:
                 for name, array in kept.items():
                     writer.put(name, array)
-        work.copy(text_file)
+        work.copy(source.text_file)
         if voices:
             (work.path / "voices").mkdir(exist_ok=True)
-        for name in voices:
-            save_voice(work.path / "voices" / f"{name}.safetensors", source.voices.load(name))
-            work.add(f"voices/{name}.safetensors")
+        for voice in voices:
+            save_voice(work.path / "voices" / f"{voice.name}.safetensors", voice)
+            work.add(f"voices/{voice.name}.safetensors")
         hashes = tuple(FileHash(name, work.hashes[name]) for name in sorted(work.hashes))
         whole = dataclasses.replace(config, provenance=dataclasses.replace(about, files=hashes))
         write_config(work.path / "config.json", whole)
@@ -235,13 +236,14 @@ class _Workplace:
             )
 
     def deliver(self) -> None:
-        """Give the folder its name; before, it holds nothing but the model."""
+        """Give the folder its name, and leave nothing in it but the model."""
         for path in self.path.iterdir():
-            if path.is_file() and path.name not in {*self.hashes, LM_INDEX, "config.json", CARD_FILE}:
+            if path.is_file() and path.name not in {*self.hashes, LM_INDEX, "config.json", CARD_FILE, PLAN_FILE}:
                 path.unlink()
         if self._out.exists():
             raise OutputError(f"{self._out} has come into being meanwhile; the model is whole in {self.path}")
         self.path.rename(self._out)
+        (self._out / PLAN_FILE).unlink()  # the last, because it is what keeps others out
 
     def _count(self, name: str, digest: str) -> None:
         self.hashes[name] = digest

@@ -5,6 +5,7 @@ What the rules name is loaded and nothing else: depformer steps and codebooks th
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from personaplex.checkpoint.packing import Packed, make_packed, pack, packed_nam
 from personaplex.checkpoint.rules import Rule, lm_rules, mimi_rules
 from personaplex.checkpoint.tensors import Entry, TensorFile
 from personaplex.config import GROUP_SIZES, LMConfig, MimiConfig, Packing, QuantizationConfig
-from personaplex.errors import CheckpointError, ConfigError
+from personaplex.errors import CheckpointError, ConfigError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.nn.state import parameters
@@ -34,6 +35,11 @@ def default_dtype() -> mx.Dtype:
 def expected_tensors(rules: Iterable[Rule], quantization: QuantizationConfig | None = None) -> Expected:
     """Every name a file must hold, with its shape (and type, where tensors are stored packed)."""
     expected: Expected = {}
+    rules = list(rules)
+    matrices = [name for rule in rules if rule.part for name in rule.sources]
+    for exception in quantization.exceptions if quantization else ():
+        if not fnmatch.filter(matrices, exception.tensors):
+            raise ConfigError(f"quantization.exceptions: no matrix has a name like {exception.tensors!r}")
     for rule in rules:
         packing = packing_of(rule, quantization)
         for name, shape in rule.sources.items():
@@ -107,9 +113,11 @@ def load_lm(
 def quantised(model: LanguageModel, quantization: QuantizationConfig, *, unpack: bool | None = None) -> LanguageModel:
     """Another model: `model` as it would be if it were converted and loaded again, made in memory.
 
-    What stays plain is shared with `model`, which must hold plain weights. `unpack` as in `load_lm`.
-    Raises ConfigError when the groups do not fit.
+    What stays plain is shared with `model`. `unpack` as in `load_lm`.
+    Raises ConfigError when the groups do not fit, UsageError when `model` is packed itself.
     """
+    if any(array.dtype == mx.uint32 for array in parameters(model).values()):
+        raise UsageError("this model is packed already; load one with plain weights, or unpack it (`unpack=True`)")
     unpack = _unpacks() if unpack is None else unpack
     config, steps = model.config, model.depformer.n_steps
     packings = _packings(config, steps, quantization)

@@ -13,7 +13,7 @@ import click
 
 import personaplex
 from personaplex.cli.options import json_option, note
-from personaplex.errors import OutputError
+from personaplex.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from personaplex.checkpoint.card import Quality
@@ -69,10 +69,14 @@ def command(
     from personaplex.checkpoint.upload import check_permission, upload
     from personaplex.config import Provenance
 
+    if bits == "16" and (group_size or parts is not None):
+        raise UsageError("--group-size and --quantize are for fewer bits than 16")
+    if force and not repo:
+        raise UsageError("--force is for --upload")
     check_absent(out)
     if repo:
         check_permission(repo)
-    chosen = [part.strip() for part in parts.split(",")] if parts else None
+    chosen = [part.strip() for part in parts.split(",")] if parts is not None else None
     folder = ModelFolder(resolve(source))
     before, here = folder.config.provenance, Path(source).expanduser().is_dir()
     how = quantization(bits, folder.config.lm, int(group_size) if group_size else None, chosen)
