@@ -102,7 +102,7 @@ def test_a_hub_that_is_not_there_is_one_line(
 
 def test_what_was_not_measured_is_not_uploaded(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert run(out, "us/x") == 6
+    assert run(out, "us/x", "--no-measure") == 6
     assert "was not uploaded: its quality was not measured; --force uploads it all the same" in capsys.readouterr().err
     assert (out / "model.safetensors").is_file() and all("create" not in path for path in hub.asked)
 
@@ -113,7 +113,7 @@ def test_what_is_good_or_forced_is_uploaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """As far as the stand-in goes: it is asked to make the repository, and says no; the folder stays."""
-    monkeypatch.setattr(cli, "_measure", lambda _: quality)
+    monkeypatch.setattr(cli, "_measure", lambda *_: quality)
     assert run(tmp_path / "out", "us/x", *more) == 6
     assert "us/x cannot be written: the Hub refused your token (403)" in capsys.readouterr().err
     assert "/api/repos/create" in hub.asked and (tmp_path / "out" / "config.json").is_file()
@@ -127,3 +127,14 @@ def test_a_folder_goes_up_whole(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(HfApi, "upload_folder", lambda _, **about: sent.update(about))
     assert upload.upload(tmp_path, "us/x").endswith("/us/x")
     assert sent["repo_id"] == "us/x" and sent["folder_path"] == tmp_path
+
+
+def test_random_weights_are_recognised_and_not_uploaded(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the program measures it: the tiny reference model is no trained one."""
+    out = tmp_path / "out"
+    assert run(out, "us/x") == 6
+    said = capsys.readouterr().err
+    assert f"{out} was not uploaded: {PARITY} answers as random weights do" in said and said.count("\n") == 2
+    assert "| 16 | 16.00 |" in (out / "README.md").read_text() and all("create" not in path for path in hub.asked)

@@ -15,6 +15,8 @@ import personaplex
 from personaplex.cli.options import json_option, note
 from personaplex.errors import OutputError, UsageError
 
+NOT_MEASURED = "its quality was not measured"
+
 if TYPE_CHECKING:
     from personaplex.checkpoint.card import Quality
 
@@ -42,6 +44,13 @@ if TYPE_CHECKING:
 )
 @click.option("--keep-user-steps", is_flag=True, help="Keep the depformer steps that guess the user's codes (8 to 15).")
 @click.option("--trim-codec", is_flag=True, help="Leave out the codebooks of Mimi that are never used (24 of 32).")
+@click.option(
+    "--measure/--no-measure",
+    "measured",
+    default=True,
+    show_default=True,
+    help="Compare it with its source on a short recording, for the model card.",
+)
 @click.option("--upload", "repo", metavar="REPO", help="Then upload the folder to owner/name on the Hub.")
 @click.option("--force", is_flag=True, help="Upload even what is worse than the report's thresholds, or not measured.")
 @json_option
@@ -53,6 +62,7 @@ def command(
     parts: str | None,
     keep_user_steps: bool,
     trim_codec: bool,
+    measured: bool,
     repo: str | None,
     force: bool,
     as_json: bool,
@@ -62,6 +72,7 @@ def command(
     It goes tensor by tensor and needs less than 3 GB of memory for the 7B. If it is interrupted, the same command goes
     on where it was.
     """
+    from personaplex.checkpoint.card import Quality
     from personaplex.checkpoint.convert import check_absent, convert, result_config
     from personaplex.checkpoint.folder import ModelFolder
     from personaplex.checkpoint.hub import BUNDLED, resolve
@@ -89,13 +100,23 @@ def command(
     )
     began = time.perf_counter()
     try:
-        quality = convert(folder, out, config, about, on_progress=_progress(), measure=_measure)
+        quality = convert(
+            folder,
+            out,
+            config,
+            about,
+            on_progress=_progress(),
+            measure=lambda made: _measure(source, made, bits) if measured else Quality(refusals=(NOT_MEASURED,)),
+        )
     except KeyboardInterrupt:
         note(f"{out} is unfinished; the same command goes on where it was")
         raise
     n_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     seconds = round(time.perf_counter() - began, 1)
     note(f"wrote {out}: {n_bytes / 1e9:.2f} GB in {seconds} s")
+    if measured and not repo:
+        for reason in quality.refusals:
+            note(f"not fit to be published: {reason}")
     if repo:
         if quality.refusals and not force:
             raise OutputError(f"{out} was not uploaded: {'; '.join(quality.refusals)}; --force uploads it all the same")
@@ -104,11 +125,12 @@ def command(
         click.echo(json.dumps({"output": str(out), "bytes": n_bytes, "seconds": seconds}))
 
 
-def _measure(_: Path) -> Quality:
-    """What a short report finds in the converted model of a folder: nobody has measured it yet."""
-    from personaplex.checkpoint.card import Quality
+def _measure(source: str, made: Path, bits: str) -> Quality:
+    """What a short report finds in the converted model of a folder, beside its source."""
+    from personaplex.quality.gate import examine
+    from personaplex.quality.report import silent
 
-    return Quality(refusals=("its quality was not measured",))
+    return examine(source, made, bits, say=note if sys.stderr.isatty() else silent)
 
 
 def _progress() -> Callable[[int, int], None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from personaplex.checkpoint.card import Quality
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
-from personaplex.errors import BackendError
+from personaplex.errors import PersonaPlexError
 from personaplex.quality.report import Report, Say, measure, silent, stored
 from personaplex.quality.thresholds import Thresholds
 
@@ -15,14 +15,14 @@ from personaplex.quality.thresholds import Thresholds
 def examine(source: str | Path, converted: Path, name: str | None = None, *, say: Say = silent) -> Quality:
     """What the card of a `converted` folder says, and why it should not be published, if so; `name` is its row's.
 
-    Measured beside its `source` on the recording and by the limits of `gate.toml`. A source that does not fit into
-    memory is not measured, which is a reason too.
+    Measured beside its `source` on the recording and by the limits of `gate.toml`. Whatever keeps it from being
+    measured (too little memory, a source without a tokenizer) is such a reason, and no error: the folder is whole.
     """
-    thresholds = Thresholds.read()
-    candidate = stored(converted, ModelFolder(resolve(source)), name)
     try:
+        thresholds = Thresholds.read()
+        candidate = stored(converted, ModelFolder(resolve(source)), name)
         report = measure(source, [candidate], [thresholds.audio], thresholds, scratch=converted.parent, say=say)
-    except BackendError as error:
+    except PersonaPlexError as error:
         return Quality(refusals=(f"its quality was not measured: {error}",))
     return Quality(report.markdown(), refusals(report))
 
