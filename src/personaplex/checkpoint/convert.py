@@ -12,7 +12,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,7 +210,9 @@ class _Workplace:
         self.path, self._out = path, out
         self._journal = path / "whole.json"
         self.hashes: dict[str, str] = {}
-        self._before: dict[str, str] = json.loads(self._journal.read_text()) if self._journal.is_file() else {}
+        self._before: dict[str, str] = {}
+        with suppress(OSError, ValueError, TypeError):  # not there yet, or damaged: then nothing counts as whole
+            self._before = dict(json.loads(self._journal.read_text(encoding="utf-8")))
 
     def holds(self, name: str) -> bool:
         """Whether an earlier attempt left the file `name` whole; it is read and compared."""
