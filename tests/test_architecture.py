@@ -21,7 +21,7 @@ LEVELS = [
     {"talk", "persona"},
     {"model", "train"},
     {"runtime"},
-    {"bench", "evaluate", "live"},
+    {"bench", "evaluate", "live", "quality"},
     {"doctor", "summary"},
     {"cli"},
 ]

@@ -19,7 +19,7 @@ from personaplex.checkpoint.user_voices import LONGEST_VOICE_SECONDS, clone
 from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
 from personaplex.diagnosis import StepDiagnosis, diagnose_step
 from personaplex.engine.duplex import Duplex
-from personaplex.engine.generator import Generator
+from personaplex.engine.generator import Generator, check_kv_bits
 from personaplex.engine.prompt import NO_PROMPTS, Prompt, compose
 from personaplex.engine.sampling import Ceiling, Sampling, check_seed
 from personaplex.errors import AudioError, PersonaError, UsageError
@@ -93,7 +93,14 @@ class PersonaPlex:
     """
 
     def __init__(
-        self, folder: ModelFolder, lm: LanguageModel, mimi: Mimi, tokenizer: Tokenizer, *, compiled: bool
+        self,
+        folder: ModelFolder,
+        lm: LanguageModel,
+        mimi: Mimi,
+        tokenizer: Tokenizer,
+        *,
+        compiled: bool,
+        kv_bits: int = 16,
     ) -> None:
         self.folder = folder
         self.config = folder.config
@@ -101,7 +108,7 @@ class PersonaPlex:
         self.mimi = mimi
         self.tokenizer = tokenizer
         self.compiled = compiled
-        self._generator = Generator(lm, folder.config)
+        self.generator = Generator(lm, folder.config, kv_bits=kv_bits)
         self._machines: dict[Ceiling, Duplex] = {}
 
     @classmethod
@@ -113,14 +120,16 @@ class PersonaPlex:
         depformer_steps: int = 8,
         compiled: bool | None = None,
         context_seconds: float | None = None,
+        kv_bits: int = 16,
     ) -> PersonaPlex:
         """Load "nano", which is in this package, a folder in the reference's layout, or a Hub repository `owner/name`.
 
         `dtype` defaults to bfloat16 on a GPU and float32 on a CPU; `depformer_steps` 16 also predicts the user's codes,
         which changes nothing said; `compiled` fuses the step's graph and defaults to True on a Mac; `context_seconds`
-        makes the window shorter than the model's own, for less memory.
+        makes the window shorter than the model's own, for less memory; `kv_bits` 8 keeps keys and values in half of it.
         Raises CheckpointError or ConfigError naming what is missing, unknown or damaged.
         """
+        check_kv_bits(kv_bits)
         folder = ModelFolder(resolve(path_or_repo), context_seconds)
         tokenizer, mimi = folder.load_tokenizer(), folder.load_mimi()
         lm = folder.load_lm(depformer_steps, dtype)
@@ -128,7 +137,7 @@ class PersonaPlex:
             # With CUDA a compiled step is a fifth faster, but its kernels take minutes to build the first time. On
             # a CPU they take up to one, for a quarter of a small model's frame; what pays at once is fused anyway.
             compiled = mx.metal.is_available()
-        return cls(folder, lm, mimi, tokenizer, compiled=compiled)
+        return cls(folder, lm, mimi, tokenizer, compiled=compiled, kv_bits=kv_bits)
 
     def list_voices(self) -> list[str]:
         """Names of the voices that came with the model."""
@@ -285,7 +294,7 @@ class PersonaPlex:
     def _machine(self, sampling: Sampling) -> Duplex:
         ceiling = Ceiling.over(sampling)
         if ceiling not in self._machines:
-            self._machines[ceiling] = Duplex(self.mimi, self._generator, ceiling, compiled=self.compiled)
+            self._machines[ceiling] = Duplex(self.mimi, self.generator, ceiling, compiled=self.compiled)
         return self._machines[ceiling]
 
 

@@ -21,6 +21,8 @@ COMMANDS = {
     "info": "Describe a model: architecture, bits, licence, memory.",
     "doctor": "Check this machine, and say what mends it.",
     "bench": "Measure this machine.",
+    "convert": "Quantise a model, for less memory and faster steps.",
+    "quantisation-report": "Measure what fewer bits cost.",
     "train": "Make the small model from nothing.",
 }
 
@@ -34,7 +36,7 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002, D102
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"personaplex.cli.{cmd_name}").command
+        command = importlib.import_module(f"personaplex.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -25,6 +25,13 @@ model_option = click.option(
     show_envvar=True,
     help="nano, the small model in this package; a model's folder; or a Hugging Face repository (docs/weights.md).",
 )
+kv_bits_option = click.option(
+    "--kv-bits",
+    type=click.Choice(["16", "8"]),
+    default="16",
+    show_default=True,
+    help="Bits of the window's keys and values: 8 takes half their memory.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 
 _SAMPLING = [

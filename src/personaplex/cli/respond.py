@@ -19,6 +19,7 @@ from personaplex.cli.options import (
     check_sampling,
     find_voice,
     json_option,
+    kv_bits_option,
     model_option,
     note,
     note_blas,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 @click.option("--stream", is_flag=True, help="Give out text, and audio with --output -, while it is made.")
 @click.option("--chunk-frames", type=int, default=25, show_default=True, help="Frames per piece with --stream.")
 @click.option("--compile/--no-compile", "compiled", default=None, help="Fuse the step's graph (default: on a Mac).")
+@kv_bits_option
 @click.option("--transcript", is_flag=True, help="Print what the agent said on stdout.")
 @json_option
 @sampling_options
@@ -150,7 +152,8 @@ def _check(options: dict[str, Any]) -> None:
 def _load(options: dict[str, Any]) -> PersonaPlex:
     from personaplex.model import PersonaPlex
 
-    model = PersonaPlex.from_pretrained(options["model"], compiled=options["compiled"])
+    kv_bits = int(options["kv_bits"])
+    model = PersonaPlex.from_pretrained(options["model"], compiled=options["compiled"], kv_bits=kv_bits)
     if options["verbose"]:
         lm = model.config.lm
         note(f"model: {model.folder.path} ({lm.num_layers} layers x {lm.dim}, {str(model.lm.dtype).split('.')[-1]})")

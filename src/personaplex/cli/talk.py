@@ -20,6 +20,7 @@ from personaplex.cli.options import (
     TALKS_AS_ITSELF,
     check_sampling,
     find_voice,
+    kv_bits_option,
     model_option,
     note,
     note_blas,
@@ -96,6 +97,7 @@ DEFAULT_PERSONA = "assistant"
 )
 @click.option("--plain", is_flag=True, help="Lines instead of the full-screen display.")
 @click.option("--context-seconds", type=float, help="A shorter window than the model's own, for less memory.")
+@kv_bits_option
 @sampling_options
 @click.option("-q", "--quiet", is_flag=True, help="Only the transcript and errors.")
 def command(**options: Any) -> None:
@@ -183,7 +185,8 @@ def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity,
     from personaplex.runtime.limits import Limits
 
     note(f"loading {options['model']}", quiet=options["quiet"])
-    limits = Limits(context_seconds=options["context_seconds"], voice_activity=rule)
+    seconds, kv_bits = options["context_seconds"], int(options["kv_bits"])
+    limits = Limits(context_seconds=seconds, voice_activity=rule, kv_bits=kv_bits)
     resume: Path | None = options["resume"]
     happenings: Queue[Happening] = Queue()
     with Engine(options["model"], limits=limits) as engine, _terminal(happenings.put, options) as display:

@@ -53,13 +53,16 @@ class Device:
         self.step_ms: deque[float] = deque(maxlen=TIMED_STEPS)
         self._spare = limits.spare_frames
         pins, lm = limits.pinned_frames, self.model.lm
-        self._generator = Generator(lm, self.model.config, pins=pins, spare_frames=self._spare)
+        bits = limits.kv_bits
+        self._generator = Generator(lm, self.model.config, pins=pins, spare_frames=self._spare, kv_bits=bits)
         self._base = Ceiling.over(self.model.sampling())
         self._machines: dict[Ceiling, Duplex] = {}
         self._voices: dict[str, Voice] = {}
         temporal = self._empty().generator.temporal
         rows = temporal.rings[0].k.shape[2]
-        self.identity = f"{self.model.folder.fingerprint} {lm.dtype} {rows} rows {pins} pinned"
+        self.identity = f"{self.model.folder.fingerprint} {lm.dtype} {rows} rows {pins} pinned" + (
+            f" {bits} kv bits" if bits != 16 else ""
+        )
         z, column = mx.zeros((1, lm.config.dim), lm.dtype), mx.zeros((1, N_STREAMS), mx.int32)
         form = Prefix(temporal, z, column, column)
         self.prefixes = PrefixCache(self.identity, form, limits.prefix_bytes, limits.prefix_folder)
