@@ -308,7 +308,7 @@ def test_codes_and_embeddings_are_the_same_prompt(model: PersonaPlex, n_frames: 
     voice = clip_voice(n_frames, 1)
     prompts = [compose(model.config, v, [5, 6]) for v in (voice, as_embeddings(model.lm, model.config, voice))]
     assert prompts[0].n_frames == prompts[1].n_frames and np.array_equal(prompts[0].pending, prompts[1].pending)
-    read = [model._generator.read(prompt) for prompt in prompts]
+    read = [model.generator.read(prompt) for prompt in prompts]
     assert read[0] is not None and read[1] is not None
     assert peak_error(read[1].z, read[0].z) < 1e-5
 
