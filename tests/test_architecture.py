@@ -21,7 +21,8 @@ LEVELS = [
     {"talk", "persona"},
     {"model", "train"},
     {"runtime", "cascade"},
-    {"bench", "evaluate", "live"},
+    {"bench", "evaluate", "live", "quality"},
+    {"doctor", "summary"},
     {"cli"},
 ]
 """From the bottom up. A module may import what lies below its own level, and its own package."""

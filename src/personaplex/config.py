@@ -11,6 +11,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,8 +26,9 @@ def from_json(cls: type[T], data: Any, where: str) -> T:
     """Build the dataclass `cls` from a JSON object, refusing unknown and missing keys and wrong types.
 
     `where` names the object in messages. A class may list `FIXED` values (fields that exist in the format but of
-    which we implement one value) and raise ConfigError from `__post_init__`.
+    which we implement one value), turn older data into `today`'s, and raise ConfigError from `__post_init__`.
     """
+    data = getattr(cls, "today", lambda older, _: older)(data, where)
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected an object, found {type(data).__name__}")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -312,6 +314,19 @@ class SamplingDefaults:
     audio_top_k: int = 250
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; a file that is not there holds an empty one. Raises ConfigError naming it."""
+    if not path.exists():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected an object, found {type(data).__name__}")
+    return data
+
+
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number here")
 
@@ -319,27 +334,117 @@ def _no_number(name: str) -> float:
 PARTS = ("temporal", "depformer", "heads", "embeddings")
 """Parts of the language model that can be stored quantised."""
 
+PLAIN_BITS = 16
+"""Not quantised."""
+
+GROUP_SIZES = (32, 64, 128)
+"""That MLX packs."""
+
 
 @dataclass(frozen=True)
-class QuantizationConfig:
-    """How the linear maps of some parts are stored: MLX's affine layout, `bits` per value, one scale per group."""
+class Packing:
+    """How matrices are stored: MLX's affine layout, `bits` per value, one scale and bias per group; 16 is plain."""
 
+    bits: int = PLAIN_BITS
+    group_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.bits not in (2, 3, 4, 5, 6, 8, PLAIN_BITS):
+            raise ConfigError(f"bits is {self.bits}; MLX packs 2, 3, 4, 5, 6 or 8, and 16 is not quantised")
+        if self.group_size not in GROUP_SIZES:
+            raise ConfigError(f"group_size is {self.group_size}; MLX packs groups of 32, 64 or 128")
+
+
+@dataclass(frozen=True)
+class PackingException:
+    """Tensors whose names in the file match the pattern `tensors` (`*` and `?`) are stored with other bits."""
+
+    tensors: str
+    bits: int
+    group_size: int = 64
+
+    def __post_init__(self) -> None:
+        Packing(self.bits, self.group_size)
+
+    @property
+    def packing(self) -> Packing:
+        """The same without the pattern."""
+        return Packing(self.bits, self.group_size)
+
+
+@dataclass(frozen=True)
+class _OneWidth:
     bits: int
     group_size: int
     parts: tuple[str, ...] = ("temporal", "depformer")
 
-    def __post_init__(self) -> None:
-        if self.bits not in (2, 3, 4, 5, 6, 8):
-            raise ConfigError(f"bits is {self.bits}; MLX packs 2, 3, 4, 5, 6 or 8")
-        if self.group_size not in (32, 64, 128):
-            raise ConfigError(f"group_size is {self.group_size}; MLX packs groups of 32, 64 or 128")
-        if unknown := sorted(set(self.parts) - set(PARTS)):
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """How the matrices of each part are stored; of several exceptions that match a tensor the last one counts."""
+
+    temporal: Packing = field(default_factory=Packing)
+    depformer: Packing = field(default_factory=Packing)
+    heads: Packing = field(default_factory=Packing)
+    embeddings: Packing = field(default_factory=Packing)
+    exceptions: tuple[PackingException, ...] = ()
+
+    @staticmethod
+    def today(data: Any, where: str) -> Any:
+        """The older form, one packing for all `parts`, as today's; anything else as it is."""
+        if not isinstance(data, dict) or "bits" not in data:
+            return data
+        one = from_json(_OneWidth, data, where)
+        return {part: {"bits": one.bits, "group_size": one.group_size} for part in one.parts}
+
+    @classmethod
+    def uniform(
+        cls, bits: int, group_size: int, parts: tuple[str, ...] = ("temporal", "depformer")
+    ) -> QuantizationConfig:
+        """The same packing for all `parts`; the others are plain. Raises ConfigError for an unknown part."""
+        if unknown := sorted(set(parts) - set(PARTS)):
             raise ConfigError(f"unknown part {unknown[0]!r}; known are {', '.join(PARTS)}")
+        values: dict[str, Any] = dict.fromkeys(parts, Packing(bits, group_size))
+        return cls(**values)
+
+    def of(self, part: str, tensor: str) -> Packing | None:
+        """How `tensor` of `part` is stored; None for plainly."""
+        found: Packing = getattr(self, part)
+        for exception in self.exceptions:
+            if fnmatchcase(tensor, exception.tensors):
+                found = exception.packing
+        return None if found.bits == PLAIN_BITS else found
+
+
+@dataclass(frozen=True)
+class FileHash:
+    """A file of a model folder and its SHA-256."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a converted model came from.
+
+    `source` is what was converted and `base_model` the repository that it goes back to, if that is known, whose licence
+    it has; `files` are all but this file and the card.
+    """
+
+    source: str
+    source_fingerprint: str
+    base_model: str
+    converter: str
+    files: tuple[FileHash, ...] = ()
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything a model folder may say about itself; the defaults are PersonaPlex 7B."""
+    """Everything a model folder may say about itself; the defaults are PersonaPlex 7B.
+
+    `prompts`: it can be told a voice and a role before it talks. Moshi cannot.
+    """
 
     lm: LMConfig = field(default_factory=LMConfig)
     mimi: MimiConfig = field(default_factory=MimiConfig)
@@ -347,6 +452,8 @@ class ModelConfig:
     sine_codes: tuple[int, ...] = SINE_CODES
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     quantization: QuantizationConfig | None = None
+    provenance: Provenance | None = None
+    prompts: bool = True
     model_type: str = "personaplex"
     version: str = ""
 
@@ -369,13 +476,7 @@ class ModelConfig:
 
         Raises ConfigError naming the file and the field.
         """
-        if not path.exists():
-            return cls()
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
-        return from_json(cls, data, str(path))
+        return from_json(cls, read_json(path), str(path))
 
     def to_json(self) -> str:
         """The text of a `config.json` that `read` turns into an equal configuration; every field is named."""

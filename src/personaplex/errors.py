@@ -14,7 +14,7 @@
     │   ├── Busy                     10   every slot is taken
     │   ├── Closed                   10   it has ended
     │   └── Unsupported              10   its backend cannot do this
-    ├── EngineError              12   a recogniser, language model or voice that is missing, unreachable or fails
+    ├── EngineError                  12   a recogniser, language model or voice that is missing, unreachable or fails
     └── DeviceError                  11   a microphone or speaker that is missing, busy, refused or unplugged
 
 A message says what happened, what was expected and what to do, in one line. Ctrl-C ends with 130.

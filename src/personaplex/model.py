@@ -12,15 +12,15 @@ from typing import TypedDict, Unpack
 import mlx.core as mx
 import numpy as np
 
-from personaplex.audio import Framer, as_chunk, as_mono, read_audio
+from personaplex.audio import Framer, as_chunk, as_mono, normalise_loudness, read_audio
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
-from personaplex.checkpoint.user_voices import LONGEST_VOICE_SECONDS, clone
+from personaplex.checkpoint.user_voices import LONGEST_VOICE_SECONDS
 from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
 from personaplex.diagnosis import StepDiagnosis, diagnose_step
 from personaplex.engine.duplex import Duplex
-from personaplex.engine.generator import Generator
-from personaplex.engine.prompt import Prompt, compose
+from personaplex.engine.generator import Generator, check_kv_bits
+from personaplex.engine.prompt import NO_PROMPTS, Prompt, compose
 from personaplex.engine.sampling import Ceiling, Sampling, check_seed
 from personaplex.errors import AudioError, PersonaError, UsageError
 from personaplex.models.lm import LanguageModel
@@ -45,7 +45,7 @@ class OpeningOptions(TypedDict, total=False):
     """How a conversation starts.
 
     `voice`: a name, a `.pt`, `.safetensors` or audio file, a Voice, or None; default NATM0, or the first.
-    `prompt`: a preset's name, a role text, token ids, or None for none; default "assistant".
+    `prompt`: a preset's name, a role text, token ids, or None for none; default "assistant". Moshi takes neither.
     `sampling`: default the checkpoint's own (`PersonaPlex.sampling` changes parts of it).
     `seed`: the same seed gives the same answer; default a fresh one, which the Reply names.
     `state`: go on from an earlier reply, whose voice and role then stay.
@@ -93,7 +93,14 @@ class PersonaPlex:
     """
 
     def __init__(
-        self, folder: ModelFolder, lm: LanguageModel, mimi: Mimi, tokenizer: Tokenizer, *, compiled: bool
+        self,
+        folder: ModelFolder,
+        lm: LanguageModel,
+        mimi: Mimi,
+        tokenizer: Tokenizer,
+        *,
+        compiled: bool,
+        kv_bits: int = 16,
     ) -> None:
         self.folder = folder
         self.config = folder.config
@@ -101,7 +108,7 @@ class PersonaPlex:
         self.mimi = mimi
         self.tokenizer = tokenizer
         self.compiled = compiled
-        self._generator = Generator(lm, folder.config)
+        self.generator = Generator(lm, folder.config, kv_bits=kv_bits)
         self._machines: dict[Ceiling, Duplex] = {}
         # What MLX has not computed yet can be computed only by the thread that asked for it.
         mx.eval(lm, mimi)
@@ -115,14 +122,16 @@ class PersonaPlex:
         depformer_steps: int = 8,
         compiled: bool | None = None,
         context_seconds: float | None = None,
+        kv_bits: int = 16,
     ) -> PersonaPlex:
         """Load "nano", which is in this package, a folder in the reference's layout, or a Hub repository `owner/name`.
 
         `dtype` defaults to bfloat16 on a GPU and float32 on a CPU; `depformer_steps` 16 also predicts the user's codes,
         which changes nothing said; `compiled` fuses the step's graph and defaults to True on a Mac; `context_seconds`
-        makes the window shorter than the model's own, for less memory.
+        makes the window shorter than the model's own, for less memory; `kv_bits` 8 keeps keys and values in half of it.
         Raises CheckpointError or ConfigError naming what is missing, unknown or damaged.
         """
+        check_kv_bits(kv_bits)
         folder = ModelFolder(resolve(path_or_repo), context_seconds)
         tokenizer, mimi = folder.load_tokenizer(), folder.load_mimi()
         lm = folder.load_lm(depformer_steps, dtype)
@@ -130,17 +139,24 @@ class PersonaPlex:
             # With CUDA a compiled step is a fifth faster, but its kernels take minutes to build the first time. On
             # a CPU they take up to one, for a quarter of a small model's frame; what pays at once is fused anyway.
             compiled = mx.metal.is_available()
-        return cls(folder, lm, mimi, tokenizer, compiled=compiled)
+        return cls(folder, lm, mimi, tokenizer, compiled=compiled, kv_bits=kv_bits)
 
     def list_voices(self) -> list[str]:
         """Names of the voices that came with the model."""
         return self.folder.voices.names()
 
     @property
-    def default_voice(self) -> str:
-        """NATM0, or the first voice of a model that has no NATM0."""
+    def default_voice(self) -> str | None:
+        """NATM0, or the first voice of a model that has no NATM0; None for one that takes no voice."""
+        if not self.config.prompts:
+            return None
         names = self.list_voices()
         return names[0] if names and DEFAULT_VOICE not in names else DEFAULT_VOICE
+
+    @property
+    def default_prompt(self) -> str | None:
+        """The role that is taken where none is named; None for a model that takes no role."""
+        return DEFAULT_PROMPT if self.config.prompts else None
 
     @staticmethod
     def list_prompts() -> dict[str, str]:
@@ -167,10 +183,20 @@ class PersonaPlex:
         Raises PersonaError, CheckpointError or AudioError.
         """
         path = Path(voice)
-        if "/" not in str(voice) and not path.is_file() and path.suffix in ("", *SUFFIXES):
+        if _is_name(voice):
             return self.folder.voices.load(str(voice))
         if path.suffix in SUFFIXES:
             return voice_from_file(path, self.folder.codec_fingerprint)
+        return Voice(path.stem, codes=np.array(self.mimi.encode(mx.array(self.read_clip(path))[None])[0]).T)
+
+    @staticmethod
+    def is_clip(voice: str | Path) -> bool:
+        """Whether it is the name of a recording, which `read_clip` reads."""
+        return not _is_name(voice) and Path(voice).suffix not in SUFFIXES
+
+    @staticmethod
+    def read_clip(path: Path) -> np.ndarray:
+        """A recording that is to be a voice: samples [S] at 24 kHz, brought to -24 LUFS."""
         if not path.exists():
             raise PersonaError(f"voice {path} does not exist")
         pcm = read_audio(path)
@@ -179,10 +205,15 @@ class PersonaPlex:
                 f"voice {path} is {len(pcm) / SAMPLE_RATE:.1f} s long; at most {LONGEST_VOICE_SECONDS:.0f} s is used, "
                 "and 4 to 6 s is best"
             )
-        return Voice(path.stem, codes=np.array(clone(self.mimi, pcm, str(path))[0]).T)
+        return normalise_loudness(pcm, str(path))
 
     def compose(self, voice: str | Path | Voice | None, prompt: RolePrompt) -> Prompt:
-        """Voice and role laid out as forced frames. With neither (None, None) the model starts unprompted."""
+        """Voice and role laid out as forced frames. With neither (None, None) the model starts unprompted.
+
+        Raises PersonaError for a voice or role that does not exist, and for any on a model that takes none (Moshi).
+        """
+        if not self.config.prompts and not (voice is None and prompt is None):
+            raise PersonaError(NO_PROMPTS)
         if isinstance(voice, str | Path):
             voice = self.load_voice(voice)
         if isinstance(prompt, str):
@@ -259,7 +290,7 @@ class PersonaPlex:
         if earlier is None:
             sampling = sampling or self.sampling()
             voice = options.get("voice", self.default_voice)
-            prompt = self.compose(voice, options.get("prompt", DEFAULT_PROMPT))
+            prompt = self.compose(voice, options.get("prompt", self.default_prompt))
             duplex = self._machine(sampling)
             state, prompt_frames = duplex.open(prompt, seed=seed, sampling=sampling), prompt.n_frames
         else:
@@ -275,8 +306,13 @@ class PersonaPlex:
     def _machine(self, sampling: Sampling) -> Duplex:
         ceiling = Ceiling.over(sampling)
         if ceiling not in self._machines:
-            self._machines[ceiling] = Duplex(self.mimi, self._generator, ceiling, compiled=self.compiled)
+            self._machines[ceiling] = Duplex(self.mimi, self.generator, ceiling, compiled=self.compiled)
         return self._machines[ceiling]
+
+
+def _is_name(voice: str | Path) -> bool:
+    path = Path(voice)
+    return "/" not in str(voice) and not path.is_file() and path.suffix in ("", *SUFFIXES)
 
 
 def _samples(audio: Audio) -> np.ndarray:

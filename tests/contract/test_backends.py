@@ -212,7 +212,7 @@ def test_a_turn_that_is_cancelled_is_over(backend: Backend) -> None:
         conversation.cancel()
         after = listen(conversation, events, 12)
         conversation.cancel()
-        after += listen(conversation, events, 1)
+        after += listen(conversation, events, 3)
         conversation.finish()
         found += after + list(events)
     check(found)

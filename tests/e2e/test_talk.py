@@ -346,4 +346,5 @@ def test_an_output_on_a_full_disk_is_one_line(desk: Path, terminals: list[Termin
         ["bash", "-c", f"trap '' XFSZ; {shell}"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (OUTPUT, 1), done.stderr
+    assert done.stdout.startswith("agent: ") and done.stdout.endswith("\n"), "the last line is ended"
     assert [path.name for path in desk.iterdir()] == ["question.wav"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from personaplex import PersonaPlex
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.quality.report import Candidate, measure
+from personaplex.quality.thresholds import Thresholds
 from personaplex.train.clips import read_clips
 
 ROOT = Path(__file__).parents[2]
@@ -68,3 +72,11 @@ def test_a_second_call_goes_on_where_the_first_stopped(made: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "clips: shard 1 of 1" in done.stdout
     assert (made / "lm" / "log.jsonl").read_text() == before
+
+
+def test_two_steps_of_training_are_still_random_weights(made: Path) -> None:
+    thresholds = dataclasses.replace(Thresholds.read(), tail_seconds=0.0)
+    itself = Candidate("itself", ModelFolder(made / "model").load_lm)
+    found = measure(made / "model", [itself], [thresholds.audio], thresholds)
+    assert found.padding is not None and found.padding < thresholds.least_padding / 5
+    assert found.candidates[0].verdict.kind == "random"

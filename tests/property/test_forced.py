@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,12 +19,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from personaplex import PersonaPlex
+from personaplex.audio import write_audio
 from personaplex.checkpoint import states
 from personaplex.checkpoint.tensors import TensorFile
 from personaplex.conversation import Ended, Error, Ready, Settings
 from personaplex.engine.prompt import Prompt, compose
 from personaplex.engine.sampling import Ceiling
-from personaplex.errors import CheckpointError, Closed, PersonaError, UsageError
+from personaplex.errors import CheckpointError, Closed, PersonaError, PersonaPlexError, UsageError
 from personaplex.models.streams import AGENT, DELAYS, TEXT, USER
 from personaplex.nn.state import arrays
 from personaplex.runtime.call import Call
@@ -35,6 +36,7 @@ from personaplex.text import PAD
 from personaplex.turns import QUIET_FRAMES, Turn
 from personaplex.units import FRAME_SAMPLES
 from tests.conftest import PARITY
+from tests.property.test_engine import QUESTION
 from tests.property.test_engine_hostile import forged, wait_for
 from tests.property.test_kept import hear, held_back, same, settings, sound
 from tests.property.test_slots import FOLDER, SAMPLING, machine
@@ -115,12 +117,16 @@ def test_more_text_than_can_wait_is_refused(engine: Engine) -> None:
         assert len(call._seat.script) <= MOST_FORCED
 
 
-def test_a_snapshot_holds_what_is_still_to_be_said(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_frames", [0, 4, QUIET_FRAMES])
+@pytest.mark.parametrize("act", [Call.cancel, lambda call: call.send_text("one two")], ids=["silence", "text"])
+def test_a_snapshot_holds_what_is_still_to_be_said(
+    engine: Engine, tmp_path: Path, act: Callable[[Call], None], n_frames: int
+) -> None:
     path = tmp_path / "call.safetensors"
     with engine.open(Settings(seed=4)) as call:
         hear(call, sound(1, 3))
-        call.send_text("one two")
-        hear(call, sound(2, 4))
+        act(call)
+        hear(call, sound(2, n_frames))
         call.save(path)
         expected = hear(call, sound(3, 20))
     with engine.load(path) as again:
@@ -225,6 +231,39 @@ def test_neighbours_are_stepped_between_the_pieces_of_a_role(monkeypatch: pytest
         at = order.index("read")
         assert order[at + 1] == "0", "the neighbour is stepped, and nobody else"
         del order[: at + 1]
+
+
+def test_neighbours_are_stepped_between_the_pieces_of_a_recorded_voice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is then the voice that is made of it all at once."""
+    clip, order = tmp_path / "clip.wav", list[object]()
+    write_audio(clip, sound(1, 20))
+    with small_engine(3, PLAIN) as engine, engine.open(settings(1)) as neighbour:
+        whole = engine.submit(lambda: engine.model.load_voice(clip)).result()
+        step, encoding = engine._device.step, engine.model.mimi.encoding
+
+        def stepping(frames: dict[int, np.ndarray], *more: Any) -> Any:
+            order.extend(frames)
+            return step(frames, *more)
+
+        def reading(*given: Any) -> Iterator[mx.array]:
+            neighbour.send(sound(2, 8))
+            for codes in encoding(*given):
+                order.append("read")
+                yield codes
+
+        monkeypatch.setattr(engine._device, "step", stepping)
+        monkeypatch.setattr(engine.model.mimi, "encoding", reading)
+        with engine.open(Settings(clip, [5], seed=2)) as call:
+            said = hear(call, sound(3, 4))
+        with engine.open(Settings(whole, [5], seed=2)) as again:
+            assert same(hear(again, sound(3, 4)), said)
+    assert order[:6] == ["read", 0] * 3
+    with small_engine(1, PLAIN) as engine:
+        for bad in (tmp_path / "none.wav", QUESTION.parent):
+            with pytest.raises(PersonaPlexError), engine.open(Settings(bad, [5])):
+                pass
 
 
 def test_a_role_that_cannot_be_read_inside_changes_nothing() -> None:

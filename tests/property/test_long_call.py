@@ -13,6 +13,7 @@ from personaplex.engine.generator import Generator
 from personaplex.engine.prompt import compose
 from personaplex.engine.sampling import Ceiling, Sampling
 from personaplex.models.lm import LanguageModel
+from personaplex.nn.attention import empty_ring
 from personaplex.nn.state import arrays, n_bytes, parameters
 from personaplex.units import FRAME_SAMPLES
 from tests.conftest import SOAK, WINDOW
@@ -32,7 +33,7 @@ def test_the_window_slides_for_ever() -> None:
     # Two layers of twelve keys: nothing before the last 24 columns can reach the last one.
     recent, shift = columns[:, -60:], FRAMES - 60
     fresh = lm.init_state(1)._replace(position=mx.array([shift]))
-    rings = tuple(type(r)(mx.zeros_like(r.k), mx.zeros_like(r.v)) for r in fresh.rings)
+    rings = tuple(empty_ring(r.k.shape, r.k.dtype) for r in fresh.rings)
     again, _ = lm.advance(lm.embed(recent), fresh._replace(rings=rings))
     assert float(mx.abs(z[:, 0] - again[:, -1]).max()) < 1e-4
     assert state.position.item() == FRAMES and n_bytes(state) == n_bytes(lm.init_state(1))

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from personaplex.config import LMConfig, MimiConfig, ModelConfig, from_json
+from personaplex.config import (
+    LMConfig,
+    MimiConfig,
+    ModelConfig,
+    Packing,
+    PackingException,
+    QuantizationConfig,
+    from_json,
+)
 from personaplex.errors import ConfigError
 from tests.conftest import PARITY
 
@@ -61,7 +69,10 @@ MIMI = json.loads((PARITY / "config.json").read_text())["mimi"]
         ({"lm": LM | {"card": 100}, "mimi": MIMI}, "lm.card is 100 but the codec has 2048 bins"),
         ({"quantization": {"bits": 4}}, "'group_size' is missing"),
         ({"quantization": {"bits": 7, "group_size": 64}}, "bits is 7"),
-        ({"quantization": {"bits": 4, "group_size": 64, "parts": ["mouth"]}}, "unknown part 'mouth'"),
+        ({"quantization": {"bits": 4, "group_size": 64, "parts": ["mouth"]}}, "unknown field 'mouth'"),
+        ({"quantization": {"temporal": {"bits": 9}}}, "bits is 9"),
+        ({"quantization": {"temporal": {"bits": 4, "group_size": 48}}}, "group_size is 48"),
+        ({"quantization": {"exceptions": [{"tensors": "emb.*"}]}}, "'bits' is missing"),
         ({"silence_codes": [1, 2]}, "silence_codes must hold 8"),
         ('{"lm": {"hidden_scale": Infinity}}', "Infinity is no number"),
         ("[" * 100_000, "cannot be read as JSON"),
@@ -78,6 +89,25 @@ def test_a_bad_field_is_named(tmp_path: Path, config: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=r"config\.json") as caught:
         ModelConfig.read(written(tmp_path, config))
     assert says in str(caught.value)
+
+
+def test_both_forms_of_a_quantisation_are_read(tmp_path: Path) -> None:
+    """The older one names parts of one width; today's says bits per part, and exceptions by the names of tensors."""
+    old = ModelConfig.read(written(tmp_path, {"quantization": {"bits": 8, "group_size": 32, "parts": ["heads"]}}))
+    new = ModelConfig.read(written(tmp_path, {"quantization": {"heads": {"bits": 8, "group_size": 32}}}))
+    assert old == new and new.quantization is not None
+    assert new.quantization.of("heads", "text_linear.weight") == Packing(8, 32)
+    assert new.quantization.of("temporal", "transformer.layers.0.gating.linear_in.weight") is None
+
+
+def test_the_last_exception_that_matches_counts() -> None:
+    quantization = QuantizationConfig(
+        temporal=Packing(4, 64),
+        exceptions=(PackingException("transformer.layers.1.*", 8), PackingException("*.out_proj.weight", 16)),
+    )
+    found = [quantization.of("temporal", f"transformer.layers.{i}.self_attn.in_proj_weight") for i in (1, 11)]
+    assert found == [Packing(8, 64), Packing(4, 64)]
+    assert quantization.of("temporal", "transformer.layers.1.self_attn.out_proj.weight") is None
 
 
 def test_the_depformer_context_is_read_and_ignored() -> None:

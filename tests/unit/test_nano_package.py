@@ -167,7 +167,7 @@ def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:
             lm=LMConfig(dim=8, num_heads=2, hidden_scale=8 / 3, depformer_context=8),
             silence_codes=tuple(range(8)),
             sampling=SamplingDefaults(text_temp=0.0),
-            quantization=QuantizationConfig(4, 64, ("heads",)),
+            quantization=QuantizationConfig.uniform(4, 64, ("heads",)),
             version="nano 1 – ü",
         ),
     ],

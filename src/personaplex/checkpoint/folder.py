@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import re
 from functools import cached_property
 from pathlib import Path
 
 import mlx.core as mx
 
+from personaplex.checkpoint import published
+from personaplex.checkpoint.layout import LM_FILE, read_config, read_transformers_mimi
 from personaplex.checkpoint.load import load_lm, load_mimi
+from personaplex.checkpoint.sources import what_works
+from personaplex.checkpoint.tensors import TensorFile
 from personaplex.checkpoint.voices import VoiceShelf
-from personaplex.config import ModelConfig
+from personaplex.config import MimiConfig, ModelConfig
 from personaplex.errors import CheckpointError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.text import Tokenizer
 from personaplex.units import FRAME_RATE
 
-LM_FILE = "model.safetensors"
+LM_INDEX = "model.safetensors.index.json"
 MIMI_FILES = ("tokenizer-*.safetensors", "mimi*.safetensors")
 TEXT_FILES = ("tokenizer*.model", "*.model")
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
@@ -26,6 +32,9 @@ _SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
 
 class ModelFolder:
     """A folder in the reference's layout: language model, Mimi, SentencePiece model, voices, perhaps a config.json.
+
+    The language model may lie in parts, with an index, or in the three files of `checkpoint/published.py`.
+    Or Mimi alone, in that layout or in that of Hugging Face's `MimiModel`; then there is only the codec to load.
 
     `context_seconds` shortens the language model's window. Raises CheckpointError when the folder is missing; a missing
     file is an error only when it is needed.
@@ -39,8 +48,13 @@ class ModelFolder:
 
     @cached_property
     def config(self) -> ModelConfig:
-        """What the model is made of. Raises ConfigError naming the field, UsageError for a window it cannot have."""
-        config = ModelConfig.read(self.path / "config.json")
+        """What the model is made of.
+
+        Raises ConfigError naming the field, CheckpointError for a layout that cannot be read, UsageError for a window
+        that the model cannot have.
+        """
+        published_too = self._is_published
+        config = published.read_config(self.path / "config.json") if published_too else read_config(self.path)
         if self._context_seconds is None:
             return config
         own, frames = config.lm.context, self._context_seconds * FRAME_RATE
@@ -57,23 +71,64 @@ class ModelFolder:
 
         Samples, because reading 16 GB to recognise a file would take longer than what it saves.
         """
-        return _digest(self.config.to_json(), self._one(LM_FILE), self._one(*MIMI_FILES))
+        return _digest(self.config.to_json(), *self.lm_files, self.codec_file)
 
     @cached_property
     def codec_fingerprint(self) -> str:
         """What tells this model's codec from another's, to which its codes mean nothing: samples of its weights."""
-        return _digest("", self._one(*MIMI_FILES))
+        return _digest("", self.codec_file)
+
+    @property
+    def codec_file(self) -> Path:
+        """The file that holds Mimi. Raises CheckpointError when there is none, or more than one."""
+        return self._one(LM_FILE) if self.codec[1] else self._one(*MIMI_FILES)
+
+    @cached_property
+    def codec(self) -> tuple[MimiConfig, bool]:
+        """What the codec is made of, and whether it is in the layout of Hugging Face's `MimiModel`."""
+        transformers = read_transformers_mimi(self.path)
+        return (transformers, True) if transformers else (self.config.mimi, False)
+
+    @property
+    def text_file(self) -> Path:
+        """The SentencePiece model. Raises CheckpointError when there is none, or more than one."""
+        return self._one(*TEXT_FILES)
 
     @cached_property
     def voices(self) -> VoiceShelf:
         """The voices that came with the model."""
         return VoiceShelf(self.path)
 
+    @cached_property
+    def lm_files(self) -> list[Path]:
+        """What holds the language model: one file, the parts that an index names, or the published three."""
+        if self._is_published:
+            return [self._one(name) for name in published.FILES]
+        if not (index := self.path / LM_INDEX).is_file():
+            return [self._one(LM_FILE)]
+        if (self.path / LM_FILE).exists():
+            raise CheckpointError(f"{self.path} holds both {LM_FILE} and {LM_INDEX}; keep one")
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{index} is not the index of a model's parts: {error}") from error
+        if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name) for name in names):
+            raise CheckpointError(f"{index} is not the index of a model's parts: it names none, or none in its folder")
+        return [self._one(name) for name in names]
+
+    @property
+    def _is_published(self) -> bool:
+        return not (self.path / LM_FILE).exists() and any((self.path / name).is_file() for name in published.FILES)
+
+    def open_lm(self) -> TensorFile:
+        """The language model's tensors under the reference's names."""
+        return TensorFile(*self.lm_files, rename=published.reference_name if self._is_published else None)
+
     def load_lm(self, depformer_steps: int = 8, dtype: mx.Dtype | None = None) -> LanguageModel:
         """Read the language model; see `personaplex.checkpoint.load.load_lm`."""
         config = self.config
         return load_lm(
-            self._one(LM_FILE),
+            self.open_lm(),
             config.lm,
             depformer_steps=depformer_steps,
             quantization=config.quantization,
@@ -82,11 +137,12 @@ class ModelFolder:
 
     def load_mimi(self) -> Mimi:
         """Read the codec."""
-        return load_mimi(self._one(*MIMI_FILES), self.config.mimi)
+        config, transformers_layout = self.codec
+        return load_mimi(self.codec_file, config, transformers_layout=transformers_layout)
 
     def load_tokenizer(self) -> Tokenizer:
         """Read the SentencePiece model."""
-        return Tokenizer(self._one(*TEXT_FILES), self.config.lm.text_card)
+        return Tokenizer(self.text_file, self.config.lm.text_card)
 
     def _one(self, *patterns: str) -> Path:
         for pattern in patterns:
@@ -95,7 +151,7 @@ class ModelFolder:
                 raise CheckpointError(f"{self.path} holds both {found[0].name} and {found[1].name}; keep one")
             if found:
                 return found[0]
-        raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}")
+        raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}; {what_works()}")
 
 
 def _digest(text: str, *paths: Path) -> str:

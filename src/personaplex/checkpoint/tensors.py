@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -31,22 +31,42 @@ class Entry:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def width(self) -> int:
+        """Bytes of one value."""
+        return _WIDTHS[self.dtype]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the data."""
+        return prod(self.shape) * self.width
+
 
 class TensorFile:
     """An open safetensors file and its `metadata`. Arrays are read from disk when they are evaluated, not before.
 
-    Raises CheckpointError when the file is missing, not safetensors, or shorter than its header says.
+    `more` files are read as if their tensors were in the first, and `rename(file, name)` gives tensors other names.
+    Raises CheckpointError when a file is missing, not safetensors, or shorter than its header says.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.entries, self.metadata = _read_header(path)
-        try:
-            loaded = mx.load(str(path), format="safetensors")
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        assert isinstance(loaded, dict)
-        self._arrays: dict[str, mx.array] = loaded
+    def __init__(self, path: Path, *more: Path, rename: Callable[[str, str], str] | None = None) -> None:
+        self.path = path.parent if more else path
+        self.entries: dict[str, Entry] = {}
+        self.metadata: dict[str, str] = {}
+        self._arrays: dict[str, mx.array] = {}
+        for part in (path, *more):
+            entries, metadata = _read_header(part)
+            renamed = {rename(part.name, name) if rename else name: name for name in entries}
+            if twice := sorted(set(renamed) & set(self.entries)):
+                raise CheckpointError(f"{part}: the tensor {twice[0]!r} is in another file as well")
+            try:
+                loaded = mx.load(str(part), format="safetensors")
+            except (RuntimeError, ValueError) as error:
+                raise CheckpointError(f"{part} cannot be read: {error}") from error
+            assert isinstance(loaded, dict)
+            self.metadata = metadata | self.metadata
+            self.entries |= {ours: entries[theirs] for ours, theirs in renamed.items()}
+            self._arrays |= {ours: loaded[theirs] for ours, theirs in renamed.items()}
 
     def take(self, name: str) -> mx.array:
         """The lazy array of `name`; the file forgets it, so that its memory is free when the caller is done.

@@ -15,6 +15,7 @@ import numpy as np
 from personaplex.checkpoint.pickles import read_tensors
 from personaplex.checkpoint.tensors import TensorFile
 from personaplex.errors import CheckpointError, PersonaError
+from personaplex.files import whole_file
 from personaplex.voice import Voice
 
 SUFFIXES = (".safetensors", ".pt")
@@ -130,3 +131,14 @@ def _whole_numbers(array: mx.array, least: int, what: str) -> np.ndarray:
     if not ((values >= least) & (values < 2**31)).all():
         raise PersonaError(f"{what} hold values out of range")
     return values.astype(np.int32)
+
+
+def save_voice(path: Path, voice: Voice) -> None:
+    """Write a voice as safetensors, in the form that it has. Raises OutputError."""
+    if voice.codes is not None:
+        tensors = {"codes": mx.array(voice.codes.T[None])}
+    else:
+        assert voice.embeddings is not None and voice.ring is not None
+        tensors = {"embeddings": voice.embeddings[:, None, None], "cache": mx.array(voice.ring[None])}
+    with whole_file(path) as temporary:
+        mx.save_safetensors(str(temporary), tensors)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
 DEFAULT_PERSONA = "assistant"
+TALKS_AS_ITSELF = "note: this model is Moshi: its voice and role cannot be set, so it talks as itself, without them"
 
 model_option = click.option(
     "--model",
@@ -26,7 +27,14 @@ model_option = click.option(
     envvar="PERSONAPLEX_MODEL",
     show_default=True,
     show_envvar=True,
-    help="nano, the small model in this package; a folder in the reference's layout; or a Hugging Face repository.",
+    help="nano, the small model in this package; a model's folder; or a Hugging Face repository (docs/weights.md).",
+)
+kv_bits_option = click.option(
+    "--kv-bits",
+    type=click.Choice(["16", "8"]),
+    default="16",
+    show_default=True,
+    help="Bits of the window's keys and values: 8 takes half their memory.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 

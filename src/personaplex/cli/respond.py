@@ -16,11 +16,13 @@ import numpy as np
 from personaplex.audio import LONGEST_SECONDS, check_format, pcm16, read_audio, rms, write_audio
 from personaplex.cli.options import (
     DEFAULT_PERSONA,
+    TALKS_AS_ITSELF,
     check_sampling,
     find_persona,
     find_voice,
     json_option,
     known_voices,
+    kv_bits_option,
     model_option,
     note,
     note_blas,
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
 @click.option("--stream", is_flag=True, help="Give out text, and audio with --output -, while it is made.")
 @click.option("--chunk-frames", type=int, default=25, show_default=True, help="Frames per piece with --stream.")
 @click.option("--compile/--no-compile", "compiled", default=None, help="Fuse the step's graph (default: on a Mac).")
+@kv_bits_option
 @click.option("--transcript", is_flag=True, help="Print what the agent said on stdout.")
 @json_option
 @sampling_options
@@ -157,7 +160,8 @@ def _check(options: dict[str, Any]) -> None:
 def _load(options: dict[str, Any]) -> PersonaPlex:
     from personaplex.model import PersonaPlex
 
-    model = PersonaPlex.from_pretrained(options["model"], compiled=options["compiled"])
+    kv_bits = int(options["kv_bits"])
+    model = PersonaPlex.from_pretrained(options["model"], compiled=options["compiled"], kv_bits=kv_bits)
     if options["verbose"]:
         lm = model.config.lm
         note(f"model: {model.folder.path} ({lm.num_layers} layers x {lm.dim}, {str(model.lm.dtype).split('.')[-1]})")
@@ -167,12 +171,16 @@ def _load(options: dict[str, Any]) -> PersonaPlex:
 def _open(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> ReplyStream:
     role: Persona = options["role"]
     named = options["voice"] or role.settings(known_voices(model.list_voices())).voice
-    voice = find_voice(str(named)) if named else model.default_voice
+    voice: str | None = find_voice(str(named)) if named else model.default_voice
+    prompt = role.prompt if options["prompt"] is None else options["prompt"]
+    if not model.config.prompts:
+        note(TALKS_AS_ITSELF, quiet=options["quiet"])
+        voice = prompt = None
     options["voice"] = voice
     stream = model.respond_stream(
         user,
         voice=voice,
-        prompt=role.prompt if options["prompt"] is None else options["prompt"],
+        prompt=prompt,
         sampling=model.sampling(**{**role.sampling, **sampling_changes(options)}),
         seed=options["seed"],
         max_steps=options["max_steps"],

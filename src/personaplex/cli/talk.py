@@ -19,10 +19,12 @@ import click
 from personaplex.audio import check_format, read_audio
 from personaplex.cli.options import (
     DEFAULT_PERSONA,
+    TALKS_AS_ITSELF,
     check_sampling,
     find_voice,
     kept_prompts,
     known_voices,
+    kv_bits_option,
     model_option,
     note,
     note_blas,
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Keep what was read of voice and role on disk, so that the next start need not read it.",
 )
+@kv_bits_option
 @sampling_options
 @click.option("-q", "--quiet", is_flag=True, help="Only the transcript and errors.")
 def command(**options: Any) -> None:
@@ -120,6 +123,7 @@ def command(**options: Any) -> None:
 
 def _check(options: dict[str, Any]) -> VoiceActivity:
     """Everything that can be known to be wrong before minutes of loading."""
+    from personaplex.checkpoint.tensors import TensorFile
     from personaplex.live.echo import echo_for
     from personaplex.live.recording import check_recording
     from personaplex.turns import VoiceActivity
@@ -137,6 +141,8 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
     written = [path for path in (options["output"], options["record"]) if path is not None]
     if len({path.resolve() for path in written} | {Path(options["source"] or "").resolve()}) <= len(written):
         raise UsageError("--input, --output and --record must be different files")
+    if options["resume"] is not None:
+        TensorFile(options["resume"])
     if options["output"] is not None:
         check_format(options["output"])
         check_writable(options["output"])
@@ -182,8 +188,9 @@ def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity,
     from personaplex.runtime.limits import Limits
 
     note(f"loading {options['model']}", quiet=options["quiet"])
+    seconds, kv_bits = options["context_seconds"], int(options["kv_bits"])
     prompts = kept_prompts() if options["prompt_cache"] else None
-    limits = Limits(context_seconds=options["context_seconds"], prefix_folder=prompts, voice_activity=rule)
+    limits = Limits(context_seconds=seconds, prefix_folder=prompts, voice_activity=rule, kv_bits=kv_bits)
     resume: Path | None = options["resume"]
     happenings: Queue[Happening] = Queue()
     with (
@@ -193,6 +200,9 @@ def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity,
     ):
         roles = replace(roles, model_voices=known_voices(engine.model.list_voices()))
         settings = _with_persona(roles, settings, options)
+        if not engine.model.config.prompts:
+            note(TALKS_AS_ITSELF, quiet=options["quiet"])
+            settings = replace(settings, voice="", prompt="")
         Session(
             engine.open,
             settings,
@@ -202,7 +212,7 @@ def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity,
             roles,
             echo=options["echo"],
             record=options["record"],
-            about=_about(settings, options),
+            about=_about(settings, options) | ({} if engine.model.config.prompts else {"persona": None}),
             tail_seconds=options["max_seconds"],
             step_ms=lambda: engine.step_ms,
             opening=None if resume is None else lambda: engine.load(resume),
@@ -265,9 +275,11 @@ def _terminal(put: Callable[[str], None], options: dict[str, Any]) -> Iterator[D
             click.echo("\n".join(screen.transcript()))
         return
     lines = Lines(sys.stdout, None if options["quiet"] else sys.stderr)
-    with Keyboard(fd, put, raw=False) if fd is not None else nullcontext():
-        yield lines
-    lines.end()
+    try:
+        with Keyboard(fd, put, raw=False) if fd is not None else nullcontext():
+            yield lines
+    finally:
+        lines.end()
 
 
 @contextmanager

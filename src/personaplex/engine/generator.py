@@ -25,7 +25,7 @@ from personaplex.engine.sampling import (
     penalise,
     session_key,
 )
-from personaplex.errors import PersonaError
+from personaplex.errors import PersonaError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.streams import (
     AGENT,
@@ -47,6 +47,12 @@ PREFILL_COLUMNS = 256
 _SPOKEN = slice(TEXT, AGENT.stop)
 _DRAWS = 1 + 2 * N_CODEBOOKS
 """Keys per frame: text and every step a checkpoint may have, so that 8 and 16 steps draw alike."""
+
+
+def check_kv_bits(kv_bits: int) -> None:
+    """Raise UsageError unless keys and values can be kept in so many bits."""
+    if kv_bits not in (8, 16):
+        raise UsageError(f"kv bits is {kv_bits}; keys and values are kept in 16 bits (the activations' type) or in 8")
 
 
 class GeneratorState(NamedTuple):
@@ -96,14 +102,18 @@ class Generator:
     """Steps any number of slots together. Holds weights and constants, no state.
 
     With `pins` > 0, prompts of up to as many columns stay in view for ever; 0 is the reference's plain window.
-    `spare_frames` is how far a state may be set back.
+    `spare_frames` is how far a state may be set back. With `kv_bits` 8 the rings take half the memory; 16 means the
+    type of the activations. Raises UsageError for other bits.
     """
 
-    def __init__(self, lm: LanguageModel, config: ModelConfig, *, pins: int = 0, spare_frames: int = 0) -> None:
+    def __init__(
+        self, lm: LanguageModel, config: ModelConfig, *, pins: int = 0, spare_frames: int = 0, kv_bits: int = 16
+    ) -> None:
+        check_kv_bits(kv_bits)
         self.lm = lm
         self.config = config
         self.pins, self.spare_frames = pins, spare_frames
-        self._extra_rows = pins + spare_frames
+        self._extra_rows, self._kv_bits = pins + spare_frames, kv_bits
         self._initial = mx.array([initial_column(config.lm)], mx.int32)
         self._nothing = mx.array([[UNGENERATED] * N_STREAMS], mx.int32)
         self._spared_text = (0, config.lm.existing_text_padding_id)
@@ -135,7 +145,7 @@ class Generator:
                 "shorten them, or open the engine with more pinned frames"
             )
         columns, first = mx.array(prompt.columns)[None], 0
-        temporal, pinned = self.lm.init_state(1, self._extra_rows), self._pinned(prompt.n_frames)
+        temporal, pinned = self._empty(), self._pinned(prompt.n_frames)
         if inside is not None:
             temporal, pinned = inside.temporal, inside.pinned
             # The column that begins a conversation is left out; the next tells how the frame before it sounded.
@@ -160,7 +170,7 @@ class Generator:
         sampling = sampling or Sampling()
         recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
         n_frames = 0 if prefix is None else cast(int, prefix.temporal.position.item())
-        temporal = self.lm.init_state(1, self._extra_rows) if prefix is None else prefix.temporal
+        temporal = self._empty() if prefix is None else prefix.temporal
         # A copy: a compiled step may not be given as state what it also holds as a constant.
         state = GeneratorState(
             temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames)
@@ -178,6 +188,9 @@ class Generator:
         tokens = mx.where(mx.array(DELAYS) == 1, prefix.pending, prefix.last)
         state = state._replace(column=column, recent=self._remember(state.recent, spoken))
         return Step(tokens, last > 0, prefix.z, text_logits, audio_logits), state
+
+    def _empty(self) -> TransformerState:
+        return self.lm.init_state(1, self._extra_rows, self._kv_bits)
 
     def _pinned(self, prompt_frames: int) -> mx.array:
         # The column that ends the prompt already belongs to the talk: so it was trained (train/compose.py).

@@ -15,12 +15,15 @@ import numpy as np
 
 from personaplex.config import ModelConfig
 from personaplex.errors import ConfigError, PersonaError
+from personaplex.models.lm import LanguageModel
 from personaplex.models.streams import DELAYS, N_STREAMS, UNGENERATED, initial_column
 from personaplex.units import FRAME_RATE, N_CODEBOOKS
 from personaplex.voice import RING_COLUMNS, Voice
 
 SPACER_FRAMES = int(0.5 * FRAME_RATE)
 """Frames of silence after the voice and after the text: 6."""
+
+NO_PROMPTS = "this model is Moshi: its voice and role cannot be set; leave them out and it talks as itself"
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Prompt:
 def compose(config: ModelConfig, voice: Voice | None = None, text: list[int] | None = None) -> Prompt:
     """Lay out voice and role text; with neither there is no prompt at all, and frame 0 is the initial tokens.
 
-    Raises PersonaError when the voice or the tokens do not fit the model.
+    Raises PersonaError when the voice or the tokens do not fit the model, or it takes none.
     """
     initial = np.array(initial_column(config.lm), np.int32)
     frames, columns, embeddings = [initial], [], None
     if voice is None and text is None:
         return Prompt(None, np.zeros((0, N_STREAMS), np.int32), initial)
+    if not config.prompts:
+        raise PersonaError(NO_PROMPTS)
     _check(config, voice, text or [])
     pad = config.lm.existing_text_padding_id
 
@@ -76,6 +81,17 @@ def compose(config: ModelConfig, voice: Voice | None = None, text: list[int] | N
     columns += [np.where(delayed, before, after) for before, after in pairwise(frames)]
     pending = np.where(delayed, frames[-1], UNGENERATED)
     return Prompt(embeddings, np.stack(columns).astype(np.int32), pending.astype(np.int32))
+
+
+def as_embeddings(lm: LanguageModel, config: ModelConfig, voice: Voice) -> Voice:
+    """The voice as what the model reads of it: the same prompt in the other form, for one that is given as codes."""
+    if voice.codes is None:
+        return voice
+    n_frames, columns = len(voice.codes), compose(config, voice).columns
+    ring = np.zeros((N_STREAMS, RING_COLUMNS), np.int32)
+    for at in (n_frames - 1, n_frames):
+        ring[:, at % RING_COLUMNS] = columns[at]
+    return Voice(voice.name, embeddings=lm.embed(mx.array(columns[None, : n_frames - 1]))[0], ring=ring)
 
 
 def _check(config: ModelConfig, voice: Voice | None, text: list[int]) -> None:

@@ -37,9 +37,12 @@ class LanguageModel(nn.Module):
         """The type that activations and the KV ring have."""
         return self.out_norm.weight.dtype
 
-    def init_state(self, slots: int, extra_rows: int = 0) -> TransformerState:
-        """The temporal transformer's state before the first column; `extra_rows` for pinning and setting back."""
-        return self.temporal.init_state(slots, dtype=self.dtype, extra_rows=extra_rows)
+    def init_state(self, slots: int, extra_rows: int = 0, kv_bits: int = 16) -> TransformerState:
+        """The temporal transformer's state before the first column; `extra_rows` for pinning and setting back.
+
+        With `kv_bits` 8 its keys and values are packed into half the memory.
+        """
+        return self.temporal.init_state(slots, dtype=self.dtype, extra_rows=extra_rows, kv_bits=kv_bits)
 
     def embed(self, columns: mx.array) -> mx.array:
         """Columns [B, T, 17] -> [B, T, dim]: the sum of one row per stream."""

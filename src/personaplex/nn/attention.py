@@ -26,6 +26,54 @@ class KV(NamedTuple):
     k: mx.array
     v: mx.array
 
+    def write(self, rows: mx.array, k: mx.array, v: mx.array) -> KV:
+        """The ring with new keys and values [B, H, T, D] in its `rows`."""
+        return KV(_write(self.k, rows, k), _write(self.v, rows, v))
+
+    def beside(self, k: mx.array, v: mx.array) -> KV:
+        """All rows, then the new keys and values."""
+        return KV(mx.concatenate([self.k, k], axis=2), mx.concatenate([self.v, v], axis=2))
+
+    def read(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:  # noqa: ARG002 - it is of that type
+        """Keys and values as attention takes them."""
+        return self.k, self.v
+
+
+class PackedKV(NamedTuple):
+    """The same ring in 8 bits: `k` and `v` hold -127 ... 127, `k_unit` and `v_unit` [B, H, R, 1] what 1 is worth.
+
+    A unit is float32 and belongs to one row of one head, so that writing a token touches no other. Attention takes
+    unpacked copies, one layer's at a time: this is for less memory, not for more speed.
+    """
+
+    k: mx.array
+    v: mx.array
+    k_unit: mx.array
+    v_unit: mx.array
+
+    def write(self, rows: mx.array, k: mx.array, v: mx.array) -> PackedKV:
+        """The ring with new keys and values [B, H, T, D] in its `rows`."""
+        return PackedKV(*(_write(old, rows, new) for old, new in zip(self, _packed(k, v), strict=True)))
+
+    def beside(self, k: mx.array, v: mx.array) -> PackedKV:
+        """All rows, then the new keys and values; packed too, so that it does not matter how tokens are grouped."""
+        return PackedKV(*(mx.concatenate(list(pair), axis=2) for pair in zip(self, _packed(k, v), strict=True)))
+
+    def read(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+        """Keys and values as attention takes them."""
+        return (self.k * self.k_unit).astype(dtype), (self.v * self.v_unit).astype(dtype)
+
+
+Ring = KV | PackedKV
+
+
+def empty_ring(shape: tuple[int, ...], dtype: mx.Dtype, bits: int = 16) -> Ring:
+    """A ring [B, H, R, D] that holds nothing: of `dtype`, or with `bits` 8 packed."""
+    if bits != 8:
+        return KV(mx.zeros(shape, dtype), mx.zeros(shape, dtype))
+    packed, unit = (shape, mx.int8), ((*shape[:3], 1), mx.float32)
+    return PackedKV(*(mx.zeros(*of) for of in (packed, packed, unit, unit)))
+
 
 class Window(NamedTuple):
     """Where one call's tokens go and what they may see; the same for all layers, so computed once.
@@ -103,8 +151,12 @@ def _write(ring: mx.array, rows: mx.array, new: mx.array) -> mx.array:
     return mx.put_along_axis(ring, mx.broadcast_to(rows, new.shape), new, axis=2)
 
 
-def _beside(ring: KV, k: mx.array, v: mx.array) -> KV:
-    return KV(mx.concatenate([ring.k, k], axis=2), mx.concatenate([ring.v, v], axis=2))
+def _packed(k: mx.array, v: mx.array) -> PackedKV:
+    wide = k.astype(mx.float32), v.astype(mx.float32)
+    units = [mx.abs(x).max(axis=-1, keepdims=True) / 127 for x in wide]
+    # A row of zeros has unit 0, and comes back as zeros whatever it is divided by.
+    whole = [mx.round(x / mx.where(unit == 0, 1, unit)).astype(mx.int8) for x, unit in zip(wide, units, strict=True)]
+    return PackedKV(*whole, *units)
 
 
 class Attention(nn.Module):
@@ -116,7 +168,7 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(dim, 3 * dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
 
-    def __call__(self, x: mx.array, ring: KV | None, window: Window) -> tuple[mx.array, KV]:
+    def __call__(self, x: mx.array, ring: Ring | None, window: Window) -> tuple[mx.array, Ring]:
         """Normalised rows x [B x T, dim] -> what `out_proj` takes [B x T, dim], and the ring with these tokens in it.
 
         Without a ring, their keys and values take its place.
@@ -126,10 +178,10 @@ class Attention(nn.Module):
         # Queries and keys turn by the same angles: one call for both.
         qk, v = mx.split(qkv.swapaxes(1, 2), [2 * self.n_heads], axis=1)
         q, k = mx.split(window.rotation(qk), 2, axis=1)
-        if ring is None or window.rows is None:
-            seen = after = KV(k, v)
-        else:
-            after = KV(_write(ring.k, window.rows, k), _write(ring.v, window.rows, v))
-            seen = after if window.write_first else _beside(ring, k, v)
-        out = attend(q, seen.k, seen.v, window.mask)
+        seen: Ring = KV(k, v)
+        after = seen
+        if ring is not None and window.rows is not None:
+            after = ring.write(window.rows, k, v)
+            seen = after if window.write_first else ring.beside(k, v)
+        out = attend(q, *seen.read(q.dtype), window.mask)
         return out.swapaxes(1, 2).reshape(n_rows, dim), after

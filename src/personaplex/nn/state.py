@@ -12,10 +12,11 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
-from personaplex.nn.attention import KV
+from personaplex.nn.attention import KV, PackedKV, Ring
 from personaplex.nn.transformer import TransformerState
 
 State = TypeVar("State")
+_RINGS = (KV, PackedKV)
 
 
 def stack(states: list[State]) -> State:
@@ -55,12 +56,12 @@ def advance_active(active: mx.array, before: State, after: State) -> State:
     its next real token will, in a row that nothing sees before.
     """
 
-    def choose(new: mx.array | KV, old: mx.array | KV) -> mx.array | KV:
-        if isinstance(new, KV) or isinstance(old, KV) or new is old:
+    def choose(new: mx.array | Ring, old: mx.array | Ring) -> mx.array | Ring:
+        if isinstance(new, _RINGS) or isinstance(old, _RINGS) or new is old:
             return new
         return mx.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    return cast(State, tree_map(choose, after, before, is_leaf=lambda node: isinstance(node, KV)))
+    return cast(State, tree_map(choose, after, before, is_leaf=_is_ring))
 
 
 def trim(one: State) -> State:
@@ -70,7 +71,7 @@ def trim(one: State) -> State:
         if not isinstance(node, TransformerState):
             return node
         used = max(1, cast(int, node.position.item()))
-        rings = (KV(*(mx.contiguous(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
+        rings = (type(ring)(*(mx.contiguous(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
         return node._replace(rings=tuple(rings))
 
     return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState)))
@@ -85,21 +86,21 @@ def transformers(state: Any) -> list[TransformerState]:
 
 def without_rings(state: Any) -> list[mx.array]:
     """Every array but the rings: what must be kept of a state to set a slot back to it, later."""
-    leaves: list[mx.array | KV] = []
-    tree_map(leaves.append, state, is_leaf=lambda node: isinstance(node, KV))
-    return [leaf for leaf in leaves if not isinstance(leaf, KV)]
+    leaves: list[mx.array | Ring] = []
+    tree_map(leaves.append, state, is_leaf=_is_ring)
+    return [leaf for leaf in leaves if not isinstance(leaf, _RINGS)]
 
 
 def set_back(state: State, slot: int, kept: list[mx.array]) -> State:
     """`state` with `slot` as it was when `without_rings` was `kept`; the rings must still hold what it saw then."""
     earlier = iter(kept)
 
-    def put(leaf: mx.array | KV) -> mx.array | KV:
-        if isinstance(leaf, KV):
+    def put(leaf: mx.array | Ring) -> mx.array | Ring:
+        if isinstance(leaf, _RINGS):
             return leaf
         return mx.slice_update(leaf, next(earlier)[slot : slot + 1], mx.array([slot]), axes=(0,))
 
-    return cast(State, tree_map(put, state, is_leaf=lambda node: isinstance(node, KV)))
+    return cast(State, tree_map(put, state, is_leaf=_is_ring))
 
 
 def named(state: Any) -> dict[str, mx.array]:
@@ -121,6 +122,10 @@ def arrays(state: Any) -> list[mx.array]:
 def parameters(module: nn.Module) -> dict[str, mx.array]:
     """A module's parameters by dotted name."""
     return _flat(module.parameters())
+
+
+def _is_ring(node: Any) -> bool:
+    return isinstance(node, _RINGS)
 
 
 def _flat(tree: Any) -> dict[str, mx.array]:

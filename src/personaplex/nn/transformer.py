@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.nn.activation import gelu
-from personaplex.nn.attention import KV, Attention, Window, open_window
+from personaplex.nn.attention import Attention, Ring, Window, empty_ring, open_window
 from personaplex.nn.few import LayerNorm, RMSNorm, add_linear
 
 
@@ -84,7 +84,7 @@ class Layer(nn.Module):
         self.feedforward = feedforward
         self.scale1, self.scale2 = scale(), scale()
 
-    def __call__(self, x: mx.array, ring: KV | None, window: Window) -> tuple[mx.array, KV]:
+    def __call__(self, x: mx.array, ring: Ring | None, window: Window) -> tuple[mx.array, Ring]:
         """Rows x [B x T, dim] of one call -> the same, and the layer's ring after it."""
         attended, after = self.attention(self.norm1(x), ring, window)
         x = self.scale1(x, self.attention.out_proj, attended)
@@ -94,7 +94,7 @@ class Layer(nn.Module):
 class TransformerState(NamedTuple):
     """The rings of all layers and `position` [B], the tokens each slot has seen."""
 
-    rings: tuple[KV, ...]
+    rings: tuple[Ring, ...]
     position: mx.array
 
 
@@ -108,17 +108,18 @@ class Transformer(nn.Module):
         self.layers = layers
 
     def init_state(
-        self, slots: int, n_tokens: int = 1, dtype: mx.Dtype = mx.float32, extra_rows: int = 0
+        self, slots: int, n_tokens: int = 1, dtype: mx.Dtype = mx.float32, extra_rows: int = 0, kv_bits: int = 16
     ) -> TransformerState:
         """Fresh state for calls of up to `n_tokens` at a time (longer calls work too, only slower).
 
-        `extra_rows` make room for pinned tokens, and for as many old ones as a state may be set back by.
+        `extra_rows` make room for pinned tokens, and for as many old ones as a state may be set back by. With
+        `kv_bits` 8 the rings are packed, else they are of `dtype`.
         """
         attention = self.layers[0].attention
         rows = self.context + n_tokens - 1 + extra_rows
         rows += -rows % n_tokens  # whole calls only, so that a call's rows never wrap half way
         shape = (slots, attention.n_heads, rows, self._head)
-        rings = tuple(KV(mx.zeros(shape, dtype), mx.zeros(shape, dtype)) for _ in self.layers)
+        rings = tuple(empty_ring(shape, dtype, kv_bits) for _ in self.layers)
         return TransformerState(rings, mx.zeros((slots,), mx.int32))
 
     @property
@@ -133,15 +134,23 @@ class Transformer(nn.Module):
 
         The first `pinned` [B] tokens of each slot stay in view, as in `whole`; T is then at most `context`.
         """
+        outputs, after = self.every_layer(x, state, pinned)
+        return outputs[-1], after
+
+    def every_layer(
+        self, x: mx.array, state: TransformerState, pinned: mx.array | None = None
+    ) -> tuple[list[mx.array], TransformerState]:
+        """As a call, with what comes out of each layer, [B, T, dim] each."""
         n_tokens, n_rows = x.shape[1], state.rings[0].k.shape[2]
         window = open_window(
             state.position, n_tokens, n_rows, self.context, self._head, self.max_period, pinned, x.dtype
         )
-        rows, rings = x.reshape(-1, x.shape[2]), []
+        rows, rings, outputs = x.reshape(-1, x.shape[2]), [], []
         for layer, ring in zip(self.layers, state.rings, strict=True):
             rows, after = layer(rows, ring, window)
             rings.append(after)
-        return rows.reshape(x.shape), TransformerState(tuple(rings), state.position + n_tokens)
+            outputs.append(rows.reshape(x.shape))
+        return outputs, TransformerState(tuple(rings), state.position + n_tokens)
 
     def whole(self, x: mx.array, pinned: mx.array | None = None) -> mx.array:
         """A whole sequence x [B, T, dim] -> [B, T, dim], nothing remembered: for training.

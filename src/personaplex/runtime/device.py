@@ -21,7 +21,7 @@ from personaplex.engine.generator import Generator, GeneratorState, Prefix
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import Ceiling, Sampling, mean_entropy, session_key
 from personaplex.errors import CheckpointError
-from personaplex.model import DEFAULT_PROMPT, PersonaPlex
+from personaplex.model import PersonaPlex
 from personaplex.models.streams import N_STREAMS, UNGENERATED
 from personaplex.nn.state import arrays, copied, extract, insert, set_back, stack, trim, without_rings
 from personaplex.runtime.limits import Limits
@@ -36,6 +36,9 @@ Source = str | Path | PersonaPlex | Callable[[], PersonaPlex]
 
 READ_COLUMNS = 64
 """Columns of a new prompt per turn of the loop: others' frames go in between."""
+
+CLIP_FRAMES = 8
+"""Frames of a recorded voice likewise: the codec is the slower part where it has no GPU."""
 
 SNAPSHOT = "snapshot"
 """The kind of file that holds a running conversation."""
@@ -53,13 +56,16 @@ class Device:
         self.step_ms: deque[float] = deque(maxlen=TIMED_STEPS)
         self._spare = limits.spare_frames
         pins, lm = limits.pinned_frames, self.model.lm
-        self._generator = Generator(lm, self.model.config, pins=pins, spare_frames=self._spare)
+        bits = limits.kv_bits
+        self._generator = Generator(lm, self.model.config, pins=pins, spare_frames=self._spare, kv_bits=bits)
         self._base = Ceiling.over(self.model.sampling())
         self._machines: dict[Ceiling, Duplex] = {}
         self._voices: dict[str, Voice] = {}
         temporal = self._empty().generator.temporal
         rows = temporal.rings[0].k.shape[2]
-        self.identity = f"{self.model.folder.fingerprint} {lm.dtype} {rows} rows {pins} pinned"
+        self.identity = f"{self.model.folder.fingerprint} {lm.dtype} {rows} rows {pins} pinned" + (
+            f" {bits} kv bits" if bits != 16 else ""
+        )
         z, column = mx.zeros((1, lm.config.dim), lm.dtype), mx.zeros((1, N_STREAMS), mx.int32)
         form = Prefix(temporal, z, column, column)
         self.prefixes = PrefixCache(
@@ -71,11 +77,19 @@ class Device:
     def compose(self, settings: Settings) -> Prompt:
         """Voice and role as a prompt: None is the default, an empty one is none."""
         voice = self._default_voice if settings.voice is None else settings.voice or None
-        prompt = DEFAULT_PROMPT if settings.prompt is None else settings.prompt
+        prompt = self.model.default_prompt if settings.prompt is None else settings.prompt
         return self.model.compose(self._voice(voice), prompt if prompt or voice else None)
 
+    def encoding(self, path: Path, pcm: np.ndarray) -> Iterator[Voice | None]:
+        """The voice in a recording, read piece by piece: None until it is read."""
+        pieces = []
+        for codes in self.model.mimi.encoding(mx.array(pcm)[None], CLIP_FRAMES):
+            pieces.append(np.array(codes[0]).T)
+            yield None
+        yield Voice(path.stem, codes=np.concatenate(pieces))
+
     @cached_property
-    def _default_voice(self) -> str:
+    def _default_voice(self) -> str | None:
         return self.model.default_voice
 
     @cached_property

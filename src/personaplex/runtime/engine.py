@@ -8,6 +8,7 @@ conversation is its own sound.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import logging
 import secrets
 import threading
@@ -481,8 +482,8 @@ class Engine:
 
     def _reading(self, seat: Seat, settings: Settings) -> Generator[Pause, None, Prefix | None]:
         """What the model makes of a voice and a role, as long as the conversation they are for goes on."""
-        self._check_held(seat)
-        prompt, kept = self._device.compose(settings), self._device.prefixes
+        prompt = yield from self._composing(seat, settings)
+        kept = self._device.prefixes
         if not prompt.n_frames:
             return None
         key = kept.key(prompt)
@@ -491,7 +492,7 @@ class Engine:
             fetched = self.disk.do(lambda: kept.fetch(key))
             yield fetched
             self._check_held(seat)
-            read = fetched.result()
+            read = fetched.result() or kept.get(key)  # somebody else may have read it meanwhile
         if read is None:
             for prefix in self._device.reading(prompt):
                 read = prefix
@@ -502,6 +503,21 @@ class Engine:
             self.disk.offer(lambda: kept.write(key, whole))
         kept.keep(key, read)
         return read
+
+    def _composing(self, seat: Seat, settings: Settings) -> Generator[Pause, None, Prompt]:
+        """Voice and role as a prompt; a recording is read by the disk's thread, and encoded piece by piece."""
+        self._check_held(seat)
+        voice = settings.voice
+        if isinstance(voice, str | Path) and voice and self.model.is_clip(voice):
+            path = Path(voice)
+            clip = self.disk.do(lambda: self.model.read_clip(path))
+            yield clip
+            self._check_held(seat)
+            for found in self._device.encoding(path, clip.result()):
+                voice = found
+                yield None
+                self._check_held(seat)
+        return self._device.compose(dataclasses.replace(settings, voice=voice))
 
     def _opening(self, seat: Seat) -> Iterator[Pause]:
         """Read a seat's prompt piece by piece and put the state into its slot."""
@@ -536,9 +552,8 @@ class Engine:
         settings, keep = seat.with_change(change), keep and not seat.forgets
         inside: Change = seat.inside | change if keep else {}
         if keep:
-            self._check_held(seat)
             named = Settings(voice=inside.get("voice") or "", prompt=inside.get("prompt") or "")  # type: ignore[arg-type]
-            prompt = self._device.compose(named)
+            prompt = yield from self._composing(seat, named)
             act = partial(self._read_inside, seat, settings, prompt)
         else:
             read = yield from self._reading(seat, settings)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from personaplex.engine.generator import check_kv_bits
 from personaplex.errors import UsageError
 from personaplex.turns import VoiceActivity
 from personaplex.units import FRAME_RATE
@@ -35,7 +36,7 @@ class Limits:
     prompts that were read, which are kept in `prefix_folder` too if one is named, in files of up to
     `prefix_folder_bytes` together. `voice_activity`: when a user counts as speaking; None does without. `recover`: set
     a conversation that repeats itself or makes noise back by two seconds, with another seed; if three times in a row
-    do not help, it is left as it is.
+    do not help, it is left as it is. `kv_bits`: 8 keeps keys and values in half the memory.
     """
 
     pinned_frames: int = 256
@@ -48,8 +49,10 @@ class Limits:
     prefix_folder_bytes: int = 1 << 30
     voice_activity: VoiceActivity | None = field(default_factory=VoiceActivity)
     recover: bool = False
+    kv_bits: int = 16
 
     def __post_init__(self) -> None:
+        check_kv_bits(self.kv_bits)
         if self.pinned_frames < 0:
             raise UsageError(f"pinned frames is {self.pinned_frames}; it must be 0 or more")
         for name in ("backlog_seconds", "unread_seconds"):

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import cast
 
 import mlx.core as mx
-from mlx import nn
 
-from personaplex.checkpoint.folder import LM_FILE, ModelFolder
-from personaplex.checkpoint.load import default_dtype
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.checkpoint.load import blank_lm, default_dtype
 from personaplex.errors import BackendError
-from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
-from personaplex.nn.state import arrays, n_bytes, parameters
+from personaplex.nn.state import n_bytes, parameters
 from personaplex.runtime.limits import Limits
 
 
@@ -46,17 +44,19 @@ class MemoryPlan:
 
 
 def plan(folder: ModelFolder, slots: int, limits: Limits, dtype: mx.Dtype | None = None) -> MemoryPlan:
-    """The plan for a model on disk; only its config.json and the sizes of its files are read."""
-    config, size = folder.config, (dtype or default_dtype()).size
+    """The plan for a model on disk; only its config.json is read."""
+    config, dtype = folder.config, dtype or default_dtype()
     # Nothing here is evaluated: the arrays of these networks and states have shapes and no memory.
-    lm, mimi = LanguageModel(config.lm), Mimi(config.mimi)
-    window = lm.init_state(1, limits.pinned_frames + limits.spare_frames)
+    lm, mimi = blank_lm(config.lm, quantization=config.quantization), Mimi(config.mimi)
+    extra_rows = limits.pinned_frames + limits.spare_frames
+    window = lm.temporal.init_state(1, dtype=dtype, extra_rows=extra_rows, kv_bits=limits.kv_bits)
     codec_state = (mimi.init_encoder(1, limits.spare_frames), mimi.init_decoder(1, limits.spare_frames))
-    packed = config.quantization is not None and mx.default_device().type == mx.DeviceType.gpu
     return MemoryPlan(
-        weights=(folder.path / LM_FILE).stat().st_size if packed else _n_values(lm) * size,
+        weights=sum(
+            array.nbytes if array.dtype == mx.uint32 else array.size * dtype.size for array in parameters(lm).values()
+        ),
         codec=n_bytes(parameters(mimi)),
-        slot=sum(leaf.size for leaf in arrays(window)) * size + n_bytes(codec_state),
+        slot=n_bytes((window, codec_state)),
         slots=slots,
     )
 
@@ -72,10 +72,6 @@ def available_bytes() -> int | None:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         return None
-
-
-def _n_values(module: nn.Module) -> int:
-    return sum(array.size for array in parameters(module).values())
 
 
 def _gib(n: int) -> str:

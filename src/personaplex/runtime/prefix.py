@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
@@ -78,10 +79,11 @@ class PrefixCache:
             if not path.exists():
                 return None
             prefix, _ = read_state(path, _KIND, self.identity, self._template)
-            os.utime(path)  # used now: the oldest files leave first
         except (CheckpointError, OSError) as error:
             _log.warning("a kept prompt is ignored and made anew: %s", error)
             return None
+        with suppress(OSError):  # somebody else's folder
+            os.utime(path)  # used now: the oldest files leave first
         return prefix
 
     def write(self, key: str, prefix: Prefix) -> None:
