@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 import soxr
 
-from personaplex.audio import rms
 from personaplex.turns import CHUNK_SECONDS
 from personaplex.units import SAMPLE_RATE
 
@@ -60,7 +59,7 @@ class LevelDetector:
         size = round(CHUNK_SECONDS * SAMPLE_RATE)
         while len(self._rest) >= size:
             chunk, self._rest = self._rest[:size], self._rest[size:]
-            level = rms(chunk)
+            level = float(np.sqrt(np.mean(np.square(chunk))))
             # Down at once, up by 1 dB a second: speech has gaps, noise has none.
             self._background = max(BACKGROUND_RMS, min(level, self._background * 10 ** (CHUNK_SECONDS / 20)))
             above_db = 20 * np.log10(max(level, 1e-9) / self._background)

@@ -36,8 +36,8 @@ class Cascade:
     """At most `slots` conversations. `parts` go before what personas choose.
 
     In `Settings`, and in a conversation's `update`, a prompt that is the name of one of `personas` is that persona,
-    with its engines and its voice; another text is a role prompt for the `assistant`. A voice is one of the
-    synthesiser's, or SYNTHESISER/VOICE. Of the sampling there is only `text_temperature`.
+    with its engines and its voice; another text is another role prompt for whoever speaks (at first `assistant`). A
+    voice is one of the synthesiser's, or SYNTHESISER/VOICE. Of the sampling there is only `text_temperature`.
     """
 
     capabilities = CAPABILITIES
@@ -98,7 +98,7 @@ class Cascade:
             if prompt in self._personas:
                 persona, parts = self._personas[prompt], dataclasses.replace(parts, voice=self._parts.voice)
             else:
-                persona = dataclasses.replace(self._personas["assistant"], name="own", prompt=prompt)
+                persona = dataclasses.replace(persona, prompt=prompt)
         if voice is not None:
             if not isinstance(voice, str):
                 raise PersonaError("the cascade's voices are names of a synthesiser's voices; give one, or none")

@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from personaplex.audio import check_format, read_audio
+from personaplex.cli.cascade import cascade_options
 from personaplex.cli.options import (
     DEFAULT_PERSONA,
     TALKS_AS_ITSELF,
@@ -38,7 +39,7 @@ from personaplex.files import check_writable
 from personaplex.text import PROMPTS
 
 if TYPE_CHECKING:
-    from personaplex.conversation import Settings
+    from personaplex.conversation import Conversation, Settings
     from personaplex.live.device import Device, Hint
     from personaplex.live.display import Display
     from personaplex.live.floor import Floor
@@ -46,12 +47,26 @@ if TYPE_CHECKING:
     from personaplex.turns import VoiceActivity
 
 
+_PAUSES = {
+    "duplex": {"speech_seconds": 0.25, "silence_seconds": 1.0},
+    "cascade": {"speech_seconds": 0.15, "silence_seconds": 0.6},
+}
+
+
 @click.command("talk")
+@click.option(
+    "--backend",
+    type=click.Choice(["duplex", "cascade"]),
+    default="duplex",
+    show_default=True,
+    help="One model that hears and speaks, or a recogniser, a language model and a voice of your choice.",
+)
 @model_option
 @persona_options
 @click.option("--voice", metavar="NAME|FILE", help="Another voice than the persona's: as in `respond`.")
 @click.option("--system-prompt", metavar="NAME|FILE", help=f"Another role: {', '.join(PROMPTS)}, or a text file.")
 @click.option("--system-prompt-text", metavar="TEXT", help="The agent's role in your words; empty for none.")
+@cascade_options
 @click.option(
     "--resume",
     metavar="FILE",
@@ -67,8 +82,8 @@ if TYPE_CHECKING:
 )
 @click.option("--onset", type=float, default=0.5, show_default=True, help="Probability from which on it is speech.")
 @click.option("--offset", type=float, default=0.35, show_default=True, help="Probability below which it is silence.")
-@click.option("--speech-seconds", type=float, default=0.25, show_default=True, help="Speech that begins your turn.")
-@click.option("--silence-seconds", type=float, default=1.0, show_default=True, help="Silence that ends it.")
+@click.option("--speech-seconds", type=float, help="Speech that begins your turn (default 0.25; cascade: 0.15).")
+@click.option("--silence-seconds", type=float, help="Silence that ends it (default 1; cascade: 0.6).")
 @click.option("--headphones", is_flag=True, help="No echo to cancel: the microphone cannot hear the agent.")
 @click.option(
     "--echo",
@@ -128,6 +143,8 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
     from personaplex.live.recording import check_recording
     from personaplex.turns import VoiceActivity
 
+    for name, seconds in _PAUSES[options["backend"]].items():
+        options[name] = seconds if options[name] is None else options[name]
     rule = VoiceActivity(options["onset"], options["offset"], options["speech_seconds"], options["silence_seconds"])
     check_sampling(options)
     if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
@@ -178,12 +195,53 @@ def _roles(options: dict[str, Any]) -> tuple[Roles, Settings]:
 
     roles = Roles(read_personas(*options["persona_files"]), find_voice=find_voice)
     roles.settings(options["persona"] or DEFAULT_PERSONA)
+    if options["backend"] == "cascade":
+        return roles, Settings(seed=options["seed"])
     voice = find_voice(options["voice"]) if options["voice"] is not None else None
     return roles, Settings(voice, role_prompt(options), options["seed"], sampling_changes(options))
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A backend that is ready to open conversations, and what a `Session` should know of it."""
+
+    open: Callable[[Settings], Conversation]
+    settings: Settings
+    roles: Roles
+    about: Mapping[str, Any]
+    step_ms: Callable[[], Sequence[float]] = list
+    opening: Callable[[], Conversation] | None = None
+
+
 def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity, options: dict[str, Any]) -> None:
     from personaplex.live.session import Session
+
+    happenings: Queue[Happening] = Queue()
+    backend = _cascade if options["backend"] == "cascade" else _duplex
+    with (
+        backend(roles, settings, rule, options) as line,
+        _terminal(happenings.put, options) as display,
+        _warnings(happenings.put),
+    ):
+        Session(
+            line.open,
+            line.settings,
+            device,
+            _floor(options["mode"], rule),
+            display,
+            line.roles,
+            echo=options["echo"],
+            record=options["record"],
+            about=line.about,
+            tail_seconds=options["max_seconds"],
+            step_ms=line.step_ms,
+            opening=line.opening,
+            happenings=happenings,
+        ).run()
+
+
+@contextmanager
+def _duplex(roles: Roles, settings: Settings, rule: VoiceActivity, options: dict[str, Any]) -> Iterator[_Line]:
     from personaplex.runtime.engine import Engine
     from personaplex.runtime.limits import Limits
 
@@ -192,32 +250,27 @@ def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity,
     prompts = kept_prompts() if options["prompt_cache"] else None
     limits = Limits(context_seconds=seconds, prefix_folder=prompts, voice_activity=rule, kv_bits=kv_bits)
     resume: Path | None = options["resume"]
-    happenings: Queue[Happening] = Queue()
-    with (
-        Engine(options["model"], limits=limits) as engine,
-        _terminal(happenings.put, options) as display,
-        _warnings(happenings.put),
-    ):
+    with Engine(options["model"], limits=limits) as engine:
         roles = replace(roles, model_voices=known_voices(engine.model.list_voices()))
         settings = _with_persona(roles, settings, options)
         if not engine.model.config.prompts:
             note(TALKS_AS_ITSELF, quiet=options["quiet"])
             settings = replace(settings, voice="", prompt="")
-        Session(
-            engine.open,
-            settings,
-            device,
-            _floor(options["mode"], rule),
-            display,
-            roles,
-            echo=options["echo"],
-            record=options["record"],
-            about=_about(settings, options) | ({} if engine.model.config.prompts else {"persona": None}),
-            tail_seconds=options["max_seconds"],
-            step_ms=lambda: engine.step_ms,
-            opening=None if resume is None else lambda: engine.load(resume),
-            happenings=happenings,
-        ).run()
+        about = _about(settings, options) | ({} if engine.model.config.prompts else {"persona": None})
+        opening = None if resume is None else lambda: engine.load(resume)
+        yield _Line(engine.open, settings, roles, about, lambda: engine.step_ms, opening)
+
+
+@contextmanager
+def _cascade(roles: Roles, settings: Settings, rule: VoiceActivity, options: dict[str, Any]) -> Iterator[_Line]:
+    """No time passes while an answer is made, unless a clock's time is kept for both."""
+    from personaplex.cli.cascade import open_cascade, parts_in_use
+
+    patient = options["mode"] != "duplex" or (options["source"] is not None and not options["realtime"])
+    with open_cascade(options, rule, patient=patient) as backend:
+        settings = replace(settings, voice=None, prompt=options["persona"] or DEFAULT_PERSONA, sampling=None)
+        about = _about(settings, options) | {"model": "cascade"} | asdict(parts_in_use(options))
+        yield _Line(backend.open, settings, replace(roles, by_name=True, find_voice=str), about)
 
 
 def _with_persona(roles: Roles, settings: Settings, options: dict[str, Any]) -> Settings:
@@ -267,7 +320,8 @@ def _terminal(put: Callable[[str], None], options: dict[str, Any]) -> Iterator[D
     fd = standard_input()
     if fd is not None and not options["plain"] and _is_terminal(fd):
         keyboard = Keyboard(fd, put, raw=True)
-        screen = Screen(sys.stdout, f"personaplex talk · {options['model']}", lambda: keyboard.typed)
+        who = "cascade" if options["backend"] == "cascade" else options["model"]
+        screen = Screen(sys.stdout, f"personaplex talk · {who}", lambda: keyboard.typed)
         try:
             with screen, keyboard:
                 yield screen

@@ -37,6 +37,7 @@ from personaplex.conversation import (
     Settings,
     UserStarted,
     UserStopped,
+    UserText,
 )
 from personaplex.errors import Closed, OutputError, PersonaError, PersonaPlexError, Unsupported
 from personaplex.live.command import HELP, Command, parse_command
@@ -66,16 +67,22 @@ _SHOWN = {AgentStarted: "agent started", AgentEnded: "agent ended", Interrupted:
 
 @dataclass(frozen=True)
 class Roles:
-    """What can be named while talking: `personas`, and voices, of which `find_voice` knows more than the model."""
+    """What can be named while talking: `personas`, and voices, of which `find_voice` knows more than the model.
+
+    `by_name`: the backend knows the personas itself, and makes of each what it can.
+    """
 
     personas: Mapping[str, Persona]
     model_voices: Sequence[str] = ()
     find_voice: Callable[[str], str] = str
+    by_name: bool = False
 
     def settings(self, name: str, seed: int | None = None) -> Settings:
         """How a conversation with the persona `name` starts. Raises PersonaError naming those there are."""
         if name not in self.personas:
             raise PersonaError(f"unknown persona {name!r}; there are {', '.join(sorted(self.personas))}")
+        if self.by_name:
+            return Settings(prompt=name, seed=seed)
         own = self.personas[name].settings(self.model_voices, seed)
         return own if own.voice is None else dataclasses.replace(own, voice=self.find_voice(str(own.voice)))
 
@@ -270,6 +277,11 @@ class Session:
             case Degenerate(kind=kind):
                 self.display.note(f"the agent's speech has broken down ({kind}); !reset begins anew")
                 self._note("degenerate", kind=kind)
+            case UserText(text=text, final=True):
+                self.display.note(f"you: {text}")
+                self._note("user text", text=text)
+            case UserText():
+                pass
             case UserStarted() | UserStopped():
                 if self.floor.holder is Holder.BOTH:
                     self._note("user started" if isinstance(event, UserStarted) else "user stopped")
