@@ -45,9 +45,8 @@ def test_what_is_unknown_or_missing_is_one_line() -> None:
         open_synthesiser("responder")
     with pytest.raises(UsageError, match="its options are: none"):
         open_synthesiser("flite:large")
-    absent: EngineSpec[Any] = EngineSpec(
-        "x", "thinker", Responder, "", "pip install it", "", modules=("no_such_module",)
-    )
+    lacking = ("no_such_module",)
+    absent: EngineSpec[Any] = EngineSpec("x", "thinker", Responder, "", "pip install it", "", modules=lacking)
     assert absent.missing() == "no_such_module is not installed"
     with pytest.raises(EngineError, match="no_such_module is not installed; to install it: pip install it"):
         absent.open()
@@ -62,10 +61,8 @@ def test_other_packages_add_engines_and_broken_ones_are_told(monkeypatch: pytest
 
     points("personaplex.cascade.responder:ENGINE")
     assert find_engines("thinker")["theirs"].name == "responder" and "theirs" not in find_engines("recogniser")
-    for value, told in (
-        ("no_such_module:X", "cannot be loaded"),
-        ("personaplex.units:SAMPLE_RATE", "is int; expected"),
-    ):
+    broken = {"no_such_module:X": "cannot be loaded", "personaplex.units:SAMPLE_RATE": "is int; expected"}
+    for value, told in broken.items():
         points(value)
         with pytest.raises(EngineError, match=told):
             find_engines()
@@ -83,7 +80,7 @@ def test_offline_voices_say_any_text_with_the_times_of_its_words(engine: str, vo
     (piece,) = open_synthesiser(engine).say(text, voice)
     assert piece.pcm.dtype == np.float32 and len(piece.pcm) > piece.rate
     assert [word.text for word in piece.words] == ascii_words(text)
-    assert ascii_words(text) == ["Dr.", "O'Neill,", "is", "it", "5", "p.m.?", "Ca", "va", "well,", "1,234.50!"]
+    assert ascii_words(text) == ["Dr.", "O'Neill,", "is", "it", "5", "p.m.?", "Ca", "va,", "well,", "1,234.50!"]
     times = [(word.start, word.end) for word in piece.words]
     assert times == sorted(times) and times[-1][1] <= len(piece.pcm) / piece.rate + 0.1
     assert list(open_synthesiser(engine).say("你好 ...", voice)) == []

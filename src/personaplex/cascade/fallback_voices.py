@@ -40,6 +40,9 @@ class Fallback:
         """Nothing to free: the libraries stay loaded."""
 
 
+_PAUSES = ",.!?;:"
+
+
 def ascii_words(text: str) -> list[str]:
     """The words of a text in ASCII, accents left out; what says nothing (no letter, no digit) joins its neighbour."""
     plain = unicodedata.normalize("NFKD", text.replace("’", "'").replace("–", ", ").replace("—", ", "))
@@ -48,7 +51,7 @@ def ascii_words(text: str) -> list[str]:
         if any(c.isalnum() for c in word):
             words.append(word)
         elif words:
-            words[-1] += word if word in (",", ".", "!", "?", ";", ":") else ""
+            words[-1] += word if len(word) == 1 and word in _PAUSES and words[-1][-1] not in _PAUSES else ""
     return words
 
 
