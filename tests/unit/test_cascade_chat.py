@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -29,25 +29,32 @@ class Server:
         self.answer, self.models, self.status = answer, models, status
         self.asked: list[dict[str, Any]] = []
         self.left = asyncio.Event()
+        self.handling: list[asyncio.Task[None]] = []
         self.url = ""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.handling.append(asyncio.create_task(self.serve(reader, writer)))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         if head.startswith("get /v1/models"):
             body = json.dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
-            writer.write(
-                f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-            )
+            about = f"Content-Type: application/json\r\nContent-Length: {len(body)}"
+            writer.write(f"HTTP/1.1 200 OK\r\n{about}\r\n\r\n{body}".encode())
         else:
             length = int(head.split("content-length: ")[1].split("\r\n")[0])
             self.asked.append(json.loads(await reader.readexactly(length)))
             kind = "text/event-stream" if self.status == 200 else "application/json"
             writer.write(f"HTTP/1.1 {self.status} X\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n".encode())
-            answering = asyncio.ensure_future(self.answer(writer))
-            await asyncio.wait({answering, asyncio.ensure_future(reader.read())}, return_when=asyncio.FIRST_COMPLETED)
-            answering.cancel()
+            both = [asyncio.ensure_future(self.answer(writer)), asyncio.ensure_future(reader.read())]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
             self.left.set()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def event(text: str | None, finish: str | None = None) -> bytes:
@@ -88,12 +95,13 @@ async def nonsense(writer: asyncio.StreamWriter) -> None:
 @asynccontextmanager
 async def serving(answer: Answer, **options: Any) -> AsyncGenerator[Server, None]:
     server = Server(answer, **options)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    listening = await asyncio.start_server(server.handle, "127.0.0.1", 0)
     server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
     try:
         yield server
     finally:
         listening.close()
+        await asyncio.gather(*server.handling)
 
 
 async def collect(chat: Chat, **options: Any) -> list[str]:
@@ -196,7 +204,7 @@ def test_a_session_remembers_both_and_changes_who_answers() -> None:
                 with pytest.raises(PersonaError, match="unknown persona 'nobody'; there are aria"):
                     session.switch_persona("nobody")
                 session.reset()
-                assert session.history == ()
+                assert len(session.history) == 0
 
     asyncio.run(talk())
 
