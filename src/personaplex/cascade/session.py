@@ -194,11 +194,12 @@ class ChatSession:
     async def speak(self, text: str | AsyncGenerator[str, None]) -> AsyncGenerator[Piece, None]:
         """Say a text, or tokens as they come (`session.speak(session.say("Hello"))`), sentence by sentence.
 
-        Raises SynthesisError and the like; markup, emoji and code are left out.
+        While one is made into sound, the next few are thought. Raises SynthesisError and the like; markup, emoji and
+        code are left out.
         """
         parts = self.parts
         voice = await self._engines.synthesiser(parts.synthesiser or "")
-        async with aclosing(_sentences(text)) as sentences:
+        async with aclosing(_ahead(_sentences(text))) as sentences:
             async for sentence in sentences:
                 if said := speakable(sentence):
                     pieces = self._worker.iterate(lambda said=said: voice.say(said, parts.voice, parts.language))  # type: ignore[misc]
@@ -250,3 +251,27 @@ async def _sentences(text: str | AsyncGenerator[str, None]) -> AsyncGenerator[st
                     yield sentence
     for sentence in splitter.flush():
         yield sentence
+
+
+async def _ahead(items: AsyncGenerator[str, None], most: int = 4) -> AsyncGenerator[str, None]:
+    """The same items, of which as many as `most` are got before they are asked for."""
+    queue: asyncio.Queue[str | Exception | None] = asyncio.Queue(most)
+
+    async def get() -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    await queue.put(item)
+            await queue.put(None)
+        except Exception as error:
+            await queue.put(error)
+
+    getting = asyncio.create_task(get(), name="personaplex-ahead")
+    try:
+        while (item := await queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        getting.cancel()
+        await asyncio.gather(getting, return_exceptions=True)

@@ -7,6 +7,7 @@ import importlib
 import click
 
 from personaplex.bench import BENCHES
+from personaplex.cli.cascade import cascade_options, parts_of
 from personaplex.cli.options import note_blas
 from personaplex.errors import UsageError
 
@@ -21,12 +22,16 @@ from personaplex.errors import UsageError
     default=None,
     help="load, engine: compile the step; load times its first frame too (default: as `respond` does here).",
 )
+@cascade_options
 @click.option("--json", "as_json", is_flag=True, help="Only the JSON line.")
-def command(name: str, model: str | None, frames: int, compiled: bool | None, as_json: bool) -> None:
+def command(
+    name: str, model: str | None, frames: int, compiled: bool | None, as_json: bool, **engines: str | None
+) -> None:
     """Measure this machine: a table, and as the last line of stdout one JSON object.
 
     The benchmarks: codec (Mimi frame by frame), load (a model from disk, its memory, its frames), engine (many
-    conversations at once: step time by slots, and how long until one is ready).
+    conversations at once: step time by slots, and how long until one is ready), cascade (recogniser, language model and
+    voice: each, first audio, all audio, with and without streaming by sentences; --frames are questions).
 
     The object holds bench, machine, mlx, commit and rows, each row with p50_ms, p95_ms, p99_ms and max_ms.
     """
@@ -36,7 +41,13 @@ def command(name: str, model: str | None, frames: int, compiled: bool | None, as
     if compiled is not None and name == "codec":
         raise UsageError("--compile is for `bench load` and `bench engine`; `bench codec` has no such choice")
     module = importlib.import_module(f"personaplex.bench.{name}")
-    report = as_report(name, module.run(model, frames, compiled))
+    if name == "cascade":
+        rows = module.run(model, frames, compiled, parts_of(engines))
+    elif any(value is not None for value in engines.values()):
+        raise UsageError(f"--{next(k for k, v in engines.items() if v is not None)} is for `bench cascade`")
+    else:
+        rows = module.run(model, frames, compiled)
+    report = as_report(name, rows)
     if not as_json:
         click.echo(as_table(report, module.__doc__ or ""))
         click.echo()

@@ -51,8 +51,8 @@ def parts_of(options: Mapping[str, Any]) -> Parts:
     for kind, name in (("recogniser", "recogniser"), ("thinker", "llm"), ("synthesiser", "synthesiser")):
         if options[name] is not None:
             find_engine(kind, parse_choice(options[name]).name)  # type: ignore[arg-type]
-    names = ("recogniser", "llm", "synthesiser", "voice", "language")
-    return Parts(**{name: options[name] for name in names}, temperature=options["text_temp"])
+    named = {name: options.get(name) for name in ("recogniser", "llm", "synthesiser", "voice", "language")}
+    return Parts(**named, temperature=options.get("text_temp"))
 
 
 def personas_of(options: Mapping[str, Any]) -> dict[str, Persona]:

@@ -1,0 +1,153 @@
+"""The cascade with real engines, offline: questions are heard, answered, spoken, and the answers understood."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soxr
+
+from personaplex.audio import read_audio, write_audio
+from personaplex.cascade.backend import Cascade
+from personaplex.cascade.conversation import Manner
+from personaplex.cascade.registry import open_recogniser, open_synthesiser
+from personaplex.cli.main import main
+from personaplex.conversation import AgentText, Audio, Event, Settings, UserText
+from personaplex.units import SAMPLE_RATE
+from tests.conftest import AUDIO
+
+TALK = ["talk", "--backend", "cascade", "--plain", "--seed", "3"]
+ENGINE, USAGE, PERSONA = 12, 2, 5
+
+
+@pytest.fixture(scope="module")
+def cascade() -> Iterator[Cascade]:
+    with Cascade(1, manner=Manner(patient=True)) as made:
+        yield made
+
+
+def say(voice: str, text: str) -> np.ndarray:
+    """float32 [S] at 24 kHz."""
+    (piece,) = open_synthesiser("flite").say(text, voice)
+    return np.asarray(soxr.resample(piece.pcm, piece.rate, SAMPLE_RATE), np.float32)
+
+
+def hold(cascade: Cascade, pcm: np.ndarray, persona: str) -> list[Event]:
+    with cascade.open(Settings(prompt=persona, seed=3)) as call:
+
+        def feed() -> None:
+            call.feed(np.pad(pcm, (12_000, 12 * SAMPLE_RATE)))
+            call.finish()
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        events = list(call.events())
+        feeder.join()
+    return events
+
+
+def understood(events: list[Event]) -> tuple[str, str, list[str]]:
+    """What the user said, what the agent said, and the words that PocketSphinx hears in the agent's sound."""
+    user = " ".join(event.text for event in events if isinstance(event, UserText) and event.final)
+    agent = "".join(event.text for event in events if isinstance(event, AgentText))
+    pcm = np.concatenate([event.pcm for event in events if isinstance(event, Audio)])
+    listening = open_recogniser("pocketsphinx").listen("en")
+    listening.push(soxr.resample(pcm, SAMPLE_RATE, 16_000))
+    return user, agent, listening.finish().text.split()
+
+
+@pytest.mark.parametrize(
+    ("voice", "persona", "question", "heard", "keyword"),
+    [
+        ("rms", "aria", "What are your opening hours on Sunday please?", "opening", "nine"),
+        ("awb", "claudia", "Will you ship the replacement part tomorrow?", "replacement", "replacement"),
+    ],
+)
+def test_flites_voices_are_heard_answered_and_understood(
+    cascade: Cascade, voice: str, persona: str, question: str, heard: str, keyword: str
+) -> None:
+    user, agent, words = understood(hold(cascade, say(voice, question), persona))
+    assert heard in user.split() and keyword in agent and keyword in words
+
+
+@pytest.mark.skipif(not AUDIO.is_dir(), reason=f"the recordings are not in {AUDIO}")
+def test_a_recorded_question_is_heard_answered_and_understood(cascade: Cascade) -> None:
+    question = read_audio(AUDIO / "input_service.wav")[5 * SAMPLE_RATE : 9 * SAMPLE_RATE]
+    user, agent, words = understood(hold(cascade, question, "aria"))
+    assert {"guarantee", "replacement", "tomorrow"} <= set(user.split())
+    assert "three days" in agent and {"replacement", "three"} <= set(words)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a question in it."""
+    write_audio(tmp_path / "question.wav", np.pad(say("rms", "What are your opening hours please?"), 6_000))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", None)
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["duplex", "turns"])
+def test_talking_with_files(desk: Path, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["-i", "question.wav", "-o", "answer.wav", "--record", "both.wav", "--persona", "aria", "--mode", mode]
+    assert main([*TALK, *files]) == 0
+    shown = capsys.readouterr()
+    assert "from nine to five" in shown.out or "are nine to five" in shown.out
+    assert "no language model" not in shown.out and "not from a language model" in shown.err
+    assert "pocketsphinx hears, responder answers, flite speaks" in shown.err
+    assert "you: what are your opening hours please" in shown.err
+    about = json.loads((desk / "both.json").read_text())
+    assert (about["model"], about["llm"], about["voice"], about["persona"]) == ("cascade", "responder", "awb", "aria")
+    told = [event["event"] for event in about["events"]]
+    assert "user text" in told and told.index("user text") < told.index("agent started")
+    assert np.abs(read_audio(desk / "answer.wav")).max() > 0.1
+    if mode == "duplex":
+        shutil.copy("answer.wav", "before.wav")
+        assert main([*TALK, *files]) == 0
+        assert Path("before.wav").read_bytes() == Path("answer.wav").read_bytes(), "the same again"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--llm", "nothing"], USAGE, "unknown thinker 'nothing'; there are"),
+        (["--llm", "flite"], USAGE, "unknown thinker 'flite'"),
+        (["--recogniser", "x"], USAGE, "unknown recogniser 'x'"),
+        (["--synthesiser", "x:"], USAGE, "expected NAME or NAME:MODEL"),
+        (["--llm", "ollama"], USAGE, "which model"),
+        (["--llm", "chat:x"], USAGE, "OPENAI_BASE_URL"),
+        (["--llm", "ollama:no-such-model"], ENGINE, "start it: ollama serve"),
+        (["--voice", "nobody"], PERSONA, "the synthesiser flite has no voice 'nobody'"),
+        (["--language", "xx"], USAGE, "'xx'"),
+        (["--persona", "nobody"], PERSONA, "unknown persona 'nobody'"),
+        (["--context-seconds", "9"], USAGE, "a cascade does not have it"),
+        (["--audio-temp", "1"], USAGE, "a cascade does not have it"),
+        (["--resume", "question.wav"], 4, "question.wav"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], code: int, told: str, desk: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setattr("personaplex.cascade.chat.OLLAMA_URL", "http://127.0.0.1:9/v1")
+    assert main([*TALK, "-q", "-i", "question.wav", "-o", "a.wav", *arguments]) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("personaplex: ")]) == 1 and told in lines[-1], lines
+    assert not Path("a.wav").exists()
+
+
+def test_bench_shows_what_streaming_gains(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "cascade", "--frames", "2", "--json"]) == 0
+    rows = {(row["name"], row["engine"]): row for row in json.loads(capsys.readouterr().out)["rows"]}
+    paced = "responder, 40 words/s + flite"
+    first = rows["first audio, sentence by sentence", paced]
+    assert first["max_ms"] < rows["first and all audio, whole answer at once", paced]["p50_ms"]
+    assert {name for name, _ in rows} >= {"transcript after the last word", "cancelled after the first audio"}
+    assert main(["bench", "cascade", "--model", "x"]) == USAGE
+    assert main(["bench", "codec", "--llm", "responder"]) == USAGE
