@@ -41,7 +41,7 @@ def hold(cascade: Cascade, pcm: np.ndarray, persona: str) -> list[Event]:
     with cascade.open(Settings(prompt=persona, seed=3)) as call:
 
         def feed() -> None:
-            call.feed(np.pad(pcm, (12_000, 12 * SAMPLE_RATE)))
+            call.feed(np.pad(pcm, (6_000, 9 * SAMPLE_RATE)))
             call.finish()
 
         feeder = threading.Thread(target=feed)
@@ -55,7 +55,8 @@ def understood(events: list[Event]) -> tuple[str, str, list[str]]:
     """What the user said, what the agent said, and the words that PocketSphinx hears in the agent's sound."""
     user = " ".join(event.text for event in events if isinstance(event, UserText) and event.final)
     agent = "".join(event.text for event in events if isinstance(event, AgentText))
-    pcm = np.concatenate([event.pcm for event in events if isinstance(event, Audio)])
+    audible = [event.pcm for event in events if isinstance(event, Audio) and event.pcm.any()]
+    pcm = np.pad(np.concatenate(audible), 6_000)
     listening = open_recogniser("pocketsphinx").listen("en")
     listening.push(soxr.resample(pcm, SAMPLE_RATE, 16_000))
     return user, agent, listening.finish().text.split()

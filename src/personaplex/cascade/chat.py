@@ -146,8 +146,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _ollama(model: str | None = None, url: str = OLLAMA_URL, patience_seconds: float = PATIENCE_SECONDS) -> Chat:
-    return Chat(model, url, "ollama", patience_seconds)
+def _ollama(model: str | None = None, url: str | None = None, patience_seconds: float = PATIENCE_SECONDS) -> Chat:
+    return Chat(model, url or OLLAMA_URL, "ollama", patience_seconds)
 
 
 _INSTALL = "pip install 'personaplex-mlx[cascade]'"

@@ -69,7 +69,7 @@ from personaplex.conversation import (
     UserStopped,
     UserText,
 )
-from personaplex.errors import Closed, EngineError, PersonaError, PersonaPlexError
+from personaplex.errors import Closed, EngineError, PersonaError, PersonaPlexError, UsageError
 from personaplex.persona import Parts, Persona
 from personaplex.turns import VoiceActivity
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
@@ -221,6 +221,11 @@ class Talk:
             raise PersonaError(
                 f"the synthesiser {parts.synthesiser} has no voice {parts.voice!r}; it has {', '.join(voice.voices)}"
             )
+        for engine, languages in ((parts.recogniser, recogniser.languages), (parts.synthesiser, voice.languages)):
+            if parts.language is not None and languages and parts.language not in languages:
+                raise UsageError(
+                    f"{engine} does not know the language {parts.language!r}; it has {', '.join(languages)}"
+                )
         self._recogniser, self._voice = recogniser, voice
 
     def _be_ready(self, *, kept: bool) -> None:

@@ -29,9 +29,7 @@ T = TypeVar("T")
 BREVITY = "You are spoken to and heard: answer in a few short sentences, without lists, markup, emoji or code."
 """What every role is told besides."""
 
-DEFAULTS = Parts(
-    recogniser="pocketsphinx", llm="responder", synthesiser="flite", temperature=0.7, max_tokens=120, language="en"
-)
+DEFAULTS = Parts(recogniser="pocketsphinx", llm="responder", synthesiser="flite", temperature=0.7, max_tokens=120)
 """What nobody chose: all of it works offline. The responder is no language model."""
 
 MOST_MESSAGES = 200

@@ -32,7 +32,11 @@ _OPTIONS = [
         "responder, a few rules and no language model).",
     ),
     click.option("--synthesiser", metavar="NAME[:MODEL]", help="Cascade: what speaks (default: flite)."),
-    click.option("--language", metavar="CODE", help="Cascade: the language to hear and speak (default en)."),
+    click.option(
+        "--language",
+        metavar="CODE",
+        help="Cascade: the language to hear and speak, such as en (default: the engines' own).",
+    ),
 ]
 
 
