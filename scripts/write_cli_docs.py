@@ -27,12 +27,15 @@ under a temporary name and renamed when it is whole. Whatever goes wrong is one 
 | 5 | an unknown or unusable voice, prompt or role |
 | 6 | an output that cannot be written |
 | 7 | MLX has no backend that works here |
+| 9 | a speech synthesiser that is missing, or cannot say a text |
 | 10 | a live conversation that could not be opened, or ended by itself |
 | 11 | a microphone or speaker that is missing, busy or unplugged, or no library to reach one |
+| 12 | a recogniser, language model or voice of the cascade that is missing, unreachable or fails |
 | 130 | interrupted with Ctrl-C; no file was written (`talk` ends with 0, and keeps its files) |
 
-`PERSONAPLEX_MODEL` sets the default of `--model`; `PERSONAPLEX_BLAS` names a BLAS to load on a Linux CPU (`none`:
-MLX's own); `PERSONAPLEX_VOICES` names the folder of your own voices, `PERSONAPLEX_CACHE` that of what was read before.
+`PERSONAPLEX_MODEL` sets the default of `--model`, `PERSONAPLEX_LLM` that of `--llm`; `PERSONAPLEX_BLAS` names a BLAS
+to load on a Linux CPU (`none`: MLX's own); `PERSONAPLEX_VOICES` names the folder of your own voices,
+`PERSONAPLEX_CACHE` that of what was read before.
 """
 
 

@@ -223,9 +223,8 @@ class Talk:
             )
         for engine, languages in ((parts.recogniser, recogniser.languages), (parts.synthesiser, voice.languages)):
             if parts.language is not None and languages and parts.language not in languages:
-                raise UsageError(
-                    f"{engine} does not know the language {parts.language!r}; it has {', '.join(languages)}"
-                )
+                known = ", ".join(languages)
+                raise UsageError(f"{engine} does not know the language {parts.language!r}; it has {known}")
         self._recogniser, self._voice = recogniser, voice
 
     def _be_ready(self, *, kept: bool) -> None:

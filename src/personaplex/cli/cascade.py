@@ -35,7 +35,7 @@ _OPTIONS = [
     click.option(
         "--language",
         metavar="CODE",
-        help="Cascade: the language to hear and speak, such as en (default: the engines' own).",
+        help="Cascade: the language, such as en (default: the engines' own).",
     ),
 ]
 
