@@ -54,7 +54,14 @@ def generate(arguments: argparse.Namespace) -> list[table.Row]:
     if arguments.every > 1:
         chosen = chosen[:: arguments.every]
     model = PersonaPlex.from_pretrained(arguments.model)
-    talks = conversation.converse(model, chosen, items.load_clips(arguments.items), batch=arguments.batch, say=note)
+    talks = conversation.converse(
+        model,
+        chosen,
+        items.load_clips(arguments.items),
+        batch=arguments.batch,
+        pinned_frames=arguments.pinned,
+        say=note,
+    )
     conversation.save(arguments.out, list(talks))
     return []
 
@@ -136,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     talked.add_argument("--model", required=True)
     talked.add_argument("--batch", type=int, default=64)
     talked.add_argument("--tests", help="only these")
+    talked.add_argument("--pinned", type=int, default=256, help="longest prompt that stays in view; 0: none does")
     talked.add_argument("--every", type=int, default=1, help="only every n-th item, for a quick look")
     scored = stage("score", score, "items", "generated")
     scored.add_argument("--model", help="to measure whose voice the answers are nearest to")

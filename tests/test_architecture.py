@@ -22,6 +22,7 @@ LEVELS = [
     {"model", "train"},
     {"runtime"},
     {"bench", "evaluate", "live", "quality"},
+    {"doctor", "summary"},
     {"cli"},
 ]
 """From the bottom up. A module may import what lies below its own level, and its own package."""

@@ -20,7 +20,7 @@ from personaplex.errors import BackendError
 
 HOW_TO_GET_ONE = (
     "MLX runs here with its slow reference BLAS: `apt install libopenblas0` (or your system's OpenBLAS package)"
-    + (" or `pip install 'personaplex[mkl]'`" if platform.machine() == "x86_64" else "")
+    + (" or `pip install 'personaplex-mlx[mkl]'`" if platform.machine() == "x86_64" else "")
     + " makes it many times faster"
 )
 IMPORTED_TOO_EARLY = (
@@ -74,11 +74,11 @@ def _mlx_roots() -> list[Path]:
 def explain(error: ImportError) -> ImportError | BackendError:
     """What an import that failed means: MLX without a backend gets a BackendError, anything else is passed on."""
     if not _mlx_roots():
-        return BackendError("MLX is not installed; run `pip install personaplex`")
+        return BackendError("MLX is not installed; run `pip install personaplex-mlx`")
     if "libmlx" in str(error) or (error.name or "").startswith("mlx"):
         return BackendError(
             f"MLX is installed without a backend that loads here ({error}); on Linux run "
-            "`pip install 'personaplex[cpu]'` or, for an NVIDIA card, `pip install 'personaplex[cuda13]'`"
+            "`pip install 'personaplex-mlx[cpu]'` or, for an NVIDIA card, `pip install 'personaplex-mlx[cuda13]'`"
         )
     return error
 

@@ -9,7 +9,7 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +36,16 @@ LOUDEST_SAMPLE = 1000.0
 _BLOCK = 1 << 16
 _STREAMED_SIZE = 0x7FFF_0000
 """RIFF sizes from here on mean "unknown": a program that writes to a pipe cannot go back and fill them in."""
+
+
+def opus_codecs() -> list[str]:
+    """The Opus decoder and encoder that PyAV brings here, by name; fewer than two where one is missing."""
+    found = []
+    with suppress(av.codec.codec.UnknownCodecError):
+        found.append(f"{av.codec.Codec('opus', 'r').name} (reads)")
+    with suppress(av.codec.codec.UnknownCodecError):
+        found.append(f"{av.codec.Codec('libopus', 'w').name} (writes)")
+    return found
 
 
 def read_audio(source: str | Path, longest_seconds: float = LONGEST_SECONDS) -> np.ndarray:

@@ -314,6 +314,19 @@ class SamplingDefaults:
     audio_top_k: int = 250
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; a file that is not there holds an empty one. Raises ConfigError naming it."""
+    if not path.exists():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected an object, found {type(data).__name__}")
+    return data
+
+
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number here")
 
@@ -428,7 +441,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything a model folder may say about itself; the defaults are PersonaPlex 7B."""
+    """Everything a model folder may say about itself; the defaults are PersonaPlex 7B.
+
+    `prompts`: it can be told a voice and a role before it talks. Moshi cannot.
+    """
 
     lm: LMConfig = field(default_factory=LMConfig)
     mimi: MimiConfig = field(default_factory=MimiConfig)
@@ -437,6 +453,7 @@ class ModelConfig:
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     quantization: QuantizationConfig | None = None
     provenance: Provenance | None = None
+    prompts: bool = True
     model_type: str = "personaplex"
     version: str = ""
 
@@ -459,13 +476,7 @@ class ModelConfig:
 
         Raises ConfigError naming the file and the field.
         """
-        if not path.exists():
-            return cls()
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
-        return from_json(cls, data, str(path))
+        return from_json(cls, read_json(path), str(path))
 
     def to_json(self) -> str:
         """The text of a `config.json` that `read` turns into an equal configuration; every field is named."""

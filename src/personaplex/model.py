@@ -20,7 +20,7 @@ from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
 from personaplex.diagnosis import StepDiagnosis, diagnose_step
 from personaplex.engine.duplex import Duplex
 from personaplex.engine.generator import Generator, check_kv_bits
-from personaplex.engine.prompt import Prompt, compose
+from personaplex.engine.prompt import NO_PROMPTS, Prompt, compose
 from personaplex.engine.sampling import Ceiling, Sampling, check_seed
 from personaplex.errors import AudioError, PersonaError, UsageError
 from personaplex.models.lm import LanguageModel
@@ -45,7 +45,7 @@ class OpeningOptions(TypedDict, total=False):
     """How a conversation starts.
 
     `voice`: a name, a `.pt`, `.safetensors` or audio file, a Voice, or None; default NATM0, or the first.
-    `prompt`: a preset's name, a role text, token ids, or None for none; default "assistant".
+    `prompt`: a preset's name, a role text, token ids, or None for none; default "assistant". Moshi takes neither.
     `sampling`: default the checkpoint's own (`PersonaPlex.sampling` changes parts of it).
     `seed`: the same seed gives the same answer; default a fresh one, which the Reply names.
     `state`: go on from an earlier reply, whose voice and role then stay.
@@ -144,10 +144,17 @@ class PersonaPlex:
         return self.folder.voices.names()
 
     @property
-    def default_voice(self) -> str:
-        """NATM0, or the first voice of a model that has no NATM0."""
+    def default_voice(self) -> str | None:
+        """NATM0, or the first voice of a model that has no NATM0; None for one that takes no voice."""
+        if not self.config.prompts:
+            return None
         names = self.list_voices()
         return names[0] if names and DEFAULT_VOICE not in names else DEFAULT_VOICE
+
+    @property
+    def default_prompt(self) -> str | None:
+        """The role that is taken where none is named; None for a model that takes no role."""
+        return DEFAULT_PROMPT if self.config.prompts else None
 
     @staticmethod
     def list_prompts() -> dict[str, str]:
@@ -189,7 +196,12 @@ class PersonaPlex:
         return Voice(path.stem, codes=np.array(clone(self.mimi, pcm, str(path))[0]).T)
 
     def compose(self, voice: str | Path | Voice | None, prompt: RolePrompt) -> Prompt:
-        """Voice and role laid out as forced frames. With neither (None, None) the model starts unprompted."""
+        """Voice and role laid out as forced frames. With neither (None, None) the model starts unprompted.
+
+        Raises PersonaError for a voice or role that does not exist, and for any on a model that takes none (Moshi).
+        """
+        if not self.config.prompts and not (voice is None and prompt is None):
+            raise PersonaError(NO_PROMPTS)
         if isinstance(voice, str | Path):
             voice = self.load_voice(voice)
         if isinstance(prompt, str):
@@ -266,7 +278,7 @@ class PersonaPlex:
         if earlier is None:
             sampling = sampling or self.sampling()
             voice = options.get("voice", self.default_voice)
-            prompt = self.compose(voice, options.get("prompt", DEFAULT_PROMPT))
+            prompt = self.compose(voice, options.get("prompt", self.default_prompt))
             duplex = self._machine(sampling)
             state, prompt_frames = duplex.open(prompt, seed=seed, sampling=sampling), prompt.n_frames
         else:

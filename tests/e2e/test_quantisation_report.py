@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from personaplex.audio import write_audio
 from personaplex.cli.main import main
+from personaplex.quality.thresholds import Thresholds
 from tests.conftest import PARITY
 from tests.listening import write_model
 
@@ -91,3 +94,25 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(
     assert report(model, "--bits", "16", "--out", tmp_path / "file" / "below") == 6
     said = capsys.readouterr().err
     assert said.count("\n") == 2 and "loading" not in said
+
+
+def test_the_search_for_a_mixture_measures_everything_alone(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`scripts/mixed_search.py`, and groups that do not fit are halved."""
+    short = dataclasses.replace(Thresholds.read(), tail_seconds=0.0)
+    monkeypatch.setattr(Thresholds, "read", lambda: short)
+    audio = str(model.parent / "question.wav")
+    monkeypatch.setattr("sys.argv", ["mixed_search.py", str(model), "--audio", audio])
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "mixed_search.py"))
+    assert script["main"]() == 0
+    rows = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    by_name = {row[1]: row for row in rows[2:]}
+    bits = {name: float(row[2]) for name, row in by_name.items()}
+    assert bits["16"] == 16 and bits["all 4, groups of 32"] == pytest.approx(5, abs=0.1)
+    assert bits["all 4, groups of 64"] < bits["all 4, groups of 32"] and bits["all 4, groups of 128"] < 4.6
+    alone = [name for name in bits if name.startswith("only ")]
+    assert len(alone) == 4 + 8 + 1 + 3 and all(bits["all 4, groups of 32"] < bits[name] < 16 for name in alone)
+    assert all(by_name[name][11] != "0" for name in alone), "each changes what is said"
+    for part in ("temporal", "depformer", "heads", "embeddings"):
+        assert 4.9 < bits[f"all 4 but {part} 8"] < bits[f"all 4 but {part} 16"]

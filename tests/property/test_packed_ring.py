@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex import PersonaPlex
+from personaplex.audio import write_audio
 from personaplex.checkpoint.folder import ModelFolder
+from personaplex.cli.main import main
 from personaplex.engine.generator import Generator
 from personaplex.engine.prompt import compose
 from personaplex.engine.sampling import Sampling
@@ -151,6 +154,25 @@ def test_a_ring_takes_half_and_only_these_bits_are_possible() -> None:
             PersonaPlex.from_pretrained(PARITY, kv_bits=wrong)
         with pytest.raises(UsageError, match="16 bits"):
             Generator(LM, FOLDER.config, kv_bits=wrong)
+
+
+@pytest.mark.parametrize("command", ["respond", "talk"])
+def test_the_commands_take_it(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    made = Generator.__init__
+
+    def watched(self: Generator, *arguments: Any, kv_bits: int = 16, **options: Any) -> None:
+        asked.append(kv_bits)
+        made(self, *arguments, kv_bits=kv_bits, **options)
+
+    monkeypatch.setattr(Generator, "__init__", watched)
+    monkeypatch.setattr("sys.stdin", None)
+    write_audio(tmp_path / "question.wav", np.zeros(4_000, np.float32))
+    arguments = [command, "--model", str(PARITY), "--voice", "VOICE0", "-i", str(tmp_path / "question.wav")]
+    arguments += ["-o", str(tmp_path / "answer.wav"), "--max-seconds", "0"]
+    for bits in ("16", "8"):
+        assert main([*arguments, "--kv-bits", bits]) == 0
+        assert asked[-1] == int(bits)
 
 
 def test_a_whole_conversation_runs_with_it() -> None:

@@ -78,7 +78,7 @@ def test_where_there_is_none_one_line_says_how_to_get_it() -> None:
 def test_mlx_without_a_backend_is_explained() -> None:
     """What Linux says after a plain `pip install mlx`."""
     error = explain(ImportError("libmlx.so: cannot open shared object file: No such file or directory"))
-    assert isinstance(error, BackendError) and "personaplex[cpu]" in str(error)
+    assert isinstance(error, BackendError) and "personaplex-mlx[cpu]" in str(error)
     other = ImportError("No module named 'elsewhere'", name="elsewhere")
     assert explain(other) is other
 

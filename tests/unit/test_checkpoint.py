@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from personaplex.bench.load import bytes_read
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.load import expected_tensors, load_lm, quantised
 from personaplex.checkpoint.packing import pack, packed_names, packing_of, unpacked
@@ -65,6 +66,29 @@ def test_only_what_is_needed_is_loaded(folder: ModelFolder) -> None:
     assert eight["depformer.heads.weight"].shape[0] == 8
     assert sum(a.nbytes for a in eight.values()) < sum(a.nbytes for a in sixteen.values())
     assert folder.load_mimi().quantizer.acoustic.centroids.shape[0] == 7
+
+
+def test_what_is_not_needed_stays_on_disk(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To talk, the user's depformer steps are not read: none of their tensors is asked for, none of their bytes."""
+    taken: set[str] = set()
+    take = TensorFile.take
+
+    def noted(file: TensorFile, name: str) -> mx.array:
+        taken.add(name)
+        return take(file, name)
+
+    monkeypatch.setattr(TensorFile, "take", noted)
+    before = bytes_read()
+    folder.load_lm(8)
+    after = bytes_read()
+    rules = list(lm_rules(folder.config.lm, 8))
+    wanted = {name for rule in rules if rule.target for name in rule.sources}
+    left = {name for rule in rules if not rule.target for name in rule.sources}
+    assert taken == wanted and len(left) == 8 * (3 + 2 * folder.config.lm.depformer_num_layers)
+    if before is not None and after is not None:
+        entries = folder.open_lm().entries
+        whole, needed = (sum(entries[name].n_bytes for name in names) for names in (entries, wanted))
+        assert needed <= after - before < needed + 200_000 < whole
 
 
 def moshi_folder(tiny: Path) -> Path:

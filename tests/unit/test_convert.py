@@ -262,6 +262,17 @@ def test_after_an_interruption_what_is_whole_is_kept(
 
 
 @pytest.mark.usefixtures("shards")
+@pytest.mark.parametrize("journal", ["[1]", "{"])
+def test_a_damaged_journal_costs_work_and_nothing_else(
+    wide: ModelFolder, tmp_path: Path, straight: dict[str, str], journal: str
+) -> None:
+    out, work = tmp_path / "out", tmp_path / ".out.unfinished"
+    interrupted(wide, out, KILL.format(signal="SIGKILL").replace("/ 2", "/ 4"))
+    (work / "whole.json").write_text(journal)
+    assert main(["convert", str(wide.path), "--out", str(out), "--bits", "4"]) == 0 and hashes(out) == straight
+
+
+@pytest.mark.usefixtures("shards")
 def test_another_conversion_begins_anew(wide: ModelFolder, tmp_path: Path, straight: dict[str, str]) -> None:
     out, work = tmp_path / "out", tmp_path / ".out.unfinished"
     interrupted(wide, out, KILL.format(signal="SIGKILL").replace("/ 2", "/ 4"))

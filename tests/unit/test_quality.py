@@ -152,6 +152,9 @@ def test_fewer_bits_cost_more_and_every_part_counts(
     parts = [QuantizationConfig.uniform(4, 32, (part,)) for part in PARTS]
     candidates = [in_memory(str(i), how, listening) for i, how in enumerate([*everything, *parts])]
     candidates.append(dataclasses.replace(candidates[0], kv_bits=8))
+    four = everything[2]
+    assert four is not None
+    candidates.append(Candidate("packed", lambda: quantised(listening.load_lm(), four, unpack=False), four))
     said: list[str] = []
     found = measure(listening.path, candidates, [question, question], thresholds, scratch=tmp_path, say=said.append)
     assert not list(tmp_path.iterdir()), "what was kept for the candidates must be gone"
@@ -161,6 +164,7 @@ def test_fewer_bits_cost_more_and_every_part_counts(
     temporal, depformer, heads, embeddings = (c.comparison.drift for c in found.candidates[3:7])
     assert temporal[0] == 0 < temporal[1] and depformer.max() == 0 == heads.max() and embeddings[0] > 0
     assert all(value > 0 for value in kl[3:7])
+    assert kl[8] == pytest.approx(kl[2], rel=0.05), "as a GPU runs it"
     assert found.padding and found.padding > 0.5 and said
     assert found.seconds == pytest.approx(2 * 15 * 0.08) and len(found.candidates[0].comparison.padding) == 30
     assert [c.verdict.kind for c in found.candidates[:2]] == ["measured", "measured"]

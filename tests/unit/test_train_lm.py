@@ -17,6 +17,7 @@ from personaplex.errors import TrainingError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.streams import AGENT, TEXT, USER
 from personaplex.nn.state import parameters
+from personaplex.nn.tables import TokenTables
 from personaplex.text import EPAD, PAD, Tokenizer
 from personaplex.train.bank import Bank, join
 from personaplex.train.compose import Batch, Composer, Composition
@@ -322,3 +323,23 @@ def test_a_bank_is_read_as_written(tmp_path: Path) -> None:
     (tmp_path / "bank.npz").write_bytes(b"not a bank")
     with pytest.raises(TrainingError, match="no clip bank"):
         Bank.read(tmp_path / "bank.npz")
+
+
+def test_a_token_that_comes_often_is_learned_as_often() -> None:
+    tables = TokenTables(2, 5, 8)
+    tables.weight = mx.random.normal((2, 5, 8)).astype(mx.bfloat16)
+    weight, tokens = tables.weight, mx.array([[3, 1]] * 4_999 + [[-1, 4]])
+    expected = np.zeros((2, 5, 8))
+    expected[0, 3], expected[1, 1], expected[1, 4] = 4_999, 4_999, 1
+
+    def total(weight: mx.array) -> mx.array:
+        tables.update({"weight": weight})
+        return tables(tokens).sum()
+
+    gradient = np.array(mx.grad(total)(weight).astype(mx.float32))
+    tables.update({"weight": weight})
+    learning = tables(tokens)
+    tables.eval()
+
+    np.testing.assert_allclose(gradient, expected, rtol=2**-8)  # bfloat16's last bit; one by one they add up to 256
+    assert mx.array_equal(learning, tables(tokens))

@@ -1,7 +1,8 @@
 """From a folder to the first word: time and memory of loading, then of a conversation's frames.
 
 Loading reads each wanted tensor once, casts it and lets the source go: the peak should be the weights plus the largest
-tensor (PersonaPlex 7B in bfloat16 with 8 depformer steps: 15.2 GB plus 0.3), and the time that of the disk. A frame
+tensor (PersonaPlex 7B in bfloat16 with 8 depformer steps: 15.2 GB plus 0.3), and the time that of the disk. What
+the user's depformer steps and codebooks are made of is left there (`read_gib`, where the system counts it). A frame
 then reads every weight of the temporal transformer, text head and 8 depformer steps once: 14.7 GB in bfloat16.
 Measured on the model you name; `scripts/random_checkpoint.py` writes one of the real size with random weights.
 """
@@ -43,7 +44,7 @@ def run(model: str | None, frames: int, compiled: bool | None = None) -> list[Ro
     compiled = mx.metal.is_available() if compiled is None else compiled
     generator = Generator(lm, folder.config)
     duplex = Duplex(mimi, generator, Ceiling.over(sampling), compiled=compiled)
-    prompt = compose(folder.config, None, [5] * PROMPT_TOKENS)
+    prompt = compose(folder.config, None, [5] * PROMPT_TOKENS if folder.config.prompts else None)
     state, prompt_row = _measured(f"prompt of {prompt.n_frames} frames", lambda: duplex.open(prompt, sampling=sampling))
     pcm = 0.1 * mx.random.normal((1, FRAME_SAMPLES))
 
@@ -59,10 +60,22 @@ def run(model: str | None, frames: int, compiled: bool | None = None) -> list[Ro
 
 
 def _measured(name: str, work: Callable[[], T]) -> tuple[T, Row]:
-    """Do something once: its time, and the most memory MLX held meanwhile beyond what it held before."""
-    before = mx.get_active_memory()
+    """Do something once: its time, the most memory MLX held meanwhile beyond what it held before, and what was read."""
+    before, read_before = mx.get_active_memory(), bytes_read()
     mx.reset_peak_memory()
     began = time.perf_counter()
     result = work()
     ms = 1000 * (time.perf_counter() - began)
-    return result, Row(name, [ms], {"peak_gib": round((mx.get_peak_memory() - before) / 2**30, 3)})
+    extra: dict[str, object] = {"peak_gib": round((mx.get_peak_memory() - before) / 2**30, 3)}
+    if read_before is not None:
+        extra["read_gib"] = round(((bytes_read() or 0) - read_before) / 2**30, 3)
+    return result, Row(name, [ms], extra)
+
+
+def bytes_read() -> int | None:
+    """What this process has asked the system to read so far; None where the system does not count."""
+    try:
+        counters = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in counters if line.startswith("rchar"))
+    except (OSError, StopIteration, ValueError):
+        return None

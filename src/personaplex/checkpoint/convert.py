@@ -12,14 +12,15 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
 from personaplex.checkpoint.card import Quality, card
-from personaplex.checkpoint.folder import LM_FILE, LM_INDEX, ModelFolder
+from personaplex.checkpoint.folder import LM_INDEX, ModelFolder
+from personaplex.checkpoint.layout import LM_FILE
 from personaplex.checkpoint.load import expected_tensors
 from personaplex.checkpoint.packing import SCALE_TYPE, pack, packed_names, packing_of, unpacked
 from personaplex.checkpoint.rules import lm_rules, mimi_rules
@@ -37,6 +38,8 @@ SHARD_BYTES = 2_000_000_000
 
 CARD_FILE, TRIMMED_CODEC, PLAN_FILE = "README.md", "mimi.safetensors", "conversion.json"
 Progress = Callable[[int, int], None]
+Shard = tuple[int, list["Weight"]]
+"""The weights of one file, and their bytes."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,19 @@ class Weight:
     def entries(self, file: TensorFile) -> dict[str, Entry]:
         """What the result holds of it, by name."""
         if self.after is None:
-            kept = file.entries[self.name].dtype if self.before is None else ""
-            return {self.name: Entry(kept if kept in ("BF16", "F16") or not self.is_matrix else "BF16", self.shape)}
+            kept, plain = file.entries[self.name].dtype, "BF16" if self.is_matrix else "F32"
+            return {self.name: Entry(kept if kept in ("BF16", "F16") else plain, self.shape)}
         rows, columns = self.shape
         codes, scales, biases = packed_names(self.name)
-        dtype = file.entries[scales].dtype if self.before == self.after else DTYPES[SCALE_TYPE]
+        dtype = file.entries[scales].dtype if self.is_copied(file) else DTYPES[SCALE_TYPE]
         groups = Entry(dtype, (rows, columns // self.after.group_size))
         return {codes: Entry("U32", (rows, columns * self.after.bits // 32)), scales: groups, biases: groups}
+
+    def is_copied(self, file: TensorFile) -> bool:
+        """Whether it is packed already as it shall be; quantising it again would only add to its error."""
+        if self.before is None or self.before != self.after:
+            return False
+        return {file.entries[name].dtype for name in packed_names(self.name)[1:]} in ({"F16"}, {"BF16"}, {"F32"})
 
     def read(self, file: TensorFile) -> dict[str, mx.array]:
         """Its arrays for the result. Raises CheckpointError for values that are not finite."""
@@ -67,7 +76,7 @@ class Weight:
             value = file.take(self.name)[rows]
         else:
             codes, scales, biases = (file.take(name)[rows] for name in packed_names(self.name))
-            if self.before == self.after:  # quantising it again would only add to its error
+            if self.is_copied(file):
                 return dict(zip(packed_names(self.name), (codes, scales, biases), strict=True))
             value = unpacked((codes, scales, biases), self.before)
         if not bool(mx.isfinite(value).all().item()):
@@ -116,39 +125,15 @@ def convert(
     check_absent(out)
     file, lm = source.open_lm(), source.config.lm
     file.check(expected_tensors(lm_rules(lm, lm.dep_q), source.config.quantization))
-    codec = TensorFile(source.codec_file)
-    codec.check(expected_tensors(mimi_rules(source.config.mimi)))
+    TensorFile(source.codec_file).check(expected_tensors(mimi_rules(source.config.mimi)))
     source.load_tokenizer()
     voices = [source.voices.load(name) for name in source.voices.names()]
     shards = _shards(_weights(source.config, config), file)
     identity = json.dumps({"fingerprint": source.fingerprint, "config": config.to_json(), "about": vars(about)})
     with _workplace(out, identity) as work:
         work.check_space(sum(size for size, _ in shards) + source.codec_file.stat().st_size)
-        done, total = 0, sum(size for size, _ in shards)
-        index: dict[str, str] = {}
-        for number, (size, weights) in enumerate(shards, 1):
-            name = LM_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-            entries = {key: entry for weight in weights for key, entry in weight.entries(file).items()}
-            index |= dict.fromkeys(entries, name)
-            if not work.holds(name):
-                with work.writing(name, entries) as writer:
-                    for weight in weights:
-                        for key, array in weight.read(file).items():
-                            writer.put(key, array)
-                            done += entries[key].n_bytes
-                            on_progress(done, total)
-                continue
-            done += size
-            on_progress(done, total)
-        if len(shards) > 1:
-            work.write(LM_INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1))
-        if config.mimi == source.config.mimi:
-            work.copy(source.codec_file)
-        else:
-            kept = {name: codec.take(name) for name in expected_tensors(mimi_rules(config.mimi))}
-            with work.writing(TRIMMED_CODEC, {n: Entry(DTYPES[a.dtype], a.shape) for n, a in kept.items()}) as writer:
-                for name, array in kept.items():
-                    writer.put(name, array)
+        _write_weights(work, shards, file, on_progress)
+        _write_codec(work, source, config)
         work.copy(source.text_file)
         if voices:
             (work.path / "voices").mkdir(exist_ok=True)
@@ -166,6 +151,39 @@ def convert(
     return quality
 
 
+def _write_weights(work: _Workplace, shards: list[Shard], file: TensorFile, on_progress: Progress) -> None:
+    done, total = 0, sum(size for size, _ in shards)
+    index: dict[str, str] = {}
+    for number, (size, weights) in enumerate(shards, 1):
+        name = LM_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        entries = {key: entry for weight in weights for key, entry in weight.entries(file).items()}
+        index |= dict.fromkeys(entries, name)
+        if work.holds(name):
+            done += size
+            on_progress(done, total)
+            continue
+        with work.writing(name, entries) as writer:
+            for weight in weights:
+                for key, array in weight.read(file).items():
+                    writer.put(key, array)
+                    done += entries[key].n_bytes
+                    on_progress(done, total)
+    if len(shards) > 1:
+        work.write(LM_INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1))
+
+
+def _write_codec(work: _Workplace, source: ModelFolder, config: ModelConfig) -> None:
+    """A copy under the same name, so that it is recognised; or what `config` keeps of it."""
+    if config.mimi == source.config.mimi:
+        work.copy(source.codec_file)
+        return
+    file = TensorFile(source.codec_file)
+    kept = {name: file.take(name) for name in expected_tensors(mimi_rules(config.mimi))}
+    with work.writing(TRIMMED_CODEC, {n: Entry(DTYPES[a.dtype], a.shape) for n, a in kept.items()}) as writer:
+        for name, array in kept.items():
+            writer.put(name, array)
+
+
 def _weights(before: ModelConfig, after: ModelConfig) -> Iterator[Weight]:
     for rule in lm_rules(after.lm, after.lm.dep_q):
         packing = packing_of(rule, after.quantization)
@@ -174,9 +192,9 @@ def _weights(before: ModelConfig, after: ModelConfig) -> Iterator[Weight]:
             yield Weight(name, shape, rule.part is not None, stored, packing)
 
 
-def _shards(weights: Iterator[Weight], file: TensorFile) -> list[tuple[int, list[Weight]]]:
-    """The weights in parts of at most SHARD_BYTES, and the bytes of each part."""
-    shards: list[tuple[int, list[Weight]]] = []
+def _shards(weights: Iterator[Weight], file: TensorFile) -> list[Shard]:
+    """The weights in parts of at most SHARD_BYTES."""
+    shards: list[Shard] = []
     for weight in weights:
         size = sum(entry.n_bytes for entry in weight.entries(file).values())
         if shards and shards[-1][0] + size <= SHARD_BYTES:
@@ -193,7 +211,9 @@ class _Workplace:
         self.path, self._out = path, out
         self._journal = path / "whole.json"
         self.hashes: dict[str, str] = {}
-        self._before: dict[str, str] = json.loads(self._journal.read_text()) if self._journal.is_file() else {}
+        self._before: dict[str, str] = {}
+        with suppress(OSError, ValueError, TypeError):  # not there yet, or damaged: then nothing counts as whole
+            self._before = dict(json.loads(self._journal.read_text(encoding="utf-8")))
 
     def holds(self, name: str) -> bool:
         """Whether an earlier attempt left the file `name` whole; it is read and compared."""

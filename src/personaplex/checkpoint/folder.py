@@ -12,17 +12,19 @@ from pathlib import Path
 import mlx.core as mx
 
 from personaplex.checkpoint import published
+from personaplex.checkpoint.layout import LM_FILE, read_config, read_transformers_mimi
 from personaplex.checkpoint.load import load_lm, load_mimi
+from personaplex.checkpoint.sources import what_works
 from personaplex.checkpoint.tensors import TensorFile
 from personaplex.checkpoint.voices import VoiceShelf
-from personaplex.config import ModelConfig
+from personaplex.config import MimiConfig, ModelConfig
 from personaplex.errors import CheckpointError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.text import Tokenizer
 from personaplex.units import FRAME_RATE
 
-LM_FILE, LM_INDEX = "model.safetensors", "model.safetensors.index.json"
+LM_INDEX = "model.safetensors.index.json"
 MIMI_FILES = ("tokenizer-*.safetensors", "mimi*.safetensors")
 TEXT_FILES = ("tokenizer*.model", "*.model")
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
@@ -32,6 +34,7 @@ class ModelFolder:
     """A folder in the reference's layout: language model, Mimi, SentencePiece model, voices, perhaps a config.json.
 
     The language model may lie in parts, with an index, or in the three files of `checkpoint/published.py`.
+    Or Mimi alone, in that layout or in that of Hugging Face's `MimiModel`; then there is only the codec to load.
 
     `context_seconds` shortens the language model's window. Raises CheckpointError when the folder is missing; a missing
     file is an error only when it is needed.
@@ -45,9 +48,13 @@ class ModelFolder:
 
     @cached_property
     def config(self) -> ModelConfig:
-        """What the model is made of. Raises ConfigError naming the field, UsageError for a window it cannot have."""
-        read = published.read_config if self._is_published else ModelConfig.read
-        config = read(self.path / "config.json")
+        """What the model is made of.
+
+        Raises ConfigError naming the field, CheckpointError for a layout that cannot be read, UsageError for a window
+        that the model cannot have.
+        """
+        published_too = self._is_published
+        config = published.read_config(self.path / "config.json") if published_too else read_config(self.path)
         if self._context_seconds is None:
             return config
         own, frames = config.lm.context, self._context_seconds * FRAME_RATE
@@ -74,7 +81,13 @@ class ModelFolder:
     @property
     def codec_file(self) -> Path:
         """The file that holds Mimi. Raises CheckpointError when there is none, or more than one."""
-        return self._one(*MIMI_FILES)
+        return self._one(LM_FILE) if self.codec[1] else self._one(*MIMI_FILES)
+
+    @cached_property
+    def codec(self) -> tuple[MimiConfig, bool]:
+        """What the codec is made of, and whether it is in the layout of Hugging Face's `MimiModel`."""
+        transformers = read_transformers_mimi(self.path)
+        return (transformers, True) if transformers else (self.config.mimi, False)
 
     @property
     def text_file(self) -> Path:
@@ -124,7 +137,8 @@ class ModelFolder:
 
     def load_mimi(self) -> Mimi:
         """Read the codec."""
-        return load_mimi(self.codec_file, self.config.mimi)
+        config, transformers_layout = self.codec
+        return load_mimi(self.codec_file, config, transformers_layout=transformers_layout)
 
     def load_tokenizer(self) -> Tokenizer:
         """Read the SentencePiece model."""
@@ -137,7 +151,7 @@ class ModelFolder:
                 raise CheckpointError(f"{self.path} holds both {found[0].name} and {found[1].name}; keep one")
             if found:
                 return found[0]
-        raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}")
+        raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}; {what_works()}")
 
 
 def _digest(text: str, *paths: Path) -> str:

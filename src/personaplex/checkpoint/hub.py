@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from importlib.resources import files as package_files
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
+from personaplex.checkpoint.repository import Repository
 from personaplex.errors import CheckpointError
-
-REVISIONS = {"nvidia/personaplex-7b-v1": "fdaf4090a61cb315c138a1faee287ffd6c716309"}
-"""Commits that were checked; another repository is taken at its main branch."""
 
 BUNDLED = "nano"
 """The model that comes with the package; a folder of that name is `./nano`."""
@@ -22,15 +18,22 @@ BUNDLED_FILES = ("config.json", "model.safetensors", "mimi.safetensors", "tokeni
 
 VOICE_FILES = ("config.json", "voices.tgz", "voices/*")
 CODEC_FILES = ("config.json", "tokenizer-*.safetensors", "mimi*.safetensors")
-LM_FILES = ("config.json", "model.safetensors")
-ALL_FILES = (*VOICE_FILES, *CODEC_FILES, *LM_FILES, "*.model")
+LM_WEIGHTS = ("model*.safetensors", "temporal.safetensors", "depformer.safetensors", "embeddings.safetensors")
+LM_FILES = ("config.json", "model.safetensors.index.json", *LM_WEIGHTS)
+_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+ALL_FILES = (*VOICE_FILES, *CODEC_FILES, *LM_FILES, "*.model", "README.md")
 
 
-def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
+def resolve(
+    path_or_repo: str | Path, files: Sequence[str] = ALL_FILES, say: Callable[[str], None] | None = None
+) -> Path:
     """The folder of a model: "nano", a folder, or a Hub repository `owner/name`.
 
     nano lies in the package; a folder is taken as it is; of a repository, `files` are downloaded into the Hugging Face
-    cache. Raises CheckpointError when there is no such folder or repository, or its licence was not accepted.
+    cache, once: its licence is told to `say` (default: a line on stderr), then progress is shown, then what arrived is
+    held against the sizes and SHA-256 that are known. With HF_HUB_OFFLINE nothing is asked of the network. Raises
+    CheckpointError when there is no such folder or repository, its licence was not accepted, it is of a kind that
+    cannot be read, or a file is not the one that is known.
     """
     if path_or_repo == BUNDLED:
         return bundled(files)
@@ -40,35 +43,11 @@ def resolve(path_or_repo: str | Path, files: Sequence[str] = ALL_FILES) -> Path:
     if path.is_file():
         raise CheckpointError(f"{path} is a file; --model takes the folder that holds the model's files")
     repo = str(path_or_repo)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
+    if not _REPO.fullmatch(repo):
         raise CheckpointError(
             f"the model folder {repo} does not exist (nor is it {BUNDLED}, nor a Hub repository, owner/name)"
         )
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.utils import logging as hub_logging
-
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # its retries are no news; the error below is
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    try:
-        cached_only = not _reachable(constants.ENDPOINT, offline=constants.HF_HUB_OFFLINE)
-        return Path(
-            snapshot_download(
-                repo, revision=REVISIONS.get(repo), allow_patterns=list(files), local_files_only=cached_only
-            )
-        )
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then run `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(f"there is no folder and no Hub repository called {repo}") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        # huggingface_hub's other failures (offline, time-outs, a cache without the files) are OSErrors or ValueErrors.
-        raise CheckpointError(
-            f"{repo} is no folder here and could not be fetched from the Hub ({_short(error)}); "
-            f"check the network, or name a model folder"
-        ) from error
+    return Repository(repo, say or _on_stderr).folder(files)
 
 
 def bundled(files: Sequence[str] = ALL_FILES) -> Path:
@@ -83,19 +62,17 @@ def bundled(files: Sequence[str] = ALL_FILES) -> Path:
     return folder
 
 
-def _reachable(endpoint: str, *, offline: bool) -> bool:
-    """Whether the Hub answers at all: without a network its client tries for half a minute before it says so."""
-    if offline:
-        return False
-    if getproxies():
-        return True
-    url = urlsplit(endpoint)
-    try:
-        socket.create_connection((url.hostname or "", url.port or (80 if url.scheme == "http" else 443)), 5).close()
-    except OSError:
-        return False
-    return True
+def find(path_or_repo: str | Path) -> Path | None:
+    """The folder that `resolve` would use, if it is on this machine; nothing is downloaded, nor asked of the network.
+
+    None for a repository of which nothing is here. Raises CheckpointError as `resolve`.
+    """
+    name = str(path_or_repo)
+    if name != BUNDLED and not Path(name).expanduser().exists() and _REPO.fullmatch(name):
+        return Repository(name, _on_stderr).here()
+    return resolve(path_or_repo)
 
 
-def _short(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _on_stderr(line: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"{line}\n")

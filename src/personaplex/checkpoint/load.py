@@ -17,6 +17,7 @@ from mlx.utils import tree_unflatten
 from personaplex.checkpoint.packing import Packed, make_packed, pack, packed_names, packing_of, unpacked
 from personaplex.checkpoint.rules import Rule, lm_rules, mimi_rules
 from personaplex.checkpoint.tensors import Entry, TensorFile
+from personaplex.checkpoint.transformers_mimi import transformers_mimi_rules
 from personaplex.config import GROUP_SIZES, LMConfig, MimiConfig, Packing, QuantizationConfig
 from personaplex.errors import CheckpointError, ConfigError, UsageError
 from personaplex.models.lm import LanguageModel
@@ -128,10 +129,13 @@ def quantised(model: LanguageModel, quantization: QuantizationConfig, *, unpack:
     return _filled(blank_lm(config, steps, quantization, unpack=unpack), values)
 
 
-def load_mimi(path: Path, config: MimiConfig) -> Mimi:
-    """Read a codec, always in float32. Raises CheckpointError naming the tensor."""
-    rules = list(mimi_rules(config))
+def load_mimi(path: Path, config: MimiConfig, *, transformers_layout: bool = False) -> Mimi:
+    """Read a codec, always in float32, from the Moshi layout or that of Hugging Face's `MimiModel`.
+
+    Raises CheckpointError naming the tensor.
+    """
     file = TensorFile(path)
+    rules = list(transformers_mimi_rules(config, file.entries) if transformers_layout else mimi_rules(config))
     file.check(expected_tensors(rules))
     model = Mimi(config)
     values = {

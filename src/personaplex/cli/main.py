@@ -18,6 +18,8 @@ COMMANDS = {
     "voices": "Voices of your own: clone, list, play, remove.",
     "codec": "Mimi alone: audio to tokens and back.",
     "trace": "A token-level run, for people who port or check models.",
+    "info": "Describe a model: architecture, bits, licence, memory.",
+    "doctor": "Check this machine, and say what mends it.",
     "bench": "Measure this machine.",
     "convert": "Quantise a model, for less memory and faster steps.",
     "quantisation-report": "Measure what fewer bits cost.",
@@ -58,9 +60,7 @@ def program() -> None:
 def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one way out per kind of end
     """Run the program and return its exit code; the errors we know end in one line on stderr."""
     try:
-        program.main(args=arguments, prog_name="personaplex", standalone_mode=False)
-    except click.exceptions.Exit as finished:
-        return finished.exit_code
+        code = program.main(args=arguments, prog_name="personaplex", standalone_mode=False)
     except SystemExit:
         # Click's way to say that the reader of a pipe has gone (`| head`): nothing is wrong, and nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one way 
         if isinstance(known, PersonaPlexError):
             return _fail(str(known), known.exit_code)
         raise
-    return 0
+    return code if isinstance(code, int) else 0  # what a command chose to exit with
 
 
 def _fail(message: str, code: int) -> int:

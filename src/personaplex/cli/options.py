@@ -14,6 +14,7 @@ from personaplex.errors import PersonaError
 from personaplex.text import PROMPTS
 
 DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
+TALKS_AS_ITSELF = "note: this model is Moshi: its voice and role cannot be set, so it talks as itself, without them"
 
 model_option = click.option(
     "--model",
@@ -22,7 +23,7 @@ model_option = click.option(
     envvar="PERSONAPLEX_MODEL",
     show_default=True,
     show_envvar=True,
-    help="nano, the small model in this package; a folder in the reference's layout; or a Hugging Face repository.",
+    help="nano, the small model in this package; a model's folder; or a Hugging Face repository (docs/weights.md).",
 )
 kv_bits_option = click.option(
     "--kv-bits",

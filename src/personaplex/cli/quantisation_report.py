@@ -116,7 +116,7 @@ def command(
     )
     for candidate in report.candidates:
         for reason in candidate.verdict.reasons:
-            note(f"{candidate.name}: {candidate.verdict.kind}: {reason}", quiet=as_json)
+            note(f"{candidate.label}: {candidate.verdict.kind}: {reason}", quiet=as_json)
     if out is not None:
         texts = (html(report), json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", report.markdown())
         for name, text in zip(REPORT_FILES, texts, strict=True):

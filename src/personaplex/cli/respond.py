@@ -15,6 +15,7 @@ import numpy as np
 
 from personaplex.audio import LONGEST_SECONDS, check_format, pcm16, read_audio, rms, write_audio
 from personaplex.cli.options import (
+    TALKS_AS_ITSELF,
     check_sampling,
     find_voice,
     json_option,
@@ -161,7 +162,10 @@ def _load(options: dict[str, Any]) -> PersonaPlex:
 
 def _open(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> ReplyStream:
     sampling = model.sampling(**sampling_changes(options))
-    voice = find_voice(options["voice"]) if options["voice"] else model.default_voice
+    voice: str | None = find_voice(options["voice"]) if options["voice"] else model.default_voice
+    if not model.config.prompts:
+        note(TALKS_AS_ITSELF, quiet=options["quiet"])
+        voice = options["prompt"] = None
     options["voice"] = voice
     stream = model.respond_stream(
         user,

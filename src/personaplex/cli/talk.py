@@ -17,6 +17,7 @@ import click
 
 from personaplex.audio import check_format, read_audio
 from personaplex.cli.options import (
+    TALKS_AS_ITSELF,
     check_sampling,
     find_voice,
     kv_bits_option,
@@ -191,6 +192,9 @@ def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity,
     with Engine(options["model"], limits=limits) as engine, _terminal(happenings.put, options) as display:
         roles = replace(roles, model_voices=engine.model.list_voices())
         settings = _with_persona(roles, settings, options)
+        if not engine.model.config.prompts:
+            note(TALKS_AS_ITSELF, quiet=options["quiet"])
+            settings = replace(settings, voice="", prompt="")
         Session(
             engine.open,
             settings,
@@ -200,7 +204,7 @@ def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity,
             roles,
             echo=options["echo"],
             record=options["record"],
-            about=_about(settings, options),
+            about=_about(settings, options) | ({} if engine.model.config.prompts else {"persona": None}),
             tail_seconds=options["max_seconds"],
             step_ms=lambda: engine.step_ms,
             opening=None if resume is None else lambda: engine.load(resume),

@@ -22,6 +22,8 @@ from personaplex.voice import RING_COLUMNS, Voice
 SPACER_FRAMES = int(0.5 * FRAME_RATE)
 """Frames of silence after the voice and after the text: 6."""
 
+NO_PROMPTS = "this model is Moshi: its voice and role cannot be set; leave them out and it talks as itself"
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -44,12 +46,14 @@ class Prompt:
 def compose(config: ModelConfig, voice: Voice | None = None, text: list[int] | None = None) -> Prompt:
     """Lay out voice and role text; with neither there is no prompt at all, and frame 0 is the initial tokens.
 
-    Raises PersonaError when the voice or the tokens do not fit the model.
+    Raises PersonaError when the voice or the tokens do not fit the model, or it takes none.
     """
     initial = np.array(initial_column(config.lm), np.int32)
     frames, columns, embeddings = [initial], [], None
     if voice is None and text is None:
         return Prompt(None, np.zeros((0, N_STREAMS), np.int32), initial)
+    if not config.prompts:
+        raise PersonaError(NO_PROMPTS)
     _check(config, voice, text or [])
     pad = config.lm.existing_text_padding_id
 

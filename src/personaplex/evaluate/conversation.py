@@ -110,15 +110,17 @@ def converse(
     clips: np.ndarray,
     *,
     batch: int = 64,
+    pinned_frames: int = 0,
     sampling: Sampling | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Conversation]:
     """Talk through `items`, `batch` at a time, those of like length together; greedy text unless `sampling` says else.
 
-    Results come in no particular order, and do not depend on what was batched with what but for rounding.
+    With `pinned_frames` a prompt of up to as many stays in view for ever, as in the live engine. Results come in no
+    particular order, and do not depend on what was batched with what but for rounding.
     """
     sampling = sampling or model.sampling(text_temperature=0.0)
-    duplex = Duplex(model.mimi, Generator(model.lm, model.config), Ceiling.over(sampling))
+    duplex = Duplex(model.mimi, Generator(model.lm, model.config, pins=pinned_frames), Ceiling.over(sampling))
     ordered = sorted(items, key=lambda item: (item.expected_frames, item.number))
     for at in range(0, len(ordered), batch):
         group = ordered[at : at + batch]

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soxr
@@ -63,6 +63,22 @@ def list_devices() -> list[str]:
     ]
 
 
+def default_device(what: Literal["microphone", "speaker"]) -> str:
+    """The name of the system's own microphone or speaker. Raises DeviceError when there is none."""
+    return str(_found(load_sounddevice(), None, what)["name"])
+
+
+def _found(sd: ModuleType, choice: str | int | None, what: Literal["microphone", "speaker"]) -> dict[str, Any]:
+    try:
+        found = sd.query_devices(choice, "input" if what == "microphone" else "output")
+    except (ValueError, sd.PortAudioError) as error:
+        if choice is None:
+            raise DeviceError(f"no {what} was found; plug one in, or give --input and --output") from error
+        raise DeviceError(f"no {what} {choice!r} was found: {error}; --list-devices shows all") from error
+    assert isinstance(found, dict)
+    return found
+
+
 class SoundCard:
     """The microphone and speaker of these names or numbers (None: the system's own).
 
@@ -71,22 +87,11 @@ class SoundCard:
 
     def __init__(self, microphone: str | int | None = None, speaker: str | int | None = None) -> None:
         self._sd = load_sounddevice()
-        self._microphone = self._find(microphone, "input")
-        self._speaker = self._find(speaker, "output")
+        self._microphone = _found(self._sd, microphone, "microphone")
+        self._speaker = _found(self._sd, speaker, "speaker")
         self._stream: Any = None
         self._asked_at = 0.0
         self._stopping = threading.Event()
-
-    def _find(self, choice: str | int | None, kind: str) -> dict[str, Any]:
-        what = "microphone" if kind == "input" else "speaker"
-        try:
-            found = self._sd.query_devices(choice, kind)
-        except (ValueError, self._sd.PortAudioError) as error:
-            if choice is None:
-                raise DeviceError(f"no {what} was found; plug one in, or give --input and --output") from error
-            raise DeviceError(f"no {what} {choice!r} was found: {error}; --list-devices shows all") from error
-        assert isinstance(found, dict)
-        return found
 
     @property
     def delay_seconds(self) -> float:

@@ -34,5 +34,5 @@ def refusals(report: Report) -> tuple[str, ...]:
         verdict = candidate.verdict
         if verdict.kind == "random":
             return (f"{report.reference} answers as random weights do: {verdict.reasons[0]}",)
-        found += [f"{candidate.name}: {reason}" for reason in verdict.reasons]
+        found += [f"{candidate.label}: {reason}" for reason in verdict.reasons]
     return tuple(found)

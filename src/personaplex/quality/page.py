@@ -112,13 +112,9 @@ def _parts(report: Report) -> Iterator[str]:
     yield "<h2>Layer by layer</h2>" + _charts([_drift(report)])
 
 
-def _label(c: Measured) -> str:
-    return c.name if c.kv_bits == 16 else f"{c.name}, {c.kv_bits}-bit keys and values"
-
-
 def _legend(candidates: Sequence[Measured]) -> str:
     items = (
-        f'<li><svg viewBox="0 0 14 14" aria-hidden="true">{_mark(7, 7, i)}</svg>{escape(_label(c))}</li>'
+        f'<li><svg viewBox="0 0 14 14" aria-hidden="true">{_mark(7, 7, i)}</svg>{escape(c.label)}</li>'
         for i, c in enumerate(candidates)
     )
     return f'<ul class="legend">{"".join(items)}</ul>'
@@ -135,7 +131,7 @@ def _table(report: Report) -> str:
         said = f'<td class="{kind}" title="{why}">{verdict}</td>'
         body.append("<tr>" + "".join(f"<td>{value}</td>" for value in values) + said + "</tr>")
     reasons = "".join(
-        f'<p class="soft">{escape(_label(c))}: {escape("; ".join(c.verdict.reasons))}.</p>'
+        f'<p class="soft">{escape(c.label)}: {escape("; ".join(c.verdict.reasons))}.</p>'
         for c in report.candidates
         if c.verdict.kind == "beyond"
     )
@@ -150,7 +146,7 @@ def _against_bits(report: Report) -> Iterator[str]:
     across = Axis(low, high, ticks, label="bits per weight, scales included")
     for stream in TABLE:
         curves = [
-            Curve(i, _label(c), [(c.bits, c.numbers[stream]["kl"])], joined=False)
+            Curve(i, c.label, [(c.bits, c.numbers[stream]["kl"])], joined=False)
             for i, c in enumerate(report.candidates)
         ]
         limit = report.thresholds.limits.get(stream)
@@ -165,7 +161,7 @@ def _by_stream(report: Report) -> Iterator[str]:
 
     def curves(what: str) -> list[Curve]:
         return [
-            Curve(i, _label(c), [(j, c.numbers[name][what]) for j, name in enumerate(streams)])
+            Curve(i, c.label, [(j, c.numbers[name][what]) for j, name in enumerate(streams)])
             for i, c in enumerate(report.candidates)
         ]
 
@@ -196,7 +192,7 @@ def _over_time(report: Report) -> Iterator[str]:
         for i, c in enumerate(report.candidates):
             values = c.over_time(which)
             at = [(j + 0.5) / len(values) * report.seconds for j in range(len(values))]
-            curves.append(Curve(i, _label(c), list(zip(at, values, strict=True)), marked=False))
+            curves.append(Curve(i, c.label, list(zip(at, values, strict=True)), marked=False))
         yield _chart(f"{name}: divergence over time", "", curves, across, _logarithmic(_values(curves), "KL, nats"))
 
 
@@ -207,7 +203,7 @@ def _drift(report: Report) -> str:
     shown = [i for i in range(n) if i in (0, n - 1) or (i % step == 0 and i < n - 1 - step / 2)]
     across = Axis(-0.5, n - 0.5, [(float(i), names[i]) for i in shown], label="embedding, layers, last norm")
     curves = [
-        Curve(i, _label(c), [(j, float(d) if math.isfinite(d) else None) for j, d in enumerate(c.comparison.drift)])
+        Curve(i, c.label, [(j, float(d) if math.isfinite(d) else None) for j, d in enumerate(c.comparison.drift)])
         for i, c in enumerate(report.candidates)
     ]
     about = "Root mean square of the difference between the hidden states, relative to the reference's."

@@ -63,6 +63,11 @@ class Measured:
     comparison: Comparison
     verdict: Verdict
 
+    @property
+    def label(self) -> str:
+        """Its name among others."""
+        return self.name if self.kv_bits == 16 else f"{self.name}, {self.kv_bits}-bit keys and values"
+
     @cached_property
     def numbers(self) -> dict[str, Numbers]:
         """By stream."""

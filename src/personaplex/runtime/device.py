@@ -21,7 +21,7 @@ from personaplex.engine.generator import Generator, GeneratorState, Prefix
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import Ceiling, Sampling, mean_entropy, session_key
 from personaplex.errors import CheckpointError
-from personaplex.model import DEFAULT_PROMPT, PersonaPlex
+from personaplex.model import PersonaPlex
 from personaplex.models.streams import N_STREAMS, UNGENERATED
 from personaplex.nn.state import arrays, extract, insert, set_back, stack, trim, without_rings
 from personaplex.runtime.limits import Limits
@@ -72,11 +72,11 @@ class Device:
     def compose(self, settings: Settings) -> Prompt:
         """Voice and role as a prompt: None is the default, an empty one is none."""
         voice = self._default_voice if settings.voice is None else settings.voice or None
-        prompt = DEFAULT_PROMPT if settings.prompt is None else settings.prompt
+        prompt = self.model.default_prompt if settings.prompt is None else settings.prompt
         return self.model.compose(self._voice(voice), prompt if prompt or voice else None)
 
     @cached_property
-    def _default_voice(self) -> str:
+    def _default_voice(self) -> str | None:
         return self.model.default_voice
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ def feed(make: Callable[[], Callable[[int], T]], processes: int, first_step: int
 
 
 def _work(make: Callable[[], Callable[[int], Any]], shelf: Any, step: int, stride: int) -> None:
+    os.nice(5)  # the process that drives the device must never wait for these
     batch = make()
     while True:
         shelf.put((step, batch(step)))

@@ -96,7 +96,7 @@ def losses(trainee: Trainee, batch: Batch, audio_weights: mx.array, fact_weight:
     logits = model.text_head(z).astype(mx.float32)
     found: dict[str, mx.array] = {"text": _mean(nn.losses.cross_entropy(logits, text), text_weight)}
     right = mx.stop_gradient(mx.argmax(logits, axis=-1) == text)
-    found["words_right"] = _mean(right, text > 3)
+    found["words_right"] = _mean(right, (text > 3) * (text_weight > 0))
     found["facts_right"] = _mean(right, batch.fact)
 
     hearing, word, known = flat[batch.heard_at], mx.maximum(batch.heard, 0), batch.heard >= 0
@@ -206,10 +206,13 @@ def train_lm(
     if restored := run.restore():
         done, state = restored[0], unpack(state, restored[1])
         run.say(f"resumed at step {done}")
-    began, saved, waiting = monotonic(), done, mx.array(0)
+    began, saved, waiting, starved = monotonic(), done, mx.array(0), 0.0
     try:
         while done < config.steps:
-            state, found = trainer.step(state, batches(done), done)
+            asked = monotonic()
+            batch = batches(done)
+            starved += monotonic() - asked
+            state, found = trainer.step(state, batch, done)
             done += 1
             # One step is computed while the next one's batch is fetched; waiting for the one before keeps it at that.
             mx.async_eval(state, found)
@@ -220,7 +223,7 @@ def train_lm(
             if team.size > 1:  # asking the others costs a step's head start
                 late = reporting and team.any(late)
             if reporting or late:
-                _report(run, done, found)
+                _report(run, done, found, starved)
             saving = done % config.checkpoint_every == 0 or done == config.steps or late
             if config.average_every > 1 and (saving or done % config.average_every == 0):
                 state = trainer.meet(state)
@@ -239,9 +242,9 @@ def train_lm(
     return trainer.export(state)
 
 
-def _report(run: Run, step: int, found: Arrays) -> None:
+def _report(run: Run, step: int, found: Arrays, starved: float) -> None:
     numbers = {name: float(cast(float, value.item())) for name, value in found.items()}
-    run.log(step, **numbers)
+    run.log(step, **numbers, seconds_without_batch=starved)
     if not isfinite(numbers["loss"]):
         raise TrainingError(
             f"the loss is no number any more at step {step}; begin another run with a smaller learning rate"
