@@ -119,7 +119,7 @@ class Generator:
         self.pins, self.spare_frames = pins, spare_frames
         self._extra_rows, self._kv_bits = pins + spare_frames, kv_bits
         self._initial = mx.array([initial_column(config.lm)], mx.int32)
-        self._nothing = mx.full((1, N_STREAMS), UNGENERATED, mx.int32)
+        self._nothing = mx.array([[UNGENERATED] * N_STREAMS], mx.int32)
         self._spared_text = (0, config.lm.existing_text_padding_id)
 
     def open(self, prompt: Prompt, *, seed: int = 0, sampling: Sampling | None = None) -> GeneratorState:
@@ -136,8 +136,11 @@ class Generator:
         """Read `prompt` without speaking; None when it is empty. Raises PersonaError when it is too long to pin."""
         return [None, *self.reading(prompt, PREFILL_COLUMNS)][-1]
 
-    def reading(self, prompt: Prompt, n_columns: int) -> Iterator[Prefix | None]:
-        """Read `prompt` in calls of at most `n_columns`, with a pause after each: None until it is read."""
+    def reading(self, prompt: Prompt, n_columns: int, inside: GeneratorState | None = None) -> Iterator[Prefix | None]:
+        """Read `prompt` in calls of at most `n_columns`, with a pause after each: None until it is read.
+
+        With a one-slot conversation it is read `inside` that, in place of the column that was to come next.
+        """
         if prompt.n_frames == 0:
             return
         if self.pins and prompt.n_frames > self.pins:
@@ -145,13 +148,20 @@ class Generator:
                 f"voice and role are {prompt.n_frames} frames long; at most {self.pins} stay in view here: "
                 "shorten them, or open the engine with more pinned frames"
             )
-        columns = mx.array(prompt.columns)[None]
+        columns, first = mx.array(prompt.columns)[None], 0
+        temporal, pinned = self._empty(), self._pinned(prompt.n_frames)
+        if inside is not None:
+            temporal, pinned = inside.temporal, inside.pinned
+            # The column that begins a conversation is left out; the next tells how the frame before it sounded.
+            first = min(cast(int, temporal.position.item()), 1)
+            if first and prompt.embeddings is None:
+                second = mx.where(mx.array(DELAYS) == 1, inside.column[:, None], columns[:, 1:2])
+                columns = mx.concatenate([columns[:, :1], second, columns[:, 2:]], axis=1)
         embedded = self.lm.embed(columns)
         if prompt.embeddings is not None:
             embedded = mx.concatenate([prompt.embeddings.astype(embedded.dtype)[None], embedded], axis=1)
-        temporal, pinned = self._empty(), self._pinned(prompt.n_frames)
         size = min(n_columns, self.lm.config.context) if self.pins else n_columns
-        for start in range(0, prompt.n_frames, size):
+        for start in range(first, prompt.n_frames, size):
             z, temporal = self._advance(embedded[:, start : start + size], temporal, pinned)
             mx.eval(z, temporal)
             yield None
@@ -170,13 +180,18 @@ class Generator:
         state = GeneratorState(
             temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames), sinks
         )
-        if prefix is None:
-            return None, state
-        last = temporal.position - 1
+        return (None, state) if prefix is None else self._speak_first(prefix, state, sampling)
+
+    def go_on(self, prefix: Prefix, inside: GeneratorState, sampling: Sampling) -> GeneratorState:
+        """Speak again in the conversation `inside` which a prompt was read."""
+        return self._speak_first(prefix, inside._replace(temporal=prefix.temporal), sampling)[1]
+
+    def _speak_first(self, prefix: Prefix, state: GeneratorState, sampling: Sampling) -> tuple[Step, GeneratorState]:
+        last = state.temporal.position - 1
         spoken, text_logits, audio_logits = self._speak(prefix.z, prefix.pending, last, state, Ceiling.over(sampling))
         column = mx.concatenate([spoken, prefix.pending[:, USER]], axis=1)
         tokens = mx.where(mx.array(DELAYS) == 1, prefix.pending, prefix.last)
-        state = state._replace(column=column, recent=self._remember(recent, spoken))
+        state = state._replace(column=column, recent=self._remember(state.recent, spoken))
         return Step(tokens, last > 0, prefix.z, text_logits, audio_logits), state
 
     def _empty(self) -> TransformerState:

@@ -32,14 +32,21 @@ def extract(state: State, slot: int) -> State:
     return cast(State, tree_map(lambda leaf: leaf[slot : slot + 1], state))
 
 
+def copied(state: State, slot: int) -> State:
+    """The same, sharing no memory with `state`, whose rings are then still written in place."""
+    return cast(State, tree_map(lambda leaf: mx.take(leaf, mx.array([slot]), axis=0), state))
+
+
 def insert(state: State, slot: int, one: State) -> State:
     """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched.
 
-    `one` may be trimmed: what then stands in the rest of the slot's rings is never seen.
+    `one` may be trimmed: the rest of the slot's rings becomes zero. Nothing sees it, but what is masked still counts
+    if it is no number.
     """
 
     def put(leaf: mx.array, row: mx.array) -> mx.array:
-        return mx.slice_update(leaf, row, mx.array([slot]), axes=(0,))
+        whole = mx.pad(row, [(0, 0)] + [(0, n - m) for n, m in zip(leaf.shape[1:], row.shape[1:], strict=True)])
+        return mx.slice_update(leaf, whole, mx.array([slot]), axes=(0,))
 
     return cast(State, tree_map(put, state, one))
 
