@@ -74,7 +74,8 @@ def measure(model: PersonaPlex, bank: Bank, calls: int, windows: int, seed: int)
             guessed = guesses(lm, columns[:-1], start - 1, way) == line.frames[0]
             right[row] += [guessed[at].sum() for at in stretches]
     head = "| frames | " + " | ".join(f"to {edge}" for edge in edges[1:]) + " |\n|" + "---|" * len(edges)
-    rows = [f"| {way} | " + " | ".join(f"{x:.2f}" for x in right[i] / asked) + " |" for i, way in enumerate(WAYS)]
+    shares = [[f"{x / n:.2f}" if n else "-" for x, n in zip(row, asked, strict=True)] for row in right]
+    rows = [f"| {way} | " + " | ".join(share) + " |" for way, share in zip(WAYS, shares, strict=True)]
     return "\n".join([head, *rows, "| words | " + " | ".join(map(str, asked)) + " |"])
 
 
