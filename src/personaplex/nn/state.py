@@ -12,11 +12,13 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
-from personaplex.nn.attention import KV, PackedKV, Ring
+from personaplex.nn.attention import KV, PackedKV
+from personaplex.nn.sinks import Sinks
 from personaplex.nn.transformer import TransformerState
 
 State = TypeVar("State")
-_RINGS = (KV, PackedKV)
+InPlace = KV | PackedKV | Sinks
+"""What is written in place, and never set back: sinks say how the keys in the rings are turned now."""
 
 
 def stack(states: list[State]) -> State:
@@ -56,8 +58,8 @@ def advance_active(active: mx.array, before: State, after: State) -> State:
     its next real token will, in a row that nothing sees before.
     """
 
-    def choose(new: mx.array | Ring, old: mx.array | Ring) -> mx.array | Ring:
-        if isinstance(new, _RINGS) or isinstance(old, _RINGS) or new is old:
+    def choose(new: mx.array | InPlace, old: mx.array | InPlace) -> mx.array | InPlace:
+        if isinstance(new, InPlace) or isinstance(old, InPlace) or new is old:
             return new
         return mx.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
@@ -86,17 +88,17 @@ def transformers(state: Any) -> list[TransformerState]:
 
 def without_rings(state: Any) -> list[mx.array]:
     """Every array but the rings: what must be kept of a state to set a slot back to it, later."""
-    leaves: list[mx.array | Ring] = []
+    leaves: list[mx.array | InPlace] = []
     tree_map(leaves.append, state, is_leaf=_is_ring)
-    return [leaf for leaf in leaves if not isinstance(leaf, _RINGS)]
+    return [leaf for leaf in leaves if not isinstance(leaf, InPlace)]
 
 
 def set_back(state: State, slot: int, kept: list[mx.array]) -> State:
     """`state` with `slot` as it was when `without_rings` was `kept`; the rings must still hold what it saw then."""
     earlier = iter(kept)
 
-    def put(leaf: mx.array | Ring) -> mx.array | Ring:
-        if isinstance(leaf, _RINGS):
+    def put(leaf: mx.array | InPlace) -> mx.array | InPlace:
+        if isinstance(leaf, InPlace):
             return leaf
         return mx.slice_update(leaf, next(earlier)[slot : slot + 1], mx.array([slot]), axes=(0,))
 
@@ -125,7 +127,7 @@ def parameters(module: nn.Module) -> dict[str, mx.array]:
 
 
 def _is_ring(node: Any) -> bool:
-    return isinstance(node, _RINGS)
+    return isinstance(node, InPlace)
 
 
 def _flat(tree: Any) -> dict[str, mx.array]:
