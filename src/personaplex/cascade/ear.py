@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import soxr
 
-from personaplex.cascade.engine import Listening, Recogniser
+from personaplex.cascade.engine import Listening, Recogniser, as_error
 from personaplex.cascade.turns import Final, Partial, TurnEvent, UserBegan, UserEnded
 from personaplex.cascade.worker import Worker
-from personaplex.errors import EngineError, PersonaPlexError
+from personaplex.errors import PersonaPlexError
 from personaplex.turns import UserTurn, VoiceActivity
 from personaplex.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
 from personaplex.vad import Detector
@@ -125,9 +125,7 @@ class Ear:
                 heard = await self._worker.run(listening.finish)
                 self._tell(Final(heard.text))
             except Exception as error:  # a recogniser is somebody else's program
-                self._fail(
-                    error if isinstance(error, PersonaPlexError) else EngineError(f"the recogniser failed: {error}")
-                )
+                self._fail(as_error(error, "recogniser"))
                 if self._open is utterance:
                     self._open = None
                 else:

@@ -184,6 +184,13 @@ class EngineSpec(Generic[EngineT]):
         return self.make(**options)
 
 
+def as_error(error: Exception, who: str) -> PersonaPlexError:
+    """What is told of a mistake in an engine, which is somebody else's program: `error`, or a line about it."""
+    if isinstance(error, PersonaPlexError):
+        return error
+    return EngineError(f"the {who} failed: {type(error).__name__}: {error}")
+
+
 def _is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None

@@ -13,6 +13,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -200,7 +201,7 @@ class ChatSession:
         async with aclosing(_ahead(_sentences(text))) as sentences:
             async for sentence in sentences:
                 if said := speakable(sentence):
-                    pieces = self._worker.iterate(lambda said=said: voice.say(said, parts.voice, parts.language))  # type: ignore[misc]
+                    pieces = self._worker.iterate(partial(voice.say, said, parts.voice, parts.language))
                     async with aclosing(pieces) as made:
                         async for piece in made:
                             yield piece
