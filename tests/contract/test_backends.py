@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from personaplex.cascade.backend import Cascade
+from personaplex.cascade.transcribed import Transcribed
 from personaplex.conversation import (
     AgentEnded,
     AgentStarted,
@@ -44,6 +45,7 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "able script": lambda: Scripted(SLOTS, capabilities=ABLE),
     "duplex": lambda: tiny_engine(SLOTS),
     "cascade": lambda: Cascade(SLOTS),
+    "transcribed": lambda: Transcribed(Scripted(SLOTS)),
 }
 
 

@@ -19,7 +19,7 @@ from personaplex.cascade.registry import open_recogniser, open_synthesiser
 from personaplex.cli.main import main
 from personaplex.conversation import AgentText, Audio, Event, Settings, UserText
 from personaplex.units import SAMPLE_RATE
-from tests.conftest import AUDIO
+from tests.conftest import AUDIO, PARITY
 
 TALK = ["talk", "--backend", "cascade", "--plain", "--seed", "3"]
 ENGINE, USAGE, PERSONA = 12, 2, 5
@@ -141,6 +141,21 @@ def test_mistakes_are_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if line.startswith("personaplex: ")]) == 1 and told in lines[-1], lines
     assert not Path("a.wav").exists()
+
+
+def test_the_duplex_model_with_a_transcript(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    duplex = ["talk", "--plain", "--seed", "3", "--model", str(PARITY), "-i", "question.wav", "--max-seconds", "3"]
+    assert main([*duplex, "-o", "without.wav"]) == 0 and "you: " not in capsys.readouterr().err
+    assert main([*duplex, "-o", "with.wav", "--transcribe"]) == 0
+    assert "you: what are your opening hours" in capsys.readouterr().err
+    assert Path("with.wav").read_bytes() == Path("without.wav").read_bytes()
+    for arguments in (
+        ["--llm", "responder"],
+        ["--recogniser", "pocketsphinx"],
+        ["--backend", "cascade", "--transcribe"],
+    ):
+        assert main([*duplex, *arguments]) == USAGE
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_bench_shows_what_streaming_gains(capsys: pytest.CaptureFixture[str]) -> None:

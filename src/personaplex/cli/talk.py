@@ -67,6 +67,7 @@ _PAUSES = {
 @click.option("--system-prompt", metavar="NAME|FILE", help=f"Another role: {', '.join(PROMPTS)}, or a text file.")
 @click.option("--system-prompt-text", metavar="TEXT", help="The agent's role in your words; empty for none.")
 @cascade_options
+@click.option("--transcribe", is_flag=True, help="Duplex: show what you say, as --recogniser hears it (experimental).")
 @click.option(
     "--resume",
     metavar="FILE",
@@ -143,6 +144,11 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
     from personaplex.live.recording import check_recording
     from personaplex.turns import VoiceActivity
 
+    if options["backend"] == "cascade" and options["transcribe"]:
+        raise UsageError("--transcribe is for the duplex model; a cascade always shows what it understood")
+    unused = ("llm", "synthesiser") if options["transcribe"] else ("recogniser", "llm", "synthesiser", "language")
+    if options["backend"] == "duplex" and (named := [name for name in unused if _is_typed(name)]):
+        raise UsageError(f"--{named[0]} is a cascade's; add --backend cascade")
     for name, seconds in _PAUSES[options["backend"]].items():
         options[name] = seconds if options[name] is None else options[name]
     rule = VoiceActivity(options["onset"], options["offset"], options["speech_seconds"], options["silence_seconds"])
@@ -171,6 +177,11 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
         options["echo"] = "off" if silent else "cancel"
     echo_for(options["echo"], 0.0)
     return rule
+
+
+def _is_typed(name: str) -> bool:
+    """Whether an option was given on the command line, and not only in the environment."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _device(options: dict[str, Any]) -> Device:
@@ -258,7 +269,14 @@ def _duplex(roles: Roles, settings: Settings, rule: VoiceActivity, options: dict
             settings = replace(settings, voice="", prompt="")
         about = _about(settings, options) | ({} if engine.model.config.prompts else {"persona": None})
         opening = None if resume is None else lambda: engine.load(resume)
-        yield _Line(engine.open, settings, roles, about, lambda: engine.step_ms, opening)
+        if not options["transcribe"]:
+            yield _Line(engine.open, settings, roles, about, lambda: engine.step_ms, opening)
+            return
+        from personaplex.cascade.transcribed import Transcribed
+
+        heard = Transcribed(engine, options["recogniser"] or "pocketsphinx", options["language"])
+        resumed = None if resume is None else lambda: heard.listen_in(engine.load(resume))
+        yield _Line(heard.open, settings, roles, about, lambda: engine.step_ms, resumed)
 
 
 @contextmanager
