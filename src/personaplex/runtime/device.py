@@ -114,7 +114,8 @@ class Device:
 
     def reading_inside(self, slot: int, prompt: Prompt, sampling: Sampling) -> Iterator[None]:
         """Read `prompt` inside the conversation in `slot`, piece by piece; it must not be stepped meanwhile."""
-        inside = copied(self._state.generator, slot)
+        # Its pinned prompt may be due to follow, and may have done so: when a neighbour was stepped.
+        inside = self._generator.follow(copied(self._state.generator, slot))
         for prefix in self._generator.reading(prompt, READ_COLUMNS, inside):
             if prefix is not None:
                 generated = insert(self._state.generator, slot, self._generator.go_on(prefix, inside, sampling))
