@@ -270,3 +270,12 @@ def test_a_conversation_that_ends_by_itself_is_an_error(speech_frames: np.ndarra
 
     with pytest.raises(PersonaPlexError, match=r"has ended \(shutdown\)"):
         talk(speech_frames, None, backend=Backend(1))
+
+
+def test_a_conversation_is_saved_at_home(speech_frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Path] = []
+    monkeypatch.setattr(ScriptedConversation, "save", lambda _, path: saved.append(path), raising=False)
+    monkeypatch.setenv("HOME", "/home/ann")
+    _, display = talk(speech_frames, None, script={2: "!save ~/a.safetensors"})
+    assert saved == [Path("/home/ann/a.safetensors")]
+    assert "saved /home/ann/a.safetensors; --resume goes on from there" in display.notes
