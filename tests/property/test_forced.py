@@ -319,6 +319,20 @@ def test_a_role_that_cannot_be_read_inside_changes_nothing() -> None:
         assert events[-1] == Ended(2, "finished") and call._seat.settings == settings(1) == call._seat.coming
 
 
+def test_a_role_that_cannot_be_read_inside_spoils_no_later_change() -> None:
+    """It is told at once, in the middle of the agent's turn too, and what is asked for next is not built on it."""
+    with small_engine(1, PLAIN) as engine, engine.open(settings(1)) as call:
+        engine.submit(lambda: setattr(call._seat, "agent", Turn(speaking=True))).result()
+        call.update(prompt=[5] * 60, keep_history=True)
+        wait_for(lambda: not call._seat.is_reading)
+        call.update(voice="")
+        wait_for(lambda: not call._seat.is_reading)
+        assert call._seat.change is not None and call._seat.coming == settings(1)
+        call.close()
+        events = list(call.events())
+    assert [type(event.error) for event in events if isinstance(event, Error)] == [PersonaError]
+
+
 def test_a_conversation_that_reads_a_role_is_left_alone() -> None:
     """No going back into what is being read; whoever leaves meanwhile leaves the slot to the next."""
     with small_engine(1, dataclasses.replace(PLAIN, rewind_seconds=2.0)) as engine:

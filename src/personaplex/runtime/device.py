@@ -78,7 +78,9 @@ class Device:
         """Voice and role as a prompt: None is the default, an empty one is none."""
         voice = self._default_voice if settings.voice is None else settings.voice or None
         prompt = self.model.default_prompt if settings.prompt is None else settings.prompt
-        return self.model.compose(self._voice(voice), prompt if prompt or voice else None)
+        composed = self.model.compose(self._voice(voice), prompt if prompt or voice else None)
+        self._generator.check(composed)  # before anything is to be changed for it
+        return composed
 
     def encoding(self, path: Path, pcm: np.ndarray) -> Iterator[Voice | None]:
         """The voice in a recording, read piece by piece: None until it is read."""
