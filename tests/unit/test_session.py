@@ -11,7 +11,7 @@ import pytest
 
 from personaplex.audio import read_audio
 from personaplex.conversation import Capabilities, Error, Settings
-from personaplex.errors import DeviceError, OutputError, PersonaError, PersonaPlexError
+from personaplex.errors import Closed, DeviceError, OutputError, PersonaError, PersonaPlexError
 from personaplex.live.device import Captured, FileDevice, Hint, Lost, Put
 from personaplex.live.display import Status
 from personaplex.live.floor import Floor, Key, Open, Turns
@@ -279,3 +279,15 @@ def test_a_conversation_is_saved_at_home(speech_frames: np.ndarray, monkeypatch:
     _, display = talk(speech_frames, None, script={2: "!save ~/a.safetensors"})
     assert saved == [Path("/home/ann/a.safetensors")]
     assert "saved /home/ann/a.safetensors; --resume goes on from there" in display.notes
+
+
+def test_what_ended_a_conversation_is_told_and_no_earlier_mistake(
+    speech_frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def update(call: ScriptedConversation, **_: object) -> None:
+        call._mailbox.put(Error(0, PersonaError("no such voice")))
+        call.end("unread")
+
+    monkeypatch.setattr(ScriptedConversation, "update", update)
+    with pytest.raises(Closed, match="unread"):
+        talk(speech_frames, None, script={2: "!voice NATF2"})

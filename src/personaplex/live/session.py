@@ -266,7 +266,8 @@ class Session:
                 self._error, self.settings = error, self._proven
                 self.display.note(str(error))
             case Ended(reason=reason):
-                raise self._error or Closed(f"the conversation has ended ({reason})")
+                told = self._error if reason == "error" else None  # an earlier one did not end it
+                raise told or Closed(f"the conversation has ended ({reason})")
             case Degenerate(kind=kind):
                 self.display.note(f"the agent's speech has broken down ({kind}); !reset begins anew")
                 self._note("degenerate", kind=kind)
