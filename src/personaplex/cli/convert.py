@@ -75,8 +75,9 @@ def command(
     from personaplex.checkpoint.card import Quality
     from personaplex.checkpoint.convert import check_absent, convert, result_config
     from personaplex.checkpoint.folder import ModelFolder
-    from personaplex.checkpoint.hub import BUNDLED, resolve
+    from personaplex.checkpoint.hub import resolve
     from personaplex.checkpoint.recipe import quantization
+    from personaplex.checkpoint.sources import BUNDLED
     from personaplex.checkpoint.upload import check_permission, upload
     from personaplex.config import Provenance
 
@@ -89,13 +90,13 @@ def command(
         check_permission(repo)
     chosen = [part.strip() for part in parts.split(",")] if parts is not None else None
     folder = ModelFolder(resolve(source))
-    before, here = folder.config.provenance, Path(source).expanduser().is_dir()
+    before, here = folder.config.provenance, source != BUNDLED and Path(source).expanduser().is_dir()
     how = quantization(bits, folder.config.lm, int(group_size) if group_size else None, chosen)
     config = result_config(folder.config, how, keep_user_steps=keep_user_steps, trim_codec=trim_codec)
     about = Provenance(
         source=folder.path.resolve().name if here else source,
         source_fingerprint=folder.fingerprint,
-        base_model=before.base_model if before else "" if here or source == BUNDLED else source,
+        base_model=before.base_model if before else "" if here else source,
         converter=f"personaplex {personaplex.__version__}",
     )
     began = time.perf_counter()
