@@ -114,7 +114,12 @@ def test_mixed_is_the_recipe() -> None:
     assert how is not None
     layers = [how.of("temporal", f"transformer.layers.{i}.gating.linear_in.weight") for i in range(32)]
     assert layers[0] == layers[31] == Packing(8, 32) and set(layers[1:31]) == {Packing(4, 32)}
-    assert how.of("heads", "text_linear.weight") == Packing(8, 32) and how.of("embeddings", "emb.0.weight") is None
+    for part, name in (
+        ("depformer", "depformer_in.0.weight"),
+        ("heads", "text_linear.weight"),
+        ("embeddings", "emb.0.weight"),
+    ):
+        assert how.of(part, name) == Packing(8, 32)
     only = quantization("mixed", WIDE.lm, 64, ["temporal"])
     assert only is not None and only.depformer.bits == 16
     assert only.temporal.group_size == only.exceptions[0].group_size == 64
