@@ -36,7 +36,7 @@ def card(config: ModelConfig, quality: Quality) -> str:
         else f"Its licence is that of its base: [{licence.name}]({licence.url}).",
         steps=config.lm.dep_q,
         parts="\n".join(_rows(config)),
-        quality=quality.table or "Not measured. `personaplex quantisation-report` measures it.",
+        quality=MEASURED.format(source=about.source, table=quality.table) if quality.table else NOT_MEASURED,
         files="\n".join(f"| {file.name} | `{file.sha256}` |" for file in about.files),
     )
 
@@ -59,6 +59,14 @@ def _rows(config: ModelConfig) -> list[str]:
 NO_LICENCE = (
     "Its licence is that of its base model, which was not known to the converter: write it here before you share it."
 )
+
+NOT_MEASURED = "Not measured. `personaplex quantisation-report` measures it."
+MEASURED = """\
+Beside `{source}`: it talked with a recorded question, then both read what was said and predicted every next token.
+KL is the mean divergence from what it would say next, in nats; top-1 the share of moments in which both find the same
+token likeliest.
+
+{table}"""
 
 CARD = """---
 library_name: mlx
