@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlx.core as mx
 import numpy as np
@@ -20,6 +21,7 @@ from personaplex.engine.generator import Generator
 from personaplex.engine.sampling import Ceiling, Sampling
 from personaplex.errors import BackendError, ConfigError, UsageError
 from personaplex.nn.state import n_bytes, parameters
+from personaplex.quality import gate
 from personaplex.quality import report as quality_report
 from personaplex.quality.comparison import Numbers, compare, joined, summary
 from personaplex.quality.gate import examine, refusals
@@ -203,6 +205,10 @@ def test_a_conversion_is_measured_and_refused_beyond_the_limits(
     monkeypatch.setattr(quality_report, "available_bytes", lambda: 1 << 20)
     (reason,) = examine(listening.path, listening.path).refusals
     assert "not measured" in reason and "0.0 GiB are available" in reason
+    monkeypatch.setattr(gate, "measure", Mock(side_effect=RuntimeError("[malloc] Unable to allocate 9 bytes")))
+    assert examine(listening.path, listening.path).refusals == (
+        "its quality was not measured: [malloc] Unable to allocate 9 bytes",
+    ), "an hour's conversion is not given up for that"
     with pytest.raises(BackendError, match="free some"):
         measure(listening.path, [], [], Thresholds.read())
     with pytest.raises(UsageError, match="built otherwise"):

@@ -121,8 +121,15 @@ def command(
             note(f"not fit to be published: {reason}")
     if repo:
         if quality.refusals and not force:
-            raise OutputError(f"{out} was not uploaded: {'; '.join(quality.refusals)}; --force uploads it all the same")
-        note(f"uploaded to {upload(out, repo)}")
+            raise OutputError(
+                f"{out} is whole, and was not uploaded: {'; '.join(quality.refusals)}; "
+                f"`hf upload {repo} {out}` uploads it all the same"
+            )
+        try:
+            note(f"uploaded to {upload(out, repo)}")
+        except OutputError:
+            note(f"{out} is whole; `hf upload {repo} {out}` tries again")
+            raise
     if as_json:
         click.echo(json.dumps({"output": str(out), "bytes": n_bytes, "seconds": seconds, "refusals": quality.refusals}))
 
