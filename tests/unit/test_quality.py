@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -28,7 +29,7 @@ from personaplex.quality.gate import examine, refusals
 from personaplex.quality.reading import PIECE, Piece, keep, kept, read, write_script
 from personaplex.quality.report import Candidate, Report, in_memory, measure, stored, weights
 from personaplex.quality.thresholds import GATE, Thresholds
-from tests.conftest import PARITY
+from tests.conftest import PARITY, edit_config
 from tests.listening import CONFIG, write_model
 
 PAD = 3
@@ -110,14 +111,14 @@ def test_a_model_beside_itself_differs_in_nothing_and_one_that_fails_is_no_numbe
     assert set(summary(compare([(silent_piece, piece)], PAD))["words"].values()) == {None}
 
 
-@pytest.mark.parametrize("kv_bits", [16, 8])
-def test_reading_what_was_said_gives_the_logits_it_was_said_from(kv_bits: int) -> None:
-    """Of every stream, over several pieces and a window that is full, through either ring, after a voice."""
+@pytest.mark.parametrize(("kv_bits", "prompted"), [(16, True), (8, True), (16, False)])
+def test_reading_what_was_said_gives_the_logits_it_was_said_from(kv_bits: int, prompted: bool) -> None:
+    """Of every stream, over several pieces and a window that is full, through either ring, after a voice or nothing."""
     folder = ModelFolder(PARITY, context_seconds=2.0)
     lm, mimi = folder.load_lm(dtype=mx.float32), folder.load_mimi()
     generator = Generator(lm, folder.config, kv_bits=kv_bits)
     model = PersonaPlex(folder, lm, mimi, folder.load_tokenizer(), compiled=False)
-    prompt = model.compose("VOICE0", [7, 9, 11])
+    prompt = model.compose("VOICE0", [7, 9, 11]) if prompted else model.compose(None, None)
     n = PIECE + 5
     pcm = np.random.default_rng(0).normal(0, 0.1, n * 1920).astype(np.float32)
     sampling = Sampling(text_top_k=20, audio_top_k=50)
@@ -180,6 +181,20 @@ def test_bits_and_bytes_are_those_of_the_packed_model(listening: ModelFolder) ->
         packed = quantised(listening.load_lm(dtype=mx.bfloat16), how, unpack=False)
         n_values = sum(value.size for value in parameters(listening.load_lm()).values())
         assert weights(CONFIG.lm, how) == (n_bytes(parameters(packed)), 8 * n_bytes(parameters(packed)) / n_values)
+
+
+def test_a_model_that_takes_no_prompt_is_measured_too(
+    listening: ModelFolder, thresholds: Thresholds, question: Path, tmp_path: Path
+) -> None:
+    """Moshi: it talks from the first frame."""
+    moshi = tmp_path / "moshi"
+    shutil.copytree(listening.path, moshi)
+    edit_config(moshi, prompts=False)
+    folder = ModelFolder(moshi)
+    found = measure(moshi, [in_memory(bits, quantization(bits, CONFIG.lm, 32), folder) for bits in ("16", "4")],
+                    [question], thresholds)  # fmt: skip
+    same, four = (c.numbers["text"]["kl"] for c in found.candidates)
+    assert same == 0 and four is not None and four > 0
 
 
 def test_random_weights_are_recognised(tmp_path: Path, thresholds: Thresholds, question: Path) -> None:
