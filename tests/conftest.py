@@ -48,6 +48,11 @@ def same(found: mx.array, expected: mx.array) -> bool:
     return bool(mx.array_equal(found, expected.astype(found.dtype)).item())
 
 
+@pytest.fixture(autouse=True)
+def _no_cache_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONAPLEX_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
+
+
 @pytest.fixture(scope="session")
 def folder() -> ModelFolder:
     return ModelFolder(PARITY)

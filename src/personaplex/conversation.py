@@ -60,6 +60,7 @@ class Capabilities:
     text_input: bool = False
     cancel: bool = False
     update: bool = False
+    keep_history: bool = False
     user_text: bool = False
     tools: bool = False
 
@@ -73,9 +74,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Ready(Event):
-    """The agent has read voice and prompt and listens; sent again after an update. `seed` repeats the conversation."""
+    """The agent has read voice and prompt and listens; sent again after an update. `seed` repeats the conversation.
+
+    `kept`: it was an update, and what was said before is still remembered.
+    """
 
     seed: int
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -279,16 +284,23 @@ class Conversation(Protocol):
         """The same, waiting until there is room: for recordings. Raises TimeoutError after `timeout` seconds in all."""
 
     def send_text(self, text: str) -> None:
-        """Give the agent a text to take up."""
+        """Give the agent a text that the user typed, to take up as its backend can: a duplex agent says it.
+
+        Raises UsageError for more than can wait.
+        """
 
     def cancel(self) -> None:
-        """Make the agent stop what it is saying."""
+        """Make the agent stop what it is saying: `Interrupted` and `AgentEnded` follow. Harmless when it is quiet.
 
-    def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None) -> None:
+        Text that was given to it and not taken up yet is dropped.
+        """
+
+    def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None, keep_history: bool = False) -> None:
         """Change voice or prompt at the agent's next pause, and forget what was said; `Ready` is sent again.
 
-        One that cannot be used is told as `Error`, and the conversation goes on as it was. One that is followed by
-        another before it was read may be left out.
+        With `keep_history` what was said is remembered, and what is named here is read after it. One that cannot be
+        used is told as `Error`, and the conversation goes on as it was. One that is followed by another before it was
+        read may be left out. Raises UsageError for `keep_history` with nothing to read.
         """
 
     def events(self) -> EventStream:

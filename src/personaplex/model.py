@@ -12,10 +12,10 @@ from typing import TypedDict, Unpack
 import mlx.core as mx
 import numpy as np
 
-from personaplex.audio import Framer, as_chunk, as_mono, read_audio
+from personaplex.audio import Framer, as_chunk, as_mono, normalise_loudness, read_audio
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
-from personaplex.checkpoint.user_voices import LONGEST_VOICE_SECONDS, clone
+from personaplex.checkpoint.user_voices import LONGEST_VOICE_SECONDS
 from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
 from personaplex.diagnosis import StepDiagnosis, diagnose_step
 from personaplex.engine.duplex import Duplex
@@ -85,7 +85,7 @@ class _Opening:
 
 
 class PersonaPlex:
-    """A loaded model. Load and use it in one thread: MLX's streams belong to threads.
+    """A loaded model. One thread may load it and another use it, but not two at once.
 
     >>> model = PersonaPlex.from_pretrained("nvidia/personaplex-7b-v1")
     >>> reply = model.respond("question.wav", voice="NATF2", prompt="teacher", seed=7)
@@ -110,6 +110,8 @@ class PersonaPlex:
         self.compiled = compiled
         self.generator = Generator(lm, folder.config, kv_bits=kv_bits)
         self._machines: dict[Ceiling, Duplex] = {}
+        # What MLX has not computed yet can be computed only by the thread that asked for it.
+        mx.eval(lm, mimi)
 
     @classmethod
     def from_pretrained(
@@ -181,10 +183,20 @@ class PersonaPlex:
         Raises PersonaError, CheckpointError or AudioError.
         """
         path = Path(voice)
-        if "/" not in str(voice) and not path.is_file() and path.suffix in ("", *SUFFIXES):
+        if _is_name(voice):
             return self.folder.voices.load(str(voice))
         if path.suffix in SUFFIXES:
             return voice_from_file(path, self.folder.codec_fingerprint)
+        return Voice(path.stem, codes=np.array(self.mimi.encode(mx.array(self.read_clip(path))[None])[0]).T)
+
+    @staticmethod
+    def is_clip(voice: str | Path) -> bool:
+        """Whether it is the name of a recording, which `read_clip` reads."""
+        return not _is_name(voice) and Path(voice).suffix not in SUFFIXES
+
+    @staticmethod
+    def read_clip(path: Path) -> np.ndarray:
+        """A recording that is to be a voice: samples [S] at 24 kHz, brought to -24 LUFS."""
         if not path.exists():
             raise PersonaError(f"voice {path} does not exist")
         pcm = read_audio(path)
@@ -193,7 +205,7 @@ class PersonaPlex:
                 f"voice {path} is {len(pcm) / SAMPLE_RATE:.1f} s long; at most {LONGEST_VOICE_SECONDS:.0f} s is used, "
                 "and 4 to 6 s is best"
             )
-        return Voice(path.stem, codes=np.array(clone(self.mimi, pcm, str(path))[0]).T)
+        return normalise_loudness(pcm, str(path))
 
     def compose(self, voice: str | Path | Voice | None, prompt: RolePrompt) -> Prompt:
         """Voice and role laid out as forced frames. With neither (None, None) the model starts unprompted.
@@ -296,6 +308,11 @@ class PersonaPlex:
         if ceiling not in self._machines:
             self._machines[ceiling] = Duplex(self.mimi, self.generator, ceiling, compiled=self.compiled)
         return self._machines[ceiling]
+
+
+def _is_name(voice: str | Path) -> bool:
+    path = Path(voice)
+    return "/" not in str(voice) and not path.is_file() and path.suffix in ("", *SUFFIXES)
 
 
 def _samples(audio: Audio) -> np.ndarray:

@@ -13,6 +13,9 @@ from personaplex.errors import CheckpointError, PersonaError
 EPAD, BOS, EOS, PAD = 0, 1, 2, 3
 """Tokens that are not text: end of padding, begin, end, padding."""
 
+CHARACTERS_PER_FRAME = 1.2
+"""15 characters a second: somebody who speaks without hurry."""
+
 TAG = "<system>"
 """Opens and closes a role prompt; ordinary text to the tokenizer."""
 
@@ -65,6 +68,14 @@ class Tokenizer:
     def tokens(self, text: str) -> list[int]:
         """The tokens of a text as it is."""
         return list(self._pieces.encode(text))
+
+    def spoken_tokens(self, text: str) -> list[int]:
+        """A text as an agent says it, a token per frame: EPAD, a word's tokens, padding for as long as it lasts."""
+        tokens: list[int] = []
+        for word in text.split():
+            own = [EPAD, *self.tokens(word)]
+            tokens += own + [PAD] * (round((len(word) + 1) / CHARACTERS_PER_FRAME) - len(own))
+        return tokens
 
     def piece(self, token: int) -> str:
         """A token as a person reads it in a log."""

@@ -14,18 +14,22 @@ import pytest
 from personaplex.conversation import (
     AgentEnded,
     AgentStarted,
+    AgentText,
     Audio,
     Backend,
+    Capabilities,
     Conversation,
     Ended,
     Event,
+    EventStream,
+    Interrupted,
     Overrun,
     Ready,
     Settings,
     UserStarted,
     UserStopped,
 )
-from personaplex.errors import AudioError, Busy, Closed, Unsupported
+from personaplex.errors import AudioError, Busy, Closed, Unsupported, UsageError
 from personaplex.units import FRAME_SAMPLES
 from tests.contract.scripted import Scripted
 from tests.small import tiny_engine
@@ -33,9 +37,20 @@ from tests.small import tiny_engine
 SLOTS = 2
 
 
-@pytest.fixture(scope="module", params=["scripted", "duplex"])
+ABLE = Capabilities(full_duplex=True, text_input=True, cancel=True, update=True, keep_history=True)
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "script": lambda: Scripted(SLOTS),
+    "able script": lambda: Scripted(SLOTS, capabilities=ABLE),
+    "duplex": lambda: tiny_engine(SLOTS),
+}
+
+
+able = pytest.mark.parametrize("backend", ["able script", "duplex"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    made: Backend = Scripted(SLOTS) if request.param == "scripted" else tiny_engine(SLOTS)
+    made = BACKENDS[request.param]()
     yield made
     made.close()
 
@@ -147,6 +162,7 @@ def test_what_a_backend_cannot_do_it_says(backend: Backend) -> None:
             (able.text_input, lambda: conversation.send_text("hello")),
             (able.cancel, conversation.cancel),
             (able.update, lambda: conversation.update(prompt="assistant")),
+            (able.keep_history, lambda: conversation.update(prompt="assistant", keep_history=True)),
         ]
         for can, act in acts:
             if not can:
@@ -154,6 +170,71 @@ def test_what_a_backend_cannot_do_it_says(backend: Backend) -> None:
                     act()
             else:
                 act()
+
+
+def listen(conversation: Conversation, events: EventStream, n_frames: int) -> list[Event]:
+    """The events of the next frames."""
+    found: list[Event] = []
+    conversation.feed(sound(n_frames, n_frames * FRAME_SAMPLES))
+    while len(heard(found)) < n_frames:
+        event = events.get(60)
+        assert event is not None and not isinstance(event, Ended)
+        found.append(event)
+    return found
+
+
+@able
+def test_typed_text_is_said_once(backend: Backend) -> None:
+    with backend.open(Settings(seed=3)) as conversation:
+        events = conversation.events()
+        found = listen(conversation, events, 3)
+        conversation.send_text("  ")
+        conversation.send_text("one two")
+        found += listen(conversation, events, 30)
+        conversation.finish()
+        found += list(events)
+    check(found)
+    said = "".join(event.text for event in found if isinstance(event, AgentText))
+    assert said.count("one two") == 1
+
+
+@able
+def test_a_turn_that_is_cancelled_is_over(backend: Backend) -> None:
+    with backend.open(Settings(seed=3)) as conversation:
+        events = conversation.events()
+        found = listen(conversation, events, 3)
+        assert sum(isinstance(event, AgentStarted) for event in found) == 1
+        conversation.send_text("never said")
+        conversation.cancel()
+        after = listen(conversation, events, 12)
+        conversation.cancel()
+        after += listen(conversation, events, 3)
+        conversation.finish()
+        found += after + list(events)
+    check(found)
+    at = next(i for i, event in enumerate(after) if isinstance(event, Interrupted))
+    assert type(after[at + 1]) is AgentEnded and after[at].frame <= 4 + 1
+    assert not any(isinstance(event, (AgentText, AgentStarted, Interrupted)) for event in after[at + 1 :])
+    assert "never" not in "".join(event.text for event in found if isinstance(event, AgentText))
+
+
+@able
+def test_after_a_change_it_is_ready_again_and_says_what_is_remembered(backend: Backend) -> None:
+    with backend.open(Settings(seed=3)) as conversation:
+        events = conversation.events()
+        found = listen(conversation, events, 2)
+        for voice in (None, ""):
+            with pytest.raises(UsageError, match=r"nothing to read|name one"):
+                conversation.update(voice=voice, keep_history=True)
+        for keep in (True, False):
+            conversation.cancel()
+            conversation.update(prompt="teacher", keep_history=keep)
+            found += listen(conversation, events, 20)
+            assert [event.kept for event in found if isinstance(event, Ready)][-1] == keep
+        conversation.finish()
+        found += list(events)
+    check(found)
+    assert [event.kept for event in found if isinstance(event, Ready)] == [False, True, False]
 
 
 def test_full_is_said_at_once_with_numbers_and_closing_makes_room(backend: Backend) -> None:

@@ -122,6 +122,8 @@ def test_a_folder_as_a_recording(scene: Scene) -> None:
         (["--voice", "./none.wav"], PERSONA, "does not exist"),
         (["--voice", "question.wav"], AUDIO, "at least 0.4 s"),
         (["--system-prompt", "teachr"], PERSONA, "presets are assistant"),
+        (["--persona", "nobody"], PERSONA, "unknown persona 'nobody'; there are aria"),
+        (["--personas", "nothing.toml"], PERSONA, "cannot be read"),
         (["--system-prompt", "question.wav"], PERSONA, "cannot be read as text"),
         (["--system-prompt", "teacher", "--system-prompt-text", "x y"], USAGE, "not both"),
         (["--model", "no/such/folder"], CHECKPOINT, "no/such/folder"),

@@ -49,6 +49,28 @@ def test_speech_in_speech_out(question: Path, tmp_path: Path, capsys: pytest.Cap
     assert (info.samplerate, info.channels, info.subtype, info.frames) == (24_000, 1, "PCM_16", 33 * 1920)
 
 
+def test_a_persona_is_a_role_a_voice_and_a_way_to_choose(question: Path, tmp_path: Path) -> None:
+    """Each of which an option of its own overrules; without a name it is the assistant."""
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        '[pirate]\nprompt = "You are a pirate."\nvoices = ["NATM9", "VOICE0"]\nsampling = {greedy = true}\n'
+    )
+    persona, out = ["--persona", "pirate", "--personas", mine], tmp_path / "answer.wav"
+
+    def said(*options: object) -> bytes:
+        arguments = [*TINY, "--max-steps", 3, "--seed", 3, "-q", "-i", question, "-o", out, *options]
+        assert main(["respond", *map(str, arguments)]) == 0
+        return out.read_bytes()
+
+    spelled = ["--system-prompt-text", "You are a pirate.", "--voice", "VOICE0", "--greedy"]
+    assert said(*persona) == said(*spelled) != said()
+    assert (
+        said(*persona, "--system-prompt", "teacher") == said("--system-prompt", "teacher", "--greedy") != said(*spelled)
+    )
+    assert said(*persona, "--voice", question) == said(*spelled, "--voice", question) != said(*spelled)
+    assert said("--persona", "assistant") == said() == said("--system-prompt", "assistant")
+
+
 def test_json_is_all_there_is_on_stdout(question: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "answer.wav"
     assert respond("-i", question, "-o", out, "--seed", 3, "--json", "--verbose", "--stream") == 0

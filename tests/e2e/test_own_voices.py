@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ from personaplex.errors import PersonaError
 from tests.conftest import PARITY
 
 TINY = ["--model", str(PARITY)]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -69,6 +72,55 @@ def test_it_is_the_voice_of_the_clip_and_every_command_finds_it(desk: Path, mode
         assert main([*talk, "--voice", voice]) == 0
     assert (desk / "r-ann.wav").read_bytes() == (desk / "r-clip.wav").read_bytes()
     assert (desk / "t-ann.wav").read_bytes() == (desk / "t-clip.wav").read_bytes()
+
+
+def test_a_persona_may_have_a_voice_of_ones_own(desk: Path) -> None:
+    assert add() == 0
+    (desk / "mine.toml").write_text('[me]\nprompt = "You are Ann."\nvoices = ["ann"]\n')
+    persona, role = ["--persona", "me", "--personas", "mine.toml"], ["--system-prompt-text", "You are Ann."]
+    for command in (["respond", "--max-steps", "2"], ["talk", "--max-seconds", "0"]):
+        for name, who in (("a.wav", persona), ("b.wav", [*role, "--voice", "ann"])):
+            assert main([*command, *TINY, "--seed", "3", "-q", "-i", "clip.wav", "-o", name, *who]) == 0
+        assert (desk / "a.wav").read_bytes() == (desk / "b.wav").read_bytes()
+
+
+def test_two_voices_are_blended(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of the model's and a clone: alone at either end, something else between."""
+    assert add() == 0
+
+    def said(voice: str) -> bytes:
+        arguments = ["--max-steps", "3", "--seed", "3", "-q", "-i", "clip.wav", "-o", "a.wav", "--voice", voice]
+        assert main(["respond", *TINY, *arguments]) == 0
+        return (desk / "a.wav").read_bytes()
+
+    for name, weight in (("none", "0"), ("half", "0.5")):
+        assert main(["voices", "blend", name, "VOICE0", "ann", "--weight", weight, *TINY]) == 0
+    assert said("none") == said("VOICE0") != said("half") != said("ann")
+    capsys.readouterr()
+    assert main(["voices", "list", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)["half"]
+    assert (about["seconds"], about["source"]) == (None, "0.5 VOICE0 + 0.5 ann")
+    for arguments, code, told in (
+        (["play", "half", *TINY, "-o", "b.wav"], 5, "is a blend"),
+        (["blend", "half", "VOICE0", "ann", *TINY], 5, "already"),
+        (["blend", "VOICE0", "VOICE0", "ann", *TINY], 5, "of its own"),
+        (["blend", "other", "VOICE0", "nobody", *TINY], 5, "unknown voice"),
+        (["blend", "other", "VOICE0", "clip.wav", *TINY], 4, "not a safetensors file"),
+        (["blend", "other", "VOICE0", "ann", "--weight", "2", *TINY], 2, "from 0 to 1"),
+    ):
+        assert main(["voices", *arguments]) == code, told
+        assert told in capsys.readouterr().err
+
+
+def test_the_measurement_of_blends_counts_every_answer(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "measure_blend.py"))
+    arguments = ["--model", str(PARITY), "--voices", "VOICE0", "clip.wav", "--answers", "2", "--weights", "0", "0.5"]
+    script["main"]([*arguments, "--input", "clip.wav", "--max-seconds", "0"])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == "| weight of clip.wav | nearest to | distance to VOICE0 and clip.wav |" and len(rows) == 2
+    for row in rows:
+        shares = re.findall(r"(\S+) (\d)/2", row)
+        assert {name for name, _ in shares} <= {"VOICE0", "clip.wav"} and sum(int(n) for _, n in shares) == 2
 
 
 def test_a_voice_of_another_codec_is_refused(

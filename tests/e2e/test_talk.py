@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ import soundfile
 
 from personaplex.audio import read_audio, write_audio
 from personaplex.cli.main import main
+from personaplex.engine.generator import Generator
+from personaplex.engine.prompt import Prompt
 from tests.conftest import PARITY
 
 QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
@@ -235,6 +237,74 @@ def test_without_the_libraries_it_says_what_to_install(
     assert "echo cancellation needs the livekit package" in capsys.readouterr().err
 
 
+def prompts_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    read: list[int] = []
+    reading = Generator.reading
+
+    def count(self: Generator, prompt: Prompt, *more: Any) -> Any:
+        read.append(prompt.n_frames)
+        return reading(self, prompt, *more)
+
+    monkeypatch.setattr(Generator, "reading", count)
+    return read
+
+
+def test_a_role_that_was_read_is_not_read_again(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the next start; a file that is damaged is told of in a line, and made anew; and it can be turned off."""
+    cache = desk / "cache"
+    monkeypatch.setenv("PERSONAPLEX_CACHE", str(cache))
+    read = prompts_read(monkeypatch)
+
+    def start(name: str, *more: str) -> int:
+        assert main([*TALK, "-i", "question.wav", "-o", name, "--max-seconds", "0", "--persona", "sage", *more]) == 0
+        n = len(read)
+        read.clear()
+        return n
+
+    assert start("off.wav", "--no-prompt-cache") == 1 and not cache.exists()
+    assert start("cold.wav") == 1
+    (kept,) = (cache / "prompts").iterdir()
+    capsys.readouterr()
+    assert start("warm.wav") == 0 and "damaged" not in capsys.readouterr().err
+    assert len({(desk / name).read_bytes() for name in ("off.wav", "cold.wav", "warm.wav")}) == 1
+    good = kept.read_bytes()
+    kept.write_bytes(good[:-9] + b"something")
+    assert start("again.wav") == 1 and kept.read_bytes() == good
+    told = [line for line in capsys.readouterr().err.splitlines() if "ignored and made anew" in line]
+    assert len(told) == 1
+
+
+def test_a_window_that_does_not_fit_is_refused_with_the_numbers(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["-i", "question.wav", "--max-seconds", "0"]
+    assert main([*TALK, *files, "--context-seconds", "2"]) == 0
+    capsys.readouterr()
+    assert main([*TALK, *files, "--context-seconds", "1e9"]) == USAGE and "window" in capsys.readouterr().err
+    monkeypatch.setattr("personaplex.runtime.device.available_bytes", lambda: 1 << 20)
+    assert main([*TALK, *files]) == BACKEND
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("personaplex: ")]
+    assert "1 slots need" in line and "0.00 GiB are available" in line and "context seconds" in line
+
+
+def test_typed_commands_reach_the_model(desk: Path, terminals: list[Terminal]) -> None:
+    terminal = Terminal("-i", "question.wav", "--realtime", "--plain", "--max-seconds", "60")
+    terminals.append(terminal)
+    terminal.until(r"ready \(seed 3\)")
+    terminal.type("!say one two\n")
+    terminal.until("agent: (?s:.*)one two")
+    terminal.type("!stop\n")
+    terminal.type("!persona sage keep\n")
+    terminal.until("another role or voice, and all remembered")
+    terminal.type("hello\n")
+    terminal.until("typed text is not heard; there are .*!say TEXT")
+    terminal.type("!quit\n")
+    assert terminal.leave() == 0
+
+
+BACKEND = 7
 USAGE, AUDIO, CHECKPOINT, PERSONA, OUTPUT, DEVICE = 2, 3, 4, 5, 6, 11
 FILES = ["-i", "question.wav"]
 
@@ -276,4 +346,5 @@ def test_an_output_on_a_full_disk_is_one_line(desk: Path, terminals: list[Termin
         ["bash", "-c", f"trap '' XFSZ; {shell}"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (OUTPUT, 1), done.stderr
+    assert done.stdout.startswith("agent: ") and done.stdout.endswith("\n"), "the last line is ended"
     assert [path.name for path in desk.iterdir()] == ["question.wav"]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -204,8 +205,12 @@ def _swallow(act: Callable[[], None]) -> None:
         act()
 
 
-def test_a_long_conversation_keeps_memory_and_step_time() -> None:
-    """Half an hour with PERSONAPLEX_SOAK, ten windows otherwise; fed faster than real time beside an idle slot."""
+def test_a_long_conversation_keeps_its_memory(record_property: Callable[[str, object], None]) -> None:
+    """Half an hour with PERSONAPLEX_SOAK, ten windows otherwise; fed faster than real time beside an idle slot.
+
+    How long a step takes in each quarter goes into the report (`pytest --junitxml FILE`): a test that times fails when
+    the machine is busy.
+    """
     n_frames = 22_500 if SOAK else 120
     with small_engine(2) as engine, engine.open(settings(3)) as call:
         events = call.events()
@@ -220,8 +225,7 @@ def test_a_long_conversation_keeps_memory_and_step_time() -> None:
             if at % 30 == 29:
                 sizes.append(engine.submit(mx.get_active_memory).result())
     assert max(sizes) - min(sizes) < 200_000
-    quarter = n_frames // 4
-    assert np.median(times[-quarter:]) < 1.5 * np.median(times[:quarter]) + 0.01
+    record_property("median step of each quarter, ms", [1000 * np.median(q) for q in np.array_split(times, 4)])
 
 
 @pytest.mark.parametrize("ending", ["engine.close()", "pass"])
@@ -362,15 +366,17 @@ def test_another_role_begins_in_the_agents_pause_and_forgets(engine: Engine) -> 
     with engine.open(settings(2)) as neighbour, engine.open(first) as call:
         neighbour.feed(sound(2)[: 4 * FRAME_SAMPLES])
         events, seat = call.events(), engine._seats[1]
-        call.feed(sound(5)[: 5 * FRAME_SAMPLES])
-        call.update(prompt=settings(1).prompt)
-        while seat.change is None:
-            engine.submit(lambda: None).result()
-        call.feed(sound(5)[: 2 * FRAME_SAMPLES])  # the smallest model never pauses by itself
         n_heard = n_ready = 0
-        while n_heard < 7:
-            event = events.get(60)
-            n_heard, n_ready = n_heard + isinstance(event, Audio), n_ready + isinstance(event, Ready)
+        for n_frames in (5, 2):  # the smallest model never pauses by itself
+            call.feed(sound(5)[: n_frames * FRAME_SAMPLES])
+            for _ in range(n_frames):
+                while not isinstance(event := events.get(60), Audio):
+                    n_ready += isinstance(event, Ready)
+                n_heard += 1
+            if n_heard == 5:
+                call.update(prompt=settings(1).prompt)
+                while seat.change is None:
+                    engine.submit(lambda: None).result()
         assert n_ready == 1
         engine.submit(lambda: pause(engine, seat)).result()
         while (event := events.get(60)) != Ready(7, seed=1):
@@ -394,9 +400,9 @@ def test_the_benchmark_steps_all_slots_together(monkeypatch: pytest.MonkeyPatch)
     with small_engine(3) as engine:
         step, n_slots = engine._device.step, []
 
-        def count(frames: dict[int, np.ndarray], choices: object) -> object:
+        def count(frames: dict[int, np.ndarray], *more: Any) -> object:
             n_slots.append(len(frames))
-            return step(frames, choices)  # type: ignore[arg-type]
+            return step(frames, *more)
 
         monkeypatch.setattr(engine._device, "step", count)
         assert len(bench._steps(engine, "", 10)) == 10

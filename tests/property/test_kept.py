@@ -90,8 +90,9 @@ def test_a_snapshot_goes_on_as_if_never_stopped(
         hear(call, pcm[:cut])
         with held_back(engine):  # one frame is heard after it, and then at least two wait
             call.send(pcm[cut : cut + unheard])
-            saved = engine.submit(lambda: engine._write(call._seat, path))
-        saved.result(30)
+            saved = engine.submit(lambda: engine._capture(call._seat))
+        state, notes = saved.result(30)
+        engine._device.write(path, state, notes.to_json())
         at += 1
         call.feed(pcm[cut + unheard :])
         expected = rest(call)

@@ -130,8 +130,8 @@ def test_an_engine_uses_it_plans_for_it_and_refuses_states_of_the_other(tmp_path
     for prefix in small.reading(prompt):
         small.begin(0, prefix, 1, Sampling())
     frames = {0: np.full(1920, 0.1, np.float32)}
-    small.step(frames, [Sampling()])
-    small.write(path, 0, {"a": 1})
+    small.step(frames, {}, [Sampling()])
+    small.write(path, small.capture(0), {"a": 1})
     captured = small.capture(0)
     assert isinstance(captured.generator.temporal.rings[0], PackedKV)
     state, notes = small.read(path)

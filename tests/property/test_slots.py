@@ -12,7 +12,7 @@ from personaplex.engine.duplex import Duplex, DuplexState, settle
 from personaplex.engine.generator import Generator
 from personaplex.engine.prompt import compose
 from personaplex.engine.sampling import Ceiling, Sampling
-from personaplex.nn.state import arrays, extract, insert, n_bytes, stack, trim
+from personaplex.nn.state import advance_active, arrays, extract, insert, n_bytes, stack, trim
 from personaplex.units import FRAME_SAMPLES
 from tests.conftest import SOAK, WINDOW
 
@@ -58,6 +58,53 @@ def test_a_slot_without_a_frame_stays_where_it_is(moves: list[tuple[bool, bool]]
             frame, alone = duplex.step(mx.array(np.stack([pcm, pcm])), alone)
             settle(frame, alone)
             assert np.array_equal(np.array(frame.pcm[slot]), expected)
+
+
+ROUNDING = 1e-4
+"""How far logits and latents may differ between engines of different slot counts, of the largest of them."""
+
+
+@given(
+    slots=st.integers(2, 5),
+    moves=st.lists(st.tuples(st.sampled_from("jl."), st.integers(0, 4)), min_size=30, max_size=40),
+    seed=st.integers(0, 99),
+)
+def test_across_slot_counts_only_the_rounding_differs(slots: int, moves: list[tuple[str, int]], seed: int) -> None:
+    """One conversation alone and among others that join, leave and wait, hearing and saying the same tokens: past the
+    end of the window its logits are the same within `ROUNDING`, and so is what the codec makes of its sound.
+    """
+    duplex, rng = machine(pins=30), np.random.default_rng(seed)
+    mine, pcm = slots - 1, sound(seed, len(moves))
+    generator, ceiling = duplex.generator, duplex.ceiling
+    alone, many = opened(duplex, seed), stack([opened(duplex, seed + slot, 1 + slot) for slot in range(slots)])
+    many = insert(many, mine, alone)
+    active = [False] * (slots - 1) + [True]
+    worst = 0.0
+    for (move, who), heard in zip(moves, pcm, strict=True):
+        if move != "." and who < mine:
+            active[who] = move == "j"
+            many = insert(many, who, opened(duplex, seed + who, 1 + who)) if active[who] else many
+        active[mine] = move == "j" or who != 0
+        others = rng.normal(0, 0.1, (slots, FRAME_SAMPLES)).astype(np.float32)
+        others[mine] = heard
+        here, encoder = duplex.mimi.latents(mx.array(heard[None]), alone.encoder)
+        there, encoders = duplex.mimi.latents(mx.array(others), many.encoder)
+        codes, forced = mx.array(rng.integers(0, 90, (slots, 8))), mx.array(rng.integers(0, 90, (slots, 17)))
+        one, after = generator.step(codes[mine:], alone.generator, ceiling, forced[mine:])
+        all_of_them, state = generator.step(codes, many.generator, ceiling, forced)
+        many = advance_active(mx.array(active), many, DuplexState(encoders, state, many.decoder))
+        mx.eval(one, all_of_them, arrays(many))
+        if not active[mine]:
+            continue
+        alone = DuplexState(encoder, after, alone.decoder)
+        mx.eval(arrays(alone))
+        for a, b in (
+            (one.text_logits, all_of_them.text_logits[mine:]),
+            (one.audio_logits, all_of_them.audio_logits[mine:]),
+            (here, there[mine:]),
+        ):
+            worst = max(worst, float(mx.abs(a - b).max() / mx.abs(a).max()))
+    assert worst < ROUNDING
 
 
 @given(n_prompt=st.integers(2, 30), size=st.integers(1, 12), seed=st.integers(0, 99))

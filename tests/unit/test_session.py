@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from personaplex.audio import read_audio
-from personaplex.conversation import Error, Settings
+from personaplex.conversation import Capabilities, Error, Settings
 from personaplex.errors import DeviceError, OutputError, PersonaError, PersonaPlexError
 from personaplex.live.device import Captured, FileDevice, Hint, Lost, Put
 from personaplex.live.display import Status
@@ -164,7 +164,7 @@ def test_commands_while_talking(speech_frames: np.ndarray, tmp_path: Path) -> No
 
     script: dict[int, str | Hint | Lost] = {
         1: "!persona claudia",
-        2: "!voice VOICE9",
+        2: "!voice VOICE9 keep",
         3: "!persona nobody",
         4: "!dance",
         5: "hello",
@@ -174,7 +174,10 @@ def test_commands_while_talking(speech_frames: np.ndarray, tmp_path: Path) -> No
     }
     _, display = talk(speech_frames, tmp_path / "out.wav", script=script, backend=Backend(1))
     claudia = read_personas()["claudia"]
-    assert updates == [{"voice": "NATF2", "prompt": claudia.prompt}, {"voice": "VOICE9"}]
+    assert updates == [
+        {"voice": "NATF2", "prompt": claudia.prompt, "keep_history": False},
+        {"voice": "VOICE9", "keep_history": True},
+    ]
     told = "\n".join(display.notes)
     for expected in (
         "unknown persona 'nobody'; there are aria",
@@ -202,6 +205,19 @@ def test_after_a_voice_that_cannot_be_used_a_reset_is_as_before(speech_frames: n
     script: dict[int, str | Hint | Lost] = {2: "!voice nobody", 6: "!reset"}
     _, display = talk(speech_frames, None, script=script, backend=Backend(1))
     assert "unknown voice" in display.notes and opened == [Settings(seed=5)] * 2
+
+
+def test_typed_text_is_said_and_a_turn_cut_short(speech_frames: np.ndarray, tmp_path: Path) -> None:
+    able = Capabilities(full_duplex=True, text_input=True, cancel=True, update=True, keep_history=True)
+    script: dict[int, str | Hint | Lost] = {3: "!say well now", 12: "!stop", 14: "!voice NATF2 keep", 16: "!say"}
+    record = tmp_path / "call.wav"
+    session, display = talk(speech_frames, None, script=script, record=record, backend=Scripted(1, ["yes"], able))
+    # The agent's words come later than they are typed, and what waited in the buffer when it was stopped is gone.
+    assert display.text.startswith("<yes ") and "well" in display.text and "now" not in display.text
+    assert "another role or voice, and all remembered" in display.notes and "!say needs a text" in display.notes
+    events = json.loads((tmp_path / "call.json").read_text())["events"]
+    assert {"say", "stop", "voice"} <= {event["event"] for event in events}
+    assert session.settings.voice == "NATF2"
 
 
 def test_a_device_that_goes_away_ends_it_and_keeps_the_recording(speech_frames: np.ndarray, tmp_path: Path) -> None:

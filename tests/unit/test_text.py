@@ -109,3 +109,12 @@ def test_the_committed_tokenizer_is_what_the_script_makes(tmp_path: Path) -> Non
         sys.argv = argv
     made, committed = SentencePieceProcessor(model_file=str(out)), SentencePieceProcessor(model_file=str(MODEL))
     assert [made.id_to_piece(i) for i in range(320)] == [committed.id_to_piece(i) for i in range(320)]
+
+
+def test_a_text_is_said_word_by_word_no_faster_than_people_speak(tokenizer: Tokenizer) -> None:
+    words = ["a", "wonderfully", "long", "y"]
+    tokens = tokenizer.spoken_tokens("  a wonderfully\nlong  y ")
+    assert tokenizer.decode(tokens) == " ".join(words)
+    frames = [max(1 + len(tokenizer.tokens(word)), round((len(word) + 1) / 1.2)) for word in words]
+    assert len(tokens) == sum(frames) and tokens[0] == tokens[frames[0]] == EPAD
+    assert tokenizer.spoken_tokens(" ") == []

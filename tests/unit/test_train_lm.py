@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -343,3 +345,21 @@ def test_a_token_that_comes_often_is_learned_as_often() -> None:
 
     np.testing.assert_allclose(gradient, expected, rtol=2**-8)  # bfloat16's last bit; one by one they add up to 256
     assert mx.array_equal(learning, tables(tokens))
+
+
+def test_the_measurement_of_pinning_sees_what_the_model_sees(composer: Composer) -> None:
+    """`scripts/measure_pinning.py` against the pass of training, and what following changes."""
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "measure_pinning.py"))
+    model = LanguageModel(SMALL)
+    initialise(model, 1)
+    columns = np.random.default_rng(0).integers(0, CARD, (300, 17))
+    seen = {way: script["guesses"](model, columns, 40, way) for way in script["WAYS"]}
+    for way, pinned in zip(script["WAYS"], (0, 40), strict=False):
+        z = model.hidden(mx.array(columns)[None], mx.array([pinned]))
+        assert seen[way].tolist() == mx.argmax(model.text_head(z), axis=-1)[0].tolist()
+    assert (seen["pinned, following"] == seen["pinned where read"])[: 40 + SMALL.context].all()
+    assert (seen["pinned, following"] != seen["pinned where read"])[40 + SMALL.context :].any()
+
+    speaker = SimpleNamespace(lm=model, config=SimpleNamespace(lm=SMALL), tokenizer=composer.tokenizer)
+    table = script["measure"](speaker, composer.bank, 1, 5, seed=0)
+    assert [row.split(" | ")[0] for row in table.splitlines()[2:]] == [f"| {way}" for way in (*script["WAYS"], "words")]

@@ -18,10 +18,10 @@ from personaplex import PersonaPlex
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.pickles import _rebuild, read_tensors
 from personaplex.checkpoint.voices import VoiceShelf, voice_from_file
-from personaplex.engine.prompt import compose
+from personaplex.engine.prompt import as_embeddings, compose
 from personaplex.errors import CheckpointError, PersonaError, PersonaPlexError
-from personaplex.voice import Voice
-from tests.conftest import PARITY, Tensors, same
+from personaplex.voice import Voice, blend
+from tests.conftest import PARITY, Tensors, peak_error, same
 
 GOOD = PARITY / "voices" / "VOICE0.pt"
 
@@ -297,3 +297,42 @@ def test_a_ring_of_fractions_is_refused(tmp_path: Path) -> None:
     mx.save_safetensors(str(tmp_path / "v.safetensors"), tensors)
     with pytest.raises(PersonaError, match="cache hold values that are not whole"):
         voice_from_file(tmp_path / "v.safetensors")
+
+
+def clip_voice(n_frames: int, seed: int) -> Voice:
+    return Voice(f"clip{seed}", codes=np.random.default_rng(seed).integers(0, 2048, (n_frames, 8)).astype(np.int32))
+
+
+@pytest.mark.parametrize("n_frames", [2, 5, 6, 7, 8])
+def test_codes_and_embeddings_are_the_same_prompt(model: PersonaPlex, n_frames: int) -> None:
+    voice = clip_voice(n_frames, 1)
+    prompts = [compose(model.config, v, [5, 6]) for v in (voice, as_embeddings(model.lm, model.config, voice))]
+    assert prompts[0].n_frames == prompts[1].n_frames and np.array_equal(prompts[0].pending, prompts[1].pending)
+    read = [model.generator.read(prompt) for prompt in prompts]
+    assert read[0] is not None and read[1] is not None
+    assert peak_error(read[1].z, read[0].z) < 1e-5
+
+
+def test_a_blend_lies_between_two_voices_and_ends_as_the_shorter(model: PersonaPlex) -> None:
+    short, long = (as_embeddings(model.lm, model.config, clip_voice(n, n)) for n in (5, 9))
+    assert short.embeddings is not None and long.embeddings is not None
+    for weight in (0.0, 0.25, 1.0):
+        for first, second, share in ((short, long, weight), (long, short, 1 - weight)):
+            made = blend(first, second, share, "both")
+            expected = (1 - weight) * short.embeddings + weight * long.embeddings[:4]
+            assert made.embeddings is not None and peak_error(made.embeddings, expected) < 1e-6
+            assert made.ring is short.ring and made.name == "both"
+            assert compose(model.config, made, [5]).n_frames == compose(model.config, short, [5]).n_frames
+
+
+def test_what_cannot_be_blended_is_refused(model: PersonaPlex) -> None:
+    voice = as_embeddings(model.lm, model.config, clip_voice(5, 1))
+    other = Voice("other", embeddings=mx.zeros((4, 3)), ring=voice.ring)
+    for first, second, weight, told in (
+        (voice, clip_voice(5, 1), 0.5, "one of these has none"),
+        (voice, other, 0.5, "different models"),
+        (voice, voice, 1.5, "from 0 to 1"),
+        (voice, voice, float("nan"), "from 0 to 1"),
+    ):
+        with pytest.raises(PersonaError, match=told):
+            blend(first, second, weight, "both")

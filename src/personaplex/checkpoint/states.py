@@ -21,7 +21,7 @@ from personaplex.nn.state import named, renamed, transformers
 
 State = TypeVar("State")
 
-VERSION = "1"
+VERSION = "2"
 _RING_AXIS = 2
 _FARTHEST = 1 << 30
 """Tokens of 40 ms in a year and more: positions beyond would overflow."""
@@ -59,6 +59,7 @@ def read_state(path: Path, kind: str, fingerprint: str, template: State) -> tupl
     values = {name: file.take(name) for name in wanted}
     for name, leaf in wanted.items():
         _check(path, name, values[name], leaf)
+    mx.eval(values)  # whichever thread uses them
     if _checksum(values, about) != file.metadata.get("checksum"):
         raise CheckpointError(f"{path} is damaged: its values are not those that were written")
     state = renamed(template, values)

@@ -23,6 +23,7 @@ from personaplex.files import whole_file
 from personaplex.models.mimi import Mimi
 from personaplex.turns import QUIET_RMS
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
+from personaplex.voice import Voice
 
 SHORTEST_SECONDS = 3.0
 LONGEST_VOICE_SECONDS = 30.0
@@ -101,6 +102,8 @@ class UserVoices:
             raise PersonaError(
                 f"voice {name!r} was made with the codec of {about.get('model')}; name that with --model"
             )
+        if "codes" not in TensorFile(path).entries:
+            raise PersonaError(f"voice {name!r} is a blend: the agent speaks like it, but there is no recording of it")
         return read_codes(path, ["codes"], mimi.n_codebooks, mimi.n_bins)
 
     def check_name(self, name: str) -> None:
@@ -112,21 +115,30 @@ class UserVoices:
 
     def add(self, name: str, codes: mx.array, *, source: Path, model: str, codec: str) -> Path:
         """Write a voice whose owner has agreed. Raises PersonaError and OutputError."""
+        about = {
+            "source": source.name,
+            "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "consent": "yes",
+            "model": model,
+            "codec": codec,
+        }
+        return self._write(name, {"codes": codes.astype(mx.int32)}, about)
+
+    def add_blend(self, voice: Voice, *, source: str, model: str, codec: str) -> Path:
+        """Write a voice that was made of others. Raises PersonaError and OutputError."""
+        assert voice.embeddings is not None and voice.ring is not None
+        tensors = {"embeddings": voice.embeddings[:, None, None], "cache": mx.array(voice.ring)[None]}
+        return self._write(voice.name, tensors, {"source": source, "model": model, "codec": codec})
+
+    def _write(self, name: str, tensors: dict[str, mx.array], about: dict[str, str]) -> Path:
         self.check_name(name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the folder {self.folder}: {error.strerror}") from error
-        about = {
-            "source": source.name,
-            "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "consent": "yes",
-            "model": model,
-            "codec": codec,
-        }
+        about = about | {"date": datetime.now(UTC).strftime("%Y-%m-%d")}
         with whole_file(self.folder / f"{name}.safetensors") as temporary:
-            mx.save_safetensors(str(temporary), {"codes": codes.astype(mx.int32)}, metadata=about)
+            mx.save_safetensors(str(temporary), tensors, metadata=about)
         return self.folder / f"{name}.safetensors"
 
     def remove(self, name: str) -> None:

@@ -15,7 +15,7 @@ from personaplex.errors import EXIT_INTERRUPTED, OutputError, PersonaPlexError
 COMMANDS = {
     "respond": "Answer a recording: speech in, speech and text out.",
     "talk": "Talk: microphone and speaker, live.",
-    "voices": "Voices of your own: clone, list, play, remove.",
+    "voices": "Voices of your own: clone, blend, list, play, remove.",
     "codec": "Mimi alone: audio to tokens and back.",
     "trace": "A token-level run, for people who port or check models.",
     "info": "Describe a model: architecture, bits, licence, memory.",

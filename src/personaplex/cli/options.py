@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,11 @@ from personaplex.accelerator import blas
 from personaplex.errors import PersonaError
 from personaplex.text import PROMPTS
 
+if TYPE_CHECKING:
+    from personaplex.persona import Persona
+
 DEFAULT_MODEL = "nvidia/personaplex-7b-v1"
+DEFAULT_PERSONA = "assistant"
 TALKS_AS_ITSELF = "note: this model is Moshi: its voice and role cannot be set, so it talks as itself, without them"
 
 model_option = click.option(
@@ -61,6 +65,26 @@ def some_of(*known: str) -> Callable[[click.Context, click.Parameter, str | None
     return parse
 
 
+_PERSONA = [
+    click.option("--persona", metavar="NAME", help="Who the agent is: voice, role and sampling (default assistant)."),
+    click.option(
+        "--personas",
+        "persona_files",
+        multiple=True,
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Personas of your own (TOML), beside the built-in ones.",
+    ),
+]
+
+
+def persona_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name a persona."""
+    for option in reversed(_PERSONA):
+        command = option(command)
+    return command
+
+
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose tokens."""
     for option in reversed(_SAMPLING):
@@ -90,11 +114,23 @@ def check_sampling(options: Mapping[str, Any]) -> None:
     Sampling(**sampling_changes(options))  # type: ignore[arg-type]
 
 
-def role_prompt(options: Mapping[str, Any]) -> str:
-    """What `--system-prompt` or `--system-prompt-text` say. Raises PersonaError."""
+def find_persona(options: Mapping[str, Any]) -> Persona:
+    """What `--persona` names. Raises PersonaError."""
+    from personaplex.persona import read_personas
+
+    known, name = read_personas(*options["persona_files"]), options["persona"] or DEFAULT_PERSONA
+    if name not in known:
+        raise PersonaError(f"unknown persona {name!r}; there are {', '.join(sorted(known))}")
+    return known[name]
+
+
+def role_prompt(options: Mapping[str, Any]) -> str | None:
+    """What `--system-prompt` or `--system-prompt-text` say, if anything. Raises PersonaError."""
     if options["system_prompt_text"] is not None:
         return str(options["system_prompt_text"])
-    name = options["system_prompt"] or "assistant"
+    name = options["system_prompt"]
+    if not name:
+        return None
     if name in PROMPTS:
         return str(name)
     try:
@@ -120,6 +156,21 @@ def find_voice(name: str) -> str:
     """The file of the user's own voice `name`; a name that is none of theirs is the model's to know."""
     own = own_voices() / f"{name}.safetensors"
     return str(own) if "/" not in name and name and own.is_file() else name
+
+
+def known_voices(of_model: Sequence[str]) -> list[str]:
+    """Names of the user's own voices and of the model's."""
+    from personaplex.checkpoint.user_voices import UserVoices
+
+    return [*UserVoices(own_voices()).names(), *of_model]
+
+
+def kept_prompts() -> Path:
+    """Where what was read of voices and roles is kept: below PERSONAPLEX_CACHE, or XDG_CACHE_HOME (~/.cache)."""
+    if chosen := os.environ.get("PERSONAPLEX_CACHE"):
+        return Path(chosen).expanduser() / "prompts"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "personaplex" / "prompts"
 
 
 def note(message: str, *, quiet: bool = False) -> None:

@@ -15,14 +15,18 @@ import numpy as np
 
 from personaplex.audio import LONGEST_SECONDS, check_format, pcm16, read_audio, rms, write_audio
 from personaplex.cli.options import (
+    DEFAULT_PERSONA,
     TALKS_AS_ITSELF,
     check_sampling,
+    find_persona,
     find_voice,
     json_option,
+    known_voices,
     kv_bits_option,
     model_option,
     note,
     note_blas,
+    persona_options,
     role_prompt,
     sampling_changes,
     sampling_options,
@@ -34,6 +38,7 @@ from personaplex.units import FRAME_RATE, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from personaplex.model import PersonaPlex
+    from personaplex.persona import Persona
     from personaplex.reply import Reply
     from personaplex.talk import ReplyStream
 
@@ -49,15 +54,17 @@ if TYPE_CHECKING:
     help="The agent's speech (.wav, .flac, .ogg, .mp3); - writes WAV to standard output.",
 )
 @model_option
+@persona_options
 @click.option(
     "--voice",
     metavar="NAME|FILE",
-    help="A voice of the model (default NATM0, or its first), or a .pt, .safetensors or audio file to speak like.",
+    help="A voice of the model (default the persona's, NATM0, or the first), or a .pt, .safetensors or audio file to "
+    "speak like.",
 )
 @click.option(
     "--system-prompt",
     metavar="NAME|FILE",
-    help=f"The agent's role: {', '.join(PROMPTS)} (default assistant), or a text file.",
+    help=f"Another role than the persona's: {', '.join(PROMPTS)}, or a text file.",
 )
 @click.option("--system-prompt-text", metavar="TEXT", help="The agent's role in your words; empty for none.")
 @click.option("--max-steps", type=int, help="Frames (80 ms) to go on after the user's end (default 200).")
@@ -147,6 +154,7 @@ def _check(options: dict[str, Any]) -> None:
     elif sys.stdout is None or sys.stdout.isatty():
         raise UsageError("--output - writes audio to stdout, which is a terminal; pipe it into a player or a file")
     options["prompt"] = role_prompt(options)
+    options["role"] = find_persona(options)
 
 
 def _load(options: dict[str, Any]) -> PersonaPlex:
@@ -161,17 +169,19 @@ def _load(options: dict[str, Any]) -> PersonaPlex:
 
 
 def _open(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> ReplyStream:
-    sampling = model.sampling(**sampling_changes(options))
-    voice: str | None = find_voice(options["voice"]) if options["voice"] else model.default_voice
+    role: Persona = options["role"]
+    named = options["voice"] or role.settings(known_voices(model.list_voices())).voice
+    voice: str | None = find_voice(str(named)) if named else model.default_voice
+    prompt = role.prompt if options["prompt"] is None else options["prompt"]
     if not model.config.prompts:
         note(TALKS_AS_ITSELF, quiet=options["quiet"])
-        voice = options["prompt"] = None
+        voice = prompt = None
     options["voice"] = voice
     stream = model.respond_stream(
         user,
         voice=voice,
-        prompt=options["prompt"],
-        sampling=sampling,
+        prompt=prompt,
+        sampling=model.sampling(**{**role.sampling, **sampling_changes(options)}),
         seed=options["seed"],
         max_steps=options["max_steps"],
         max_seconds=options["max_seconds"],
@@ -219,6 +229,7 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
             "input": options["source"],
             "output": str(output),
             "model": options["model"],
+            "persona": options["persona"] or DEFAULT_PERSONA,
             "voice": options["voice"],
             "seed": reply.seed,
             "text": reply.text,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -17,13 +18,17 @@ import click
 
 from personaplex.audio import check_format, read_audio
 from personaplex.cli.options import (
+    DEFAULT_PERSONA,
     TALKS_AS_ITSELF,
     check_sampling,
     find_voice,
+    kept_prompts,
+    known_voices,
     kv_bits_option,
     model_option,
     note,
     note_blas,
+    persona_options,
     role_prompt,
     sampling_changes,
     sampling_options,
@@ -34,26 +39,16 @@ from personaplex.text import PROMPTS
 
 if TYPE_CHECKING:
     from personaplex.conversation import Settings
-    from personaplex.live.device import Device
+    from personaplex.live.device import Device, Hint
     from personaplex.live.display import Display
     from personaplex.live.floor import Floor
     from personaplex.live.session import Happening, Roles
     from personaplex.turns import VoiceActivity
 
-DEFAULT_PERSONA = "assistant"
-
 
 @click.command("talk")
 @model_option
-@click.option("--persona", metavar="NAME", help="Who the agent is: voice, role and sampling (default assistant).")
-@click.option(
-    "--personas",
-    "persona_files",
-    multiple=True,
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Personas of your own (TOML), beside the built-in ones.",
-)
+@persona_options
 @click.option("--voice", metavar="NAME|FILE", help="Another voice than the persona's: as in `respond`.")
 @click.option("--system-prompt", metavar="NAME|FILE", help=f"Another role: {', '.join(PROMPTS)}, or a text file.")
 @click.option("--system-prompt-text", metavar="TEXT", help="The agent's role in your words; empty for none.")
@@ -97,15 +92,21 @@ DEFAULT_PERSONA = "assistant"
 )
 @click.option("--plain", is_flag=True, help="Lines instead of the full-screen display.")
 @click.option("--context-seconds", type=float, help="A shorter window than the model's own, for less memory.")
+@click.option(
+    "--prompt-cache/--no-prompt-cache",
+    default=True,
+    show_default=True,
+    help="Keep what was read of voice and role on disk, so that the next start need not read it.",
+)
 @kv_bits_option
 @sampling_options
 @click.option("-q", "--quiet", is_flag=True, help="Only the transcript and errors.")
 def command(**options: Any) -> None:
     """Talk with the agent, with microphone and speaker.
 
-    Type while talking: !persona NAME, !voice NAME, !reset, !save [FILE], !quit; Enter begins and ends your turn with
-    --mode push, and cuts the agent off with --mode turns. Ctrl-C ends the conversation too. What the agent says is
-    printed on stdout, unless the display shows it.
+    Type while talking: !persona NAME [keep], !voice NAME [keep], !say TEXT, !stop, !reset, !save [FILE], !quit; Enter
+    begins and ends your turn with --mode push, and cuts the agent off with --mode turns. Ctrl-C ends the conversation
+    too. What the agent says is printed on stdout, unless the display shows it.
     """
     if options["list_devices"]:
         from personaplex.live.sound_card import list_devices
@@ -122,6 +123,7 @@ def command(**options: Any) -> None:
 
 def _check(options: dict[str, Any]) -> VoiceActivity:
     """Everything that can be known to be wrong before minutes of loading."""
+    from personaplex.checkpoint.tensors import TensorFile
     from personaplex.live.echo import echo_for
     from personaplex.live.recording import check_recording
     from personaplex.turns import VoiceActivity
@@ -139,6 +141,8 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
     written = [path for path in (options["output"], options["record"]) if path is not None]
     if len({path.resolve() for path in written} | {Path(options["source"] or "").resolve()}) <= len(written):
         raise UsageError("--input, --output and --record must be different files")
+    if options["resume"] is not None:
+        TensorFile(options["resume"])
     if options["output"] is not None:
         check_format(options["output"])
         check_writable(options["output"])
@@ -174,9 +178,8 @@ def _roles(options: dict[str, Any]) -> tuple[Roles, Settings]:
 
     roles = Roles(read_personas(*options["persona_files"]), find_voice=find_voice)
     roles.settings(options["persona"] or DEFAULT_PERSONA)
-    prompt = role_prompt(options) if options["system_prompt"] or options["system_prompt_text"] is not None else None
     voice = find_voice(options["voice"]) if options["voice"] is not None else None
-    return roles, Settings(voice, prompt, options["seed"], sampling_changes(options))
+    return roles, Settings(voice, role_prompt(options), options["seed"], sampling_changes(options))
 
 
 def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity, options: dict[str, Any]) -> None:
@@ -186,11 +189,16 @@ def _talk(device: Device, roles: Roles, settings: Settings, rule: VoiceActivity,
 
     note(f"loading {options['model']}", quiet=options["quiet"])
     seconds, kv_bits = options["context_seconds"], int(options["kv_bits"])
-    limits = Limits(context_seconds=seconds, voice_activity=rule, kv_bits=kv_bits)
+    prompts = kept_prompts() if options["prompt_cache"] else None
+    limits = Limits(context_seconds=seconds, prefix_folder=prompts, voice_activity=rule, kv_bits=kv_bits)
     resume: Path | None = options["resume"]
     happenings: Queue[Happening] = Queue()
-    with Engine(options["model"], limits=limits) as engine, _terminal(happenings.put, options) as display:
-        roles = replace(roles, model_voices=engine.model.list_voices())
+    with (
+        Engine(options["model"], limits=limits) as engine,
+        _terminal(happenings.put, options) as display,
+        _warnings(happenings.put),
+    ):
+        roles = replace(roles, model_voices=known_voices(engine.model.list_voices()))
         settings = _with_persona(roles, settings, options)
         if not engine.model.config.prompts:
             note(TALKS_AS_ITSELF, quiet=options["quiet"])
@@ -267,9 +275,28 @@ def _terminal(put: Callable[[str], None], options: dict[str, Any]) -> Iterator[D
             click.echo("\n".join(screen.transcript()))
         return
     lines = Lines(sys.stdout, None if options["quiet"] else sys.stderr)
-    with Keyboard(fd, put, raw=False) if fd is not None else nullcontext():
-        yield lines
-    lines.end()
+    try:
+        with Keyboard(fd, put, raw=False) if fd is not None else nullcontext():
+            yield lines
+    finally:
+        lines.end()
+
+
+@contextmanager
+def _warnings(put: Callable[[Hint], None]) -> Iterator[None]:
+    """What the engine warns of is a line for the person, wherever those are shown."""
+    from personaplex.live.device import Hint
+
+    class Telling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            put(Hint(record.getMessage()))
+
+    log, handler = logging.getLogger("personaplex"), Telling()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _is_terminal(fd: int) -> bool:

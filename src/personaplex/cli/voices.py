@@ -11,20 +11,21 @@ import click
 import numpy as np
 
 from personaplex.audio import check_format, read_audio, write_audio
-from personaplex.cli.options import json_option, model_option, note, note_blas, own_voices
+from personaplex.cli.options import find_voice, json_option, model_option, note, note_blas, own_voices
 from personaplex.errors import CheckpointError, PersonaError, UsageError
 from personaplex.files import check_writable
 from personaplex.units import FRAME_SECONDS
 
 if TYPE_CHECKING:
     from personaplex.checkpoint.folder import ModelFolder
+    from personaplex.voice import Voice
 
 CONSENT = "Has the person whose voice this is agreed to have it cloned?"
 
 
 @click.group("voices")
 def command() -> None:
-    """Voices of your own: clone, list, play, remove.
+    """Voices of your own: clone, blend, list, play, remove.
 
     They lie in the folder that PERSONAPLEX_VOICES names, else in personaplex/voices below XDG_DATA_HOME
     (~/.local/share). Every --voice looks there first.
@@ -87,6 +88,46 @@ def add(name: str, clip: str, model: str, consent: bool, as_json: bool) -> None:
         click.echo(json.dumps({"voice": name, "file": str(path), "seconds": round(codes.shape[2] * FRAME_SECONDS, 2)}))
     else:
         note(f"wrote {path} ({path.stat().st_size} bytes); --voice {name} speaks like it")
+
+
+@command.command("blend")
+@click.argument("name")
+@click.argument("first")
+@click.argument("second")
+@click.option("--weight", type=float, default=0.5, show_default=True, help="How much the second voice counts, 0 to 1.")
+@model_option
+def blend_(name: str, first: str, second: str, weight: float, model: str) -> None:
+    """Mix two voices, yours or the model's, into a new one. Experimental."""
+    from personaplex.checkpoint.hub import CODEC_FILES, VOICE_FILES, resolve
+    from personaplex.checkpoint.user_voices import UserVoices
+    from personaplex.voice import blend
+
+    if not 0 <= weight <= 1:
+        raise UsageError(f"--weight is {weight}; it must be from 0 to 1")
+    voices = UserVoices(own_voices())
+    voices.check_name(name)
+    note_blas(quiet=False)
+    folder = _folder(resolve(model, (*VOICE_FILES, *CODEC_FILES)))
+    if name in folder.voices.names():
+        raise PersonaError(f"{model} has a voice {name!r} of its own; take another name")
+    pair = [_named_voice(folder, find_voice(which)) for which in (first, second)]
+    if any(voice.embeddings is None for voice in pair):
+        from personaplex.engine.prompt import as_embeddings
+        from personaplex.model import PersonaPlex
+
+        whole = PersonaPlex.from_pretrained(model)
+        pair = [as_embeddings(whole.lm, whole.config, voice) for voice in pair]
+    made = blend(pair[0], pair[1], weight, name)
+    source = f"{1 - weight:g} {first} + {weight:g} {second}"
+    path = voices.add_blend(made, source=source, model=model, codec=folder.codec_fingerprint)
+    note(f"wrote {path} ({path.stat().st_size} bytes); --voice {name} speaks like it")
+
+
+def _named_voice(folder: ModelFolder, name: str) -> Voice:
+    from personaplex.checkpoint.voices import voice_from_file
+
+    path = Path(name)
+    return voice_from_file(path, folder.codec_fingerprint) if path.is_file() else folder.voices.load(name)
 
 
 @command.command()

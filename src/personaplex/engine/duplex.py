@@ -14,7 +14,7 @@ from personaplex.engine.generator import Generator, GeneratorState, Prefix, Step
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import Ceiling, Sampling, session_key
 from personaplex.models.mimi import DecoderState, EncoderState, Mimi
-from personaplex.models.streams import AGENT
+from personaplex.models.streams import AGENT, N_STREAMS, UNGENERATED
 from personaplex.nn.state import advance_active, arrays
 
 
@@ -40,19 +40,21 @@ class Duplex:
         self.mimi = mimi
         self.generator = generator
         self.ceiling = ceiling
-        silence = mx.array(generator.config.silence_codes, mx.int32)[None]
+        silence = mx.array([generator.config.silence_codes], mx.int32)
         self._step: Callable[[mx.array, DuplexState], tuple[Frame, DuplexState]]
 
-        def step(pcm: mx.array, state: DuplexState) -> tuple[Frame, DuplexState]:
+        def step(pcm: mx.array, state: DuplexState, forced: mx.array | None = None) -> tuple[Frame, DuplexState]:
             codes, encoder = mimi.encode_step(pcm, state.encoder)
-            result, generated = generator.step(codes[:, :, 0], state.generator, ceiling)
+            result, generated = generator.step(codes[:, :, 0], state.generator, ceiling, forced)
             # Before the first frame there is nothing to decode but the initial tokens.
             spoken = mx.where(result.valid[:, None], result.tokens[:, AGENT], silence)
             pcm, decoder = mimi.decode_step(spoken[:, :, None], state.decoder)
             return Frame(pcm, result), DuplexState(encoder, generated, decoder)
 
-        def step_active(pcm: mx.array, active: mx.array, state: DuplexState) -> tuple[Frame, DuplexState]:
-            frame, after = step(pcm, state)
+        def step_active(
+            pcm: mx.array, active: mx.array, forced: mx.array, state: DuplexState
+        ) -> tuple[Frame, DuplexState]:
+            frame, after = step(pcm, state, forced)
             return frame, advance_active(active, state, after)
 
         self._step = mx.compile(step) if compiled else step
@@ -75,16 +77,23 @@ class Duplex:
         generated = state.generator._replace(key=session_key(seed), sampling=sampling.row())
         return state._replace(generator=generated)
 
-    def step(self, pcm: mx.array, state: DuplexState, active: mx.array | None = None) -> tuple[Frame, DuplexState]:
+    def step(
+        self, pcm: mx.array, state: DuplexState, active: mx.array | None = None, forced: mx.array | None = None
+    ) -> tuple[Frame, DuplexState]:
         """pcm [B, 1920] of the user -> the agent's frame and the state after it, nothing evaluated yet.
 
         Slots that are not `active` [B] have no frame: they stay where they are, and what comes out of them means
-        nothing.
+        nothing. `forced` [B, 17], which needs `active`, are tokens of the next column: see `Generator.step`.
 
         Rebind the state before evaluating (`frame, state = duplex.step(pcm, state)`, then `settle(frame, state)`):
         the rings are written in place only when nobody holds the old state any more, and copied otherwise.
         """
-        return self._step(pcm, state) if active is None else self._step_active(pcm, active, state)
+        state = state._replace(generator=self.generator.follow(state.generator))
+        if active is None:
+            return self._step(pcm, state)
+        if forced is None:
+            forced = mx.full((len(pcm), N_STREAMS), UNGENERATED, mx.int32)
+        return self._step_active(pcm, active, forced, state)
 
 
 def settle(frame: Frame, state: DuplexState) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import mlx.core as mx
+import numpy as np
 
 from personaplex.config import ModelConfig
 from personaplex.engine.prompt import Prompt
@@ -38,6 +39,7 @@ from personaplex.models.streams import (
     USER_ACOUSTIC,
     initial_column,
 )
+from personaplex.nn.sinks import Sinks, due_shift, follow, open_sinks
 from personaplex.nn.transformer import TransformerState
 from personaplex.units import N_CODEBOOKS
 
@@ -59,7 +61,8 @@ class GeneratorState(NamedTuple):
     """What a session is to the language model. Every leaf has the slot axis first.
 
     `column` [B, 17] is the next column, complete but for the user's semantic code; `recent` [B, W, 9] the last text
-    and agent tokens, for the repetition penalty; the first `pinned` [B] columns stay in view.
+    and agent tokens, for the repetition penalty; the first `pinned` [B] columns stay in view, and follow the window
+    by `sinks`.
     """
 
     temporal: TransformerState
@@ -68,6 +71,7 @@ class GeneratorState(NamedTuple):
     sampling: SlotSampling
     recent: mx.array
     pinned: mx.array
+    sinks: Sinks
 
 
 class Prefix(NamedTuple):
@@ -115,7 +119,7 @@ class Generator:
         self.pins, self.spare_frames = pins, spare_frames
         self._extra_rows, self._kv_bits = pins + spare_frames, kv_bits
         self._initial = mx.array([initial_column(config.lm)], mx.int32)
-        self._nothing = mx.full((1, N_STREAMS), UNGENERATED, mx.int32)
+        self._nothing = mx.array([[UNGENERATED] * N_STREAMS], mx.int32)
         self._spared_text = (0, config.lm.existing_text_padding_id)
 
     def open(self, prompt: Prompt, *, seed: int = 0, sampling: Sampling | None = None) -> GeneratorState:
@@ -132,8 +136,11 @@ class Generator:
         """Read `prompt` without speaking; None when it is empty. Raises PersonaError when it is too long to pin."""
         return [None, *self.reading(prompt, PREFILL_COLUMNS)][-1]
 
-    def reading(self, prompt: Prompt, n_columns: int) -> Iterator[Prefix | None]:
-        """Read `prompt` in calls of at most `n_columns`, with a pause after each: None until it is read."""
+    def reading(self, prompt: Prompt, n_columns: int, inside: GeneratorState | None = None) -> Iterator[Prefix | None]:
+        """Read `prompt` in calls of at most `n_columns`, with a pause after each: None until it is read.
+
+        With a one-slot conversation it is read `inside` that, in place of the column that was to come next.
+        """
         if prompt.n_frames == 0:
             return
         if self.pins and prompt.n_frames > self.pins:
@@ -141,13 +148,20 @@ class Generator:
                 f"voice and role are {prompt.n_frames} frames long; at most {self.pins} stay in view here: "
                 "shorten them, or open the engine with more pinned frames"
             )
-        columns = mx.array(prompt.columns)[None]
+        columns, first = mx.array(prompt.columns)[None], 0
+        temporal, pinned = self._empty(), self._pinned(prompt.n_frames)
+        if inside is not None:
+            temporal, pinned = inside.temporal, inside.pinned
+            # The column that begins a conversation is left out; the next tells how the frame before it sounded.
+            first = min(cast(int, temporal.position.item()), 1)
+            if first and prompt.embeddings is None:
+                second = mx.where(mx.array(DELAYS) == 1, inside.column[:, None], columns[:, 1:2])
+                columns = mx.concatenate([columns[:, :1], second, columns[:, 2:]], axis=1)
         embedded = self.lm.embed(columns)
         if prompt.embeddings is not None:
             embedded = mx.concatenate([prompt.embeddings.astype(embedded.dtype)[None], embedded], axis=1)
-        temporal, pinned = self._empty(), self._pinned(prompt.n_frames)
         size = min(n_columns, self.lm.config.context) if self.pins else n_columns
-        for start in range(0, prompt.n_frames, size):
+        for start in range(first, prompt.n_frames, size):
             z, temporal = self._advance(embedded[:, start : start + size], temporal, pinned)
             mx.eval(z, temporal)
             yield None
@@ -162,16 +176,22 @@ class Generator:
         n_frames = 0 if prefix is None else cast(int, prefix.temporal.position.item())
         temporal = self._empty() if prefix is None else prefix.temporal
         # A copy: a compiled step may not be given as state what it also holds as a constant.
+        sinks = open_sinks(temporal.rings, self.pins, self.lm.dtype)
         state = GeneratorState(
-            temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames)
+            temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames), sinks
         )
-        if prefix is None:
-            return None, state
-        last = temporal.position - 1
+        return (None, state) if prefix is None else self._speak_first(prefix, state, sampling)
+
+    def go_on(self, prefix: Prefix, inside: GeneratorState, sampling: Sampling) -> GeneratorState:
+        """Speak again in the conversation `inside` which a prompt was read."""
+        return self._speak_first(prefix, inside._replace(temporal=prefix.temporal), sampling)[1]
+
+    def _speak_first(self, prefix: Prefix, state: GeneratorState, sampling: Sampling) -> tuple[Step, GeneratorState]:
+        last = state.temporal.position - 1
         spoken, text_logits, audio_logits = self._speak(prefix.z, prefix.pending, last, state, Ceiling.over(sampling))
         column = mx.concatenate([spoken, prefix.pending[:, USER]], axis=1)
         tokens = mx.where(mx.array(DELAYS) == 1, prefix.pending, prefix.last)
-        state = state._replace(column=column, recent=self._remember(recent, spoken))
+        state = state._replace(column=column, recent=self._remember(state.recent, spoken))
         return Step(tokens, last > 0, prefix.z, text_logits, audio_logits), state
 
     def _empty(self) -> TransformerState:
@@ -185,6 +205,20 @@ class Generator:
         self, embedded: mx.array, temporal: TransformerState, pinned: mx.array
     ) -> tuple[mx.array, TransformerState]:
         return self.lm.advance(embedded, temporal, pinned if self.pins else None)
+
+    def follow(self, state: GeneratorState) -> GeneratorState:
+        """`state`, evaluated, with pinned prompts brought after the windows that have moved on a stride without them.
+
+        For each slot it depends on its own position alone, so a slot may be asked for whenever another one needs it.
+        """
+        if not self.pins:
+            return state
+        temporal = state.temporal
+        due = due_shift(np.array(temporal.position), np.array(state.pinned), self.lm.config.context)
+        if np.array_equal(due, np.array(state.sinks.shift)):
+            return state
+        rings, sinks = follow(temporal.rings, state.sinks, state.pinned, mx.array(due), self.lm.config.max_period)
+        return state._replace(temporal=temporal._replace(rings=rings), sinks=sinks)
 
     def step(
         self, user: mx.array, state: GeneratorState, ceiling: Ceiling, forced: mx.array | None = None

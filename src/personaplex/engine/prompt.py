@@ -15,6 +15,7 @@ import numpy as np
 
 from personaplex.config import ModelConfig
 from personaplex.errors import ConfigError, PersonaError
+from personaplex.models.lm import LanguageModel
 from personaplex.models.streams import DELAYS, N_STREAMS, UNGENERATED, initial_column
 from personaplex.units import FRAME_RATE, N_CODEBOOKS
 from personaplex.voice import RING_COLUMNS, Voice
@@ -80,6 +81,17 @@ def compose(config: ModelConfig, voice: Voice | None = None, text: list[int] | N
     columns += [np.where(delayed, before, after) for before, after in pairwise(frames)]
     pending = np.where(delayed, frames[-1], UNGENERATED)
     return Prompt(embeddings, np.stack(columns).astype(np.int32), pending.astype(np.int32))
+
+
+def as_embeddings(lm: LanguageModel, config: ModelConfig, voice: Voice) -> Voice:
+    """The voice as what the model reads of it: the same prompt in the other form, for one that is given as codes."""
+    if voice.codes is None:
+        return voice
+    n_frames, columns = len(voice.codes), compose(config, voice).columns
+    ring = np.zeros((N_STREAMS, RING_COLUMNS), np.int32)
+    for at in (n_frames - 1, n_frames):
+        ring[:, at % RING_COLUMNS] = columns[at]
+    return Voice(voice.name, embeddings=lm.embed(mx.array(columns[None, : n_frames - 1]))[0], ring=ring)
 
 
 def _check(config: ModelConfig, voice: Voice | None, text: list[int]) -> None:

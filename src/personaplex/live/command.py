@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 from personaplex.errors import UsageError
 
-COMMANDS = {"persona": "NAME", "voice": "NAME", "reset": "", "save": "[FILE]", "quit": ""}
+KEEP = " keep"
+COMMANDS = {
+    "persona": "NAME [keep]",
+    "voice": "NAME [keep]",
+    "say": "TEXT",
+    "stop": "",
+    "reset": "",
+    "save": "[FILE]",
+    "quit": "",
+}
 """Each command and what follows it."""
 
 HELP = "  ".join(f"!{name} {argument}".strip() for name, argument in COMMANDS.items())
@@ -14,10 +23,11 @@ HELP = "  ".join(f"!{name} {argument}".strip() for name, argument in COMMANDS.it
 
 @dataclass(frozen=True)
 class Command:
-    """A command that was typed, with what followed it."""
+    """A command that was typed, with what followed it; `keep` what was said, where that can be asked for."""
 
     name: str
     argument: str = ""
+    keep: bool = False
 
 
 def parse_command(line: str) -> Command:
@@ -28,6 +38,7 @@ def parse_command(line: str) -> Command:
         raise UsageError(f"unknown command !{name}; there are {HELP}")
     if not COMMANDS[name] and argument:
         raise UsageError(f"!{name} takes nothing more")
-    if COMMANDS[name] == "NAME" and not argument:
-        raise UsageError(f"!{name} needs a name")
-    return Command(name, argument)
+    if COMMANDS[name][:1].isalpha() and not argument:
+        raise UsageError(f"!{name} needs a {COMMANDS[name].split()[0].lower()}")
+    keep = COMMANDS[name].endswith("[keep]") and argument.endswith(KEEP)
+    return Command(name, argument.removesuffix(KEEP).rstrip() if keep else argument, keep)

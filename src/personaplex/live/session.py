@@ -39,7 +39,7 @@ from personaplex.conversation import (
     UserStopped,
 )
 from personaplex.errors import Closed, OutputError, PersonaError, PersonaPlexError, Unsupported
-from personaplex.live.command import HELP, parse_command
+from personaplex.live.command import HELP, Command, parse_command
 from personaplex.live.device import Captured, Device, Hint, Lost
 from personaplex.live.display import Display, Status
 from personaplex.live.echo import EchoChoice, echo_for
@@ -76,7 +76,8 @@ class Roles:
         """How a conversation with the persona `name` starts. Raises PersonaError naming those there are."""
         if name not in self.personas:
             raise PersonaError(f"unknown persona {name!r}; there are {', '.join(sorted(self.personas))}")
-        return self.personas[name].settings(self.model_voices, seed)
+        own = self.personas[name].settings(self.model_voices, seed)
+        return own if own.voice is None else dataclasses.replace(own, voice=self.find_voice(str(own.voice)))
 
 
 @dataclass
@@ -255,8 +256,8 @@ class Session:
 
     def _follow(self, event: Event) -> None:
         match event:
-            case Ready(frame=frame, seed=seed):
-                self._be_ready(frame, seed)
+            case Ready():
+                self._be_ready(event)
             case Overrun(dropped=dropped, total=total):
                 self._n_dropped = total
                 self._note("dropped", frames=dropped)
@@ -283,14 +284,14 @@ class Session:
             self._told_drops_at = self._now
             self.display.note(f"too slow: {self._n_dropped} frames of yours (80 ms each) were not heard so far")
 
-    def _be_ready(self, frame: int, seed: int) -> None:
-        self._seed, self._proven = seed, self.settings
+    def _be_ready(self, ready: Ready) -> None:
+        self._seed, self._proven = ready.seed, self.settings
         if self._is_ready:
-            self.display.note("another role or voice, and nothing remembered")
+            self.display.note(f"another role or voice, and {'all' if ready.kept else 'nothing'} remembered")
         else:
-            self.floor.reset(frame)
-            self.display.note(f"ready (seed {seed})")
-        self._note("ready", seed=seed)
+            self.floor.reset(ready.frame)
+            self.display.note(f"ready (seed {ready.seed})")
+        self._note("ready", seed=ready.seed)
         self._is_ready = True
 
     def _play(self, event: Event) -> None:
@@ -330,31 +331,38 @@ class Session:
                     self._fall_silent()
             elif line.lstrip().startswith("!"):
                 command = parse_command(line)
-                getattr(self, f"_do_{command.name}")(command.argument)
-            elif self._call.capabilities.text_input:
-                self._call.send_text(line)
+                getattr(self, f"_do_{command.name}")(command)
             else:
                 self.display.note(f"typed text is not heard; there are {HELP}")
         except PersonaPlexError as error:
             self.display.note(str(error))
 
-    def _do_persona(self, name: str) -> None:
-        role = self.roles.settings(name)
-        self._call.update(voice=role.voice, prompt=role.prompt)
+    def _do_persona(self, command: Command) -> None:
+        role = self.roles.settings(command.argument)
+        self._call.update(voice=role.voice, prompt=role.prompt, keep_history=command.keep)
         self._change(voice=role.voice or self.settings.voice, prompt=role.prompt)
-        self._note("persona", name=name)
+        self._note("persona", name=command.argument)
 
-    def _do_voice(self, name: str) -> None:
-        voice = self.roles.find_voice(name)
-        self._call.update(voice=voice)
+    def _do_voice(self, command: Command) -> None:
+        voice = self.roles.find_voice(command.argument)
+        self._call.update(voice=voice, keep_history=command.keep)
         self._change(voice=voice, prompt=self.settings.prompt)
-        self._note("voice", name=name)
+        self._note("voice", name=command.argument)
+
+    def _do_say(self, command: Command) -> None:
+        self._call.send_text(command.argument)
+        self._note("say", text=command.argument)
+
+    def _do_stop(self, _: Command) -> None:
+        self._call.cancel()
+        self._fall_silent()
+        self._note("stop")
 
     def _change(self, **changes: object) -> None:
         self.settings = dataclasses.replace(self.settings, **changes)  # type: ignore[arg-type]
         self.display.note("at the agent's next pause")
 
-    def _do_reset(self, _: str) -> None:
+    def _do_reset(self, _: Command) -> None:
         self._note("reset")
         self._call.close()
         self._fall_silent()
@@ -362,15 +370,15 @@ class Session:
         self._n_sent = self._n_answered = self._n_dropped = 0
         self._begin(lambda: self.open(self.settings))
 
-    def _do_save(self, name: str) -> None:
+    def _do_save(self, command: Command) -> None:
         save = getattr(self._call, "save", None)
         if save is None:
             raise Unsupported("this backend's conversations cannot be saved")
-        path = Path(name or time.strftime("talk-%Y%m%d-%H%M%S.safetensors"))
+        path = Path(command.argument or time.strftime("talk-%Y%m%d-%H%M%S.safetensors"))
         save(path)
         self.display.note(f"saved {path}; --resume goes on from there")
 
-    def _do_quit(self, _: str) -> None:
+    def _do_quit(self, _: Command) -> None:
         self._over = True
 
     def _fall_silent(self) -> None:

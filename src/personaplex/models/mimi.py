@@ -6,6 +6,7 @@ whole file is the same stream in larger calls, so the two are equal by construct
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -103,13 +104,16 @@ class Mimi(nn.Module):
 
     def encode(self, pcm: mx.array) -> mx.array:
         """A whole recording [B, S] -> codes [B, K, T]; a last partial frame is padded with zeros."""
+        return mx.concatenate([*self.encoding(pcm, CHUNK_FRAMES)], axis=2)
+
+    def encoding(self, pcm: mx.array, n_frames: int) -> Iterator[mx.array]:
+        """The same in pieces of `n_frames`, evaluated one by one."""
         pcm = mx.pad(pcm, [(0, 0), (0, -pcm.shape[1] % FRAME_SAMPLES)])
-        state, codes = self.init_encoder(pcm.shape[0]), []
-        for start in range(0, pcm.shape[1], CHUNK_FRAMES * FRAME_SAMPLES):
-            chunk, state = self.encode_step(pcm[:, start : start + CHUNK_FRAMES * FRAME_SAMPLES], state)
-            mx.eval(chunk, state)
-            codes.append(chunk)
-        return mx.concatenate(codes, axis=2)
+        state = self.init_encoder(pcm.shape[0])
+        for start in range(0, pcm.shape[1], n_frames * FRAME_SAMPLES):
+            codes, state = self.encode_step(pcm[:, start : start + n_frames * FRAME_SAMPLES], state)
+            mx.eval(codes, state)
+            yield codes
 
     def decode(self, codes: mx.array) -> mx.array:
         """Codes of a whole recording [B, K, T] -> pcm [B, 1920 T]."""

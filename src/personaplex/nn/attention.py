@@ -38,6 +38,10 @@ class KV(NamedTuple):
         """Keys and values as attention takes them."""
         return self.k, self.v
 
+    def with_keys(self, k: mx.array, where: mx.array) -> KV:
+        """The ring with other keys [B, H, n, D] in those of its first n rows that `where` [B, 1, n, 1] names."""
+        return KV(_replace(self.k, k, where), self.v)
+
 
 class PackedKV(NamedTuple):
     """The same ring in 8 bits: `k` and `v` hold -127 ... 127, `k_unit` and `v_unit` [B, H, R, 1] what 1 is worth.
@@ -62,6 +66,11 @@ class PackedKV(NamedTuple):
     def read(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
         """Keys and values as attention takes them."""
         return (self.k * self.k_unit).astype(dtype), (self.v * self.v_unit).astype(dtype)
+
+    def with_keys(self, k: mx.array, where: mx.array) -> PackedKV:
+        """The ring with other keys [B, H, n, D] in those of its first n rows that `where` [B, 1, n, 1] names."""
+        whole, unit = _packed_rows(k)
+        return self._replace(k=_replace(self.k, whole, where), k_unit=_replace(self.k_unit, unit, where))
 
 
 Ring = KV | PackedKV
@@ -151,12 +160,21 @@ def _write(ring: mx.array, rows: mx.array, new: mx.array) -> mx.array:
     return mx.put_along_axis(ring, mx.broadcast_to(rows, new.shape), new, axis=2)
 
 
+def _replace(rows: mx.array, new: mx.array, where: mx.array) -> mx.array:
+    first = mx.where(where, new.astype(rows.dtype), rows[:, :, : new.shape[2]])
+    return mx.slice_update(rows, first, mx.array([0]), axes=(2,))
+
+
 def _packed(k: mx.array, v: mx.array) -> PackedKV:
-    wide = k.astype(mx.float32), v.astype(mx.float32)
-    units = [mx.abs(x).max(axis=-1, keepdims=True) / 127 for x in wide]
+    (whole_k, unit_k), (whole_v, unit_v) = _packed_rows(k), _packed_rows(v)
+    return PackedKV(whole_k, whole_v, unit_k, unit_v)
+
+
+def _packed_rows(x: mx.array) -> tuple[mx.array, mx.array]:
+    x = x.astype(mx.float32)
+    unit = mx.abs(x).max(axis=-1, keepdims=True) / 127
     # A row of zeros has unit 0, and comes back as zeros whatever it is divided by.
-    whole = [mx.round(x / mx.where(unit == 0, 1, unit)).astype(mx.int8) for x, unit in zip(wide, units, strict=True)]
-    return PackedKV(*whole, *units)
+    return mx.round(x / mx.where(unit == 0, 1, unit)).astype(mx.int8), unit
 
 
 class Attention(nn.Module):

@@ -12,11 +12,13 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
-from personaplex.nn.attention import KV, PackedKV, Ring
+from personaplex.nn.attention import KV, PackedKV
+from personaplex.nn.sinks import Sinks
 from personaplex.nn.transformer import TransformerState
 
 State = TypeVar("State")
-_RINGS = (KV, PackedKV)
+InPlace = KV | PackedKV | Sinks
+"""What is written in place, and never set back: sinks say how the keys in the rings are turned now."""
 
 
 def stack(states: list[State]) -> State:
@@ -30,14 +32,21 @@ def extract(state: State, slot: int) -> State:
     return cast(State, tree_map(lambda leaf: leaf[slot : slot + 1], state))
 
 
+def copied(state: State, slot: int) -> State:
+    """The same, sharing no memory with `state`, whose rings are then still written in place."""
+    return cast(State, tree_map(lambda leaf: mx.take(leaf, mx.array([slot]), axis=0), state))
+
+
 def insert(state: State, slot: int, one: State) -> State:
     """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched.
 
-    `one` may be trimmed: what then stands in the rest of the slot's rings is never seen.
+    `one` may be trimmed: the rest of the slot's rings becomes zero. Nothing sees it, but what is masked still counts
+    if it is no number.
     """
 
     def put(leaf: mx.array, row: mx.array) -> mx.array:
-        return mx.slice_update(leaf, row, mx.array([slot]), axes=(0,))
+        whole = mx.pad(row, [(0, 0)] + [(0, n - m) for n, m in zip(leaf.shape[1:], row.shape[1:], strict=True)])
+        return mx.slice_update(leaf, whole, mx.array([slot]), axes=(0,))
 
     return cast(State, tree_map(put, state, one))
 
@@ -49,8 +58,8 @@ def advance_active(active: mx.array, before: State, after: State) -> State:
     its next real token will, in a row that nothing sees before.
     """
 
-    def choose(new: mx.array | Ring, old: mx.array | Ring) -> mx.array | Ring:
-        if isinstance(new, _RINGS) or isinstance(old, _RINGS) or new is old:
+    def choose(new: mx.array | InPlace, old: mx.array | InPlace) -> mx.array | InPlace:
+        if isinstance(new, InPlace) or isinstance(old, InPlace) or new is old:
             return new
         return mx.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
@@ -79,17 +88,17 @@ def transformers(state: Any) -> list[TransformerState]:
 
 def without_rings(state: Any) -> list[mx.array]:
     """Every array but the rings: what must be kept of a state to set a slot back to it, later."""
-    leaves: list[mx.array | Ring] = []
+    leaves: list[mx.array | InPlace] = []
     tree_map(leaves.append, state, is_leaf=_is_ring)
-    return [leaf for leaf in leaves if not isinstance(leaf, _RINGS)]
+    return [leaf for leaf in leaves if not isinstance(leaf, InPlace)]
 
 
 def set_back(state: State, slot: int, kept: list[mx.array]) -> State:
     """`state` with `slot` as it was when `without_rings` was `kept`; the rings must still hold what it saw then."""
     earlier = iter(kept)
 
-    def put(leaf: mx.array | Ring) -> mx.array | Ring:
-        if isinstance(leaf, _RINGS):
+    def put(leaf: mx.array | InPlace) -> mx.array | InPlace:
+        if isinstance(leaf, InPlace):
             return leaf
         return mx.slice_update(leaf, next(earlier)[slot : slot + 1], mx.array([slot]), axes=(0,))
 
@@ -118,7 +127,7 @@ def parameters(module: nn.Module) -> dict[str, mx.array]:
 
 
 def _is_ring(node: Any) -> bool:
-    return isinstance(node, _RINGS)
+    return isinstance(node, InPlace)
 
 
 def _flat(tree: Any) -> dict[str, mx.array]:

@@ -12,7 +12,6 @@ import numpy as np
 
 from personaplex.audio import as_chunk
 from personaplex.conversation import Capabilities, EventStream, PromptChoice, VoiceChoice
-from personaplex.errors import Unsupported
 from personaplex.runtime.seat import Seat
 
 if TYPE_CHECKING:
@@ -55,21 +54,20 @@ class Call:
         """Give a recording, waiting until there is room for each frame of it."""
         self._engine.feed(self._seat, as_chunk(pcm), timeout)
 
-    def send_text(self, text: str) -> None:  # noqa: ARG002
-        """Not possible yet."""
-        self._refuse("take typed text")
+    def send_text(self, text: str) -> None:
+        """Have the agent say a text, in its own voice and beside what it hears. Experimental."""
+        self._engine.say(self._seat, text)
 
     def cancel(self) -> None:
-        """Not possible yet."""
-        self._refuse("be cancelled")
+        """Cut the agent's turn short: it is made to be silent for as long as its turns need to be over."""
+        self._engine.cancel(self._seat)
 
-    def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None) -> None:
-        """Change voice or prompt at the agent's next pause, and forget what was said; `Ready` is sent again."""
-        self._engine.update(self._seat, voice, prompt)
+    def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None, keep_history: bool = False) -> None:
+        """Change voice or prompt at the agent's next pause, and forget what was said; `Ready` is sent again.
 
-    def _refuse(self, what: str) -> None:
-        self._engine.check_open(self._seat)
-        raise Unsupported(f"a duplex conversation cannot {what}")
+        With `keep_history`, which is experimental, what is named here is read inside the running conversation.
+        """
+        self._engine.update(self._seat, voice, prompt, keep_history=keep_history)
 
     def events(self) -> EventStream:
         """The stream of this conversation's events."""

@@ -23,7 +23,7 @@ from personaplex.engine.sampling import Ceiling, Sampling, mean_entropy, session
 from personaplex.errors import CheckpointError
 from personaplex.model import PersonaPlex
 from personaplex.models.streams import N_STREAMS, UNGENERATED
-from personaplex.nn.state import arrays, extract, insert, set_back, stack, trim, without_rings
+from personaplex.nn.state import arrays, copied, extract, insert, set_back, stack, trim, without_rings
 from personaplex.runtime.limits import Limits
 from personaplex.runtime.memory import available_bytes, plan
 from personaplex.runtime.prefix import PrefixCache
@@ -31,11 +31,14 @@ from personaplex.runtime.seat import Heard
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
 from personaplex.voice import Voice
 
-Source = str | Path | Callable[[], PersonaPlex]
-"""What `PersonaPlex.from_pretrained` takes, or a function that makes a model."""
+Source = str | Path | PersonaPlex | Callable[[], PersonaPlex]
+"""What `PersonaPlex.from_pretrained` takes, a model, or a function that makes one."""
 
 READ_COLUMNS = 64
 """Columns of a new prompt per turn of the loop: others' frames go in between."""
+
+CLIP_FRAMES = 8
+"""Frames of a recorded voice likewise: the codec is the slower part where it has no GPU."""
 
 SNAPSHOT = "snapshot"
 """The kind of file that holds a running conversation."""
@@ -48,7 +51,7 @@ class Device:
     """A loaded model and `slots` rows of state."""
 
     def __init__(self, source: Source, slots: int, limits: Limits) -> None:
-        self.model = source() if callable(source) else _load(source, slots, limits)
+        self.model = source if isinstance(source, PersonaPlex) else _load(source, slots, limits)
         self.slots = slots
         self.step_ms: deque[float] = deque(maxlen=TIMED_STEPS)
         self._spare = limits.spare_frames
@@ -65,7 +68,9 @@ class Device:
         )
         z, column = mx.zeros((1, lm.config.dim), lm.dtype), mx.zeros((1, N_STREAMS), mx.int32)
         form = Prefix(temporal, z, column, column)
-        self.prefixes = PrefixCache(self.identity, form, limits.prefix_bytes, limits.prefix_folder)
+        self.prefixes = PrefixCache(
+            self.identity, form, limits.prefix_bytes, limits.prefix_folder, limits.prefix_folder_bytes
+        )
         self._state = stack([self._empty() for _ in range(slots)])
         mx.eval(arrays(self._state))
 
@@ -74,6 +79,14 @@ class Device:
         voice = self._default_voice if settings.voice is None else settings.voice or None
         prompt = self.model.default_prompt if settings.prompt is None else settings.prompt
         return self.model.compose(self._voice(voice), prompt if prompt or voice else None)
+
+    def encoding(self, path: Path, pcm: np.ndarray) -> Iterator[Voice | None]:
+        """The voice in a recording, read piece by piece: None until it is read."""
+        pieces = []
+        for codes in self.model.mimi.encoding(mx.array(pcm)[None], CLIP_FRAMES):
+            pieces.append(np.array(codes[0]).T)
+            yield None
+        yield Voice(path.stem, codes=np.concatenate(pieces))
 
     @cached_property
     def _default_voice(self) -> str | None:
@@ -92,17 +105,22 @@ class Device:
         return self._voices[choice]
 
     def reading(self, prompt: Prompt) -> Iterator[Prefix | None]:
-        """The prefix of `prompt`: kept, or read piece by piece (None until it is read, and for an empty prompt)."""
-        key = self.prefixes.key(prompt)
-        kept = self.prefixes.get(key)
-        if kept is not None:
-            yield kept
-            return
+        """The prefix of `prompt`, read piece by piece: None until it is read, and for an empty prompt."""
         for prefix in self._generator.reading(prompt, READ_COLUMNS):
             if prefix is not None:
                 prefix = trim(prefix)
-                self.prefixes.put(key, prefix)
+                mx.eval(arrays(prefix))  # another thread writes it
             yield prefix
+
+    def reading_inside(self, slot: int, prompt: Prompt, sampling: Sampling) -> Iterator[None]:
+        """Read `prompt` inside the conversation in `slot`, piece by piece; it must not be stepped meanwhile."""
+        inside = copied(self._state.generator, slot)
+        for prefix in self._generator.reading(prompt, READ_COLUMNS, inside):
+            if prefix is not None:
+                generated = insert(self._state.generator, slot, self._generator.go_on(prefix, inside, sampling))
+                self._state = self._state._replace(generator=generated)
+                mx.eval(arrays(generated))
+            yield
 
     def begin(self, slot: int, prefix: Prefix | None, seed: int, sampling: Sampling) -> None:
         """Put a new conversation into `slot`."""
@@ -116,25 +134,29 @@ class Device:
         self._state = insert(self._state, slot, state)
         mx.eval(arrays(self._state))
 
-    def wipe(self, slot: int) -> None:
-        """Leave nothing in `slot`, not even in what is never seen."""
-        self._place(slot, self._empty())
+    def step(
+        self, frames: Mapping[int, np.ndarray], forced: Mapping[int, np.ndarray], open_now: Iterable[Sampling]
+    ) -> dict[int, Heard]:
+        """One step of the model for the slots that have a frame [1920].
 
-    def step(self, frames: Mapping[int, np.ndarray], open_now: Iterable[Sampling]) -> dict[int, Heard]:
-        """One step of the model for the slots that have a frame [1920]; `open_now` are the choices of all slots."""
+        `forced` are tokens [17] of the next column of some of them; `open_now` are the choices of all slots.
+        """
         began = time.perf_counter()
         pcm, active = np.zeros((self.slots, FRAME_SAMPLES), np.float32), np.zeros(self.slots, bool)
+        tokens = np.full((self.slots, N_STREAMS), UNGENERATED, np.int32)
         for slot, heard in frames.items():
             pcm[slot], active[slot] = heard, True
-        frame, self._state = self._machine(open_now).step(mx.array(pcm), self._state, mx.array(active))
+            tokens[slot] = forced.get(slot, UNGENERATED)
+        machine, given = self._machine(open_now), (mx.array(active), mx.array(tokens))
+        frame, self._state = machine.step(mx.array(pcm), self._state, *given)
         settle(frame, self._state)
-        audio, tokens, valid = np.array(frame.pcm), np.array(frame.step.tokens), np.array(frame.step.valid)
+        audio, said, valid = np.array(frame.pcm), np.array(frame.step.tokens), np.array(frame.step.valid)
         entropy = np.array(mean_entropy(frame.step.audio_logits[:, :N_CODEBOOKS]))
         # All that the encoder makes of a frame goes through these few numbers; its codes are codes, whatever they are.
         latent = np.array(self._state.encoder.downsample[0])
         self.step_ms.append(1000 * (time.perf_counter() - began))
         return {
-            s: Heard(audio[s].copy(), tokens[s], bool(valid[s]), float(entropy[s]), bool(np.isfinite(latent[s]).all()))
+            s: Heard(audio[s].copy(), said[s], bool(valid[s]), float(entropy[s]), bool(np.isfinite(latent[s]).all()))
             for s in frames
         }
 
@@ -156,12 +178,12 @@ class Device:
         mx.eval(arrays(state))
         return state
 
-    def write(self, path: Path, slot: int, notes: dict[str, Any]) -> None:
-        """Write what `slot` holds, with `notes` about it. Raises OutputError."""
-        write_state(path, SNAPSHOT, self.identity, self.capture(slot), notes)
+    def write(self, path: Path, state: DuplexState, notes: dict[str, Any]) -> None:
+        """Write what was captured, with `notes` about it: for another thread. Raises OutputError."""
+        write_state(path, SNAPSHOT, self.identity, state, notes)
 
     def read(self, path: Path) -> tuple[DuplexState, dict[str, Any]]:
-        """The state and notes that `write` wrote. Raises CheckpointError."""
+        """The state and notes that `write` wrote: for another thread. Raises CheckpointError."""
         state, notes = read_state(path, SNAPSHOT, self.identity, self._empty())
         self._check(path, state.generator)
         return state, notes
@@ -192,8 +214,10 @@ class Device:
         return self._machines[ceiling]
 
 
-def _load(source: str | Path, slots: int, limits: Limits) -> PersonaPlex:
+def _load(source: str | Path | Callable[[], PersonaPlex], slots: int, limits: Limits) -> PersonaPlex:
     """Load a model if it and its slots fit."""
+    if callable(source):
+        return source()
     folder, available = ModelFolder(resolve(source), limits.context_seconds), available_bytes()
     if available is not None:
         plan(folder, slots, limits).check(available)

@@ -8,6 +8,7 @@ conversation is its own sound.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import logging
 import secrets
 import threading
@@ -16,9 +17,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -26,38 +28,45 @@ import numpy as np
 from personaplex.conversation import Capabilities, EndReason, Error, PromptChoice, Settings, VoiceChoice
 from personaplex.engine.duplex import DuplexState
 from personaplex.engine.generator import Prefix
+from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import Sampling, check_seed
-from personaplex.errors import BackendError, Closed, PersonaPlexError, UsageError
+from personaplex.errors import BackendError, CheckpointError, Closed, PersonaPlexError, UsageError
 from personaplex.model import PersonaPlex
+from personaplex.models.streams import AGENT, DELAYS, N_STREAMS, TEXT, UNGENERATED
 from personaplex.runtime.call import Call
 from personaplex.runtime.device import Device, Source
+from personaplex.runtime.disk import Disk
 from personaplex.runtime.ear import Ear
-from personaplex.runtime.limits import MARK_FRAMES, RECOVER_SECONDS, Limits
-from personaplex.runtime.seat import Heard, Seat
+from personaplex.runtime.limits import MARK_FRAMES, MOST_FORCED, RECOVER_SECONDS, Limits
+from personaplex.runtime.seat import Change, Forced, Heard, Seat
 from personaplex.runtime.slots import Lease, SlotTable
 from personaplex.runtime.snapshot import Notes
 from personaplex.text import EPAD, TextStream
 from personaplex.units import FRAME_RATE, FRAME_SAMPLES
 
 Result = TypeVar("Result")
-Work: TypeAlias = Generator[None, None, None]
+Pause: TypeAlias = "Future[Any] | None"
+Work: TypeAlias = Generator[Pause, None, None]
+"""Done piece by piece: after each, it pauses for a step of the others, or for as long as the disk takes."""
+
 Tell: TypeAlias = Callable[[PersonaPlexError], None]
 
+_DONE = object()
 _log = logging.getLogger("personaplex")
 
 
 class Engine:
     """A model and `slots` conversations with it. Loads in its own thread; the constructor waits for that.
 
-    `model` is what `PersonaPlex.from_pretrained` takes, or a function that makes one (it is called in that thread).
-    Raises what loading raises.
+    `model` is what `PersonaPlex.from_pretrained` takes, a model, which nobody else may use meanwhile, or a function
+    that makes one (it is called in that thread). Raises what loading raises.
 
     >>> with Engine("nvidia/personaplex-7b-v1", slots=2) as engine, engine.open(Settings(voice="NATF2")) as call:
     ...     call.send(samples)
     ...     for event in call.events(): ...
     """
 
-    capabilities = Capabilities(full_duplex=True, update=True)
+    capabilities = Capabilities(full_duplex=True, text_input=True, cancel=True, update=True, keep_history=True)
 
     def __init__(
         self,
@@ -79,6 +88,7 @@ class Engine:
         self._openings: deque[Work] = deque()
         self._stopped: PersonaPlexError | None = None
         rule = limits.voice_activity
+        self.disk = Disk()
         self._ear = Ear(rule, lambda seat: self.release(seat, "finished")) if rule is not None else None
         loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(model, loaded), name="personaplex-device", daemon=True)
@@ -90,7 +100,9 @@ class Engine:
         except BaseException:
             self._give_up_loading(loaded)
             raise
-        self._padding = (EPAD, self.model.config.lm.existing_text_padding_id)
+        config = self.model.config
+        self._padding = (EPAD, config.lm.existing_text_padding_id)
+        self._silence = np.array([config.lm.existing_text_padding_id, *config.silence_codes])
 
     def _give_up_loading(self, loaded: Future[None]) -> None:
         """Nobody will hold this engine. Loading cannot be interrupted, but what it loads need not live on."""
@@ -159,14 +171,18 @@ class Engine:
         Raises Busy and Closed as `open` does, and CheckpointError for a file that is damaged or made with another
         model, precision or window.
         """
-        state, found = self.submit(lambda: self._device.read(Path(path))).result()
+        self._check_running()
+        state, found = self.disk.do(lambda: self._device.read(Path(path))).result()
         notes = Notes.read(found, str(path))
+        if any(frame.token >= self.model.config.lm.text_card for frame in notes.forced):
+            raise CheckpointError(f"{path} is damaged: it holds tokens that this model does not have")
         with self._changed:
             self._check_running()
             self._reap()
             seat = self._seated(notes.settings, notes.seed, notes.sampling, notes.text)
             seat.agent, seat.n_frames, seat.n_dropped = notes.agent, notes.n_frames, notes.n_dropped
             seat.calm_at = notes.n_frames
+            seat.forced, seat.script = (Forced(), notes.forced[0]), deque(notes.forced[1:])
             seat.take_in(notes.unheard, self._backlog)
             self._openings.append(self._guarded(self._resuming(seat, state), self._failing(seat), "could not go on"))
             self._changed.notify_all()
@@ -184,6 +200,7 @@ class Engine:
         if self._ear is not None:
             self._ear.stop()
             self._ear = None
+        self.disk.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -229,19 +246,40 @@ class Engine:
             self._end_if_done(seat)
             self._changed.notify_all()
 
-    def update(self, seat: Seat, voice: VoiceChoice, prompt: PromptChoice) -> None:
+    def say(self, seat: Seat, text: str) -> None:
+        """Have a seat's agent say `text`, after what else it was given to say."""
+        tokens = self.model.tokenizer.spoken_tokens(text)
+        with self._changed:
+            self._check_open(seat)
+            if len(seat.script) + len(tokens) > MOST_FORCED:
+                raise UsageError(
+                    f"the text takes {len(tokens) / FRAME_RATE:.0f} s to say; up to {MOST_FORCED / FRAME_RATE:.0f} s "
+                    "may wait: give it in parts"
+                )
+            seat.script.extend(Forced(token) for token in tokens)
+
+    def cancel(self, seat: Seat) -> None:
+        """Cut short what a seat's agent is saying, and is to say."""
+        with self._changed:
+            self._check_open(seat)
+            seat.cancel()
+
+    def update(self, seat: Seat, voice: VoiceChoice, prompt: PromptChoice, *, keep_history: bool) -> None:
         """Give a seat's conversation another voice or prompt at the agent's next pause (None: as it is)."""
         with self._changed:
             self._check_open(seat)
-            if seat.ask(voice, prompt):
+            if keep_history and not voice and not prompt:
+                raise UsageError("keep_history reads a voice or a prompt after what was said: name one")
+            if seat.ask(voice, prompt, keep=keep_history):
                 self._openings.append(self._updating(seat))
             self._changed.notify_all()
 
     def save(self, seat: Seat, path: Path) -> None:
-        """Write a seat's conversation as it is between two steps; others wait meanwhile. Raises OutputError."""
+        """Write a seat's conversation as it is between two steps. Raises OutputError."""
         self.check_open(seat)
         seat.ready.result()
-        self.submit(lambda: self._write(seat, path)).result()
+        state, notes = self.submit(lambda: self._capture(seat)).result()
+        self.disk.do(lambda: self._device.write(path, state, notes.to_json())).result()
 
     def rewind(self, seat: Seat, seconds: float, seed: int | None) -> int:
         """Set a seat's conversation back; how many frames it went."""
@@ -364,25 +402,41 @@ class Engine:
             tasks, self._tasks = self._tasks, deque()
         for task in tasks:
             task()
-        while self._openings and next(self._openings[0], "done") == "done":
-            self._openings.popleft()
+        while self._openings and (pause := next(self._openings[0], _DONE)) is not None:
+            work = self._openings.popleft()
+            if isinstance(pause, Future):
+                pause.add_done_callback(partial(self._go_on, work))
         with self._changed:
             choices = [seat.sampling for seat in self._seats.values()]
             due = [(seat, frame) for seat in self._seats.values() if (frame := seat.next_frame()) is not None]
+            forced = {seat.lease.slot: self._column(*seat.forced) for seat, _ in due}
             self._changed.notify_all()
         if due:
-            self._scatter(due, self._device.step({seat.lease.slot: pcm for seat, pcm in due}, choices))
+            self._scatter(due, self._device.step({seat.lease.slot: pcm for seat, pcm in due}, forced, choices))
         return True
 
+    def _go_on(self, work: Work, _: Future[Any]) -> None:
+        with self._changed:
+            self._openings.append(work)
+            self._changed.notify_all()
+
+    def _column(self, now: Forced, then: Forced) -> np.ndarray:
+        """What is decided of the column [17] that ends one frame and begins the next."""
+        column = np.full(N_STREAMS, UNGENERATED)
+        spoken = slice(TEXT, AGENT.stop)
+        for frame, delay in ((now, 1), (then, 0)):
+            if frame.silent:
+                column[spoken] = np.where(np.array(DELAYS[spoken]) == delay, self._silence, column[spoken])
+        if not then.silent:
+            column[TEXT] = then.token
+        return column
+
     def _has_work(self) -> bool:
-        waiting = any(seat.is_ready and seat.inbox for seat in self._seats.values())
+        waiting = any(seat.is_waiting for seat in self._seats.values())
         return bool(self._stopped or self._tasks or self._openings or self._vanished or waiting)
 
     def _scatter(self, due: list[tuple[Seat, np.ndarray]], results: dict[int, Heard]) -> None:
         """Tell each seat what came of its frame; whoever has left meanwhile is told nothing."""
-        for slot, heard in results.items():
-            if not heard.is_finite:  # whoever holds it by now: nothing of it may stay for the next
-                self._device.wipe(slot)
         with self._changed:
             told = [(seat, seat.n_frames, pcm) for seat, pcm in due if self._slots.holds(seat.lease)]
             for seat, _, _ in told:
@@ -414,7 +468,7 @@ class Engine:
                 if self._slots.holds(seat.lease):
                     self._end_if_done(seat)
 
-    def _guarded(self, work: Iterator[None], tell: Tell, what: str) -> Work:
+    def _guarded(self, work: Iterator[Pause], tell: Tell, what: str) -> Work:
         """Work for one conversation, piece by piece, whose failure is that conversation's alone."""
         try:
             yield from work
@@ -422,67 +476,126 @@ class Engine:
             tell(error)
         except Exception as error:
             tell(BackendError(f"the conversation {what}: {error}"))
-        finally:
-            self._device.prefixes.write()
 
     def _failing(self, seat: Seat) -> Tell:
         return lambda error: self.release(seat, "error", error)
 
-    def _reading(self, seat: Seat, settings: Settings) -> Generator[None, None, Prefix | None]:
+    def _reading(self, seat: Seat, settings: Settings) -> Generator[Pause, None, Prefix | None]:
         """What the model makes of a voice and a role, as long as the conversation they are for goes on."""
-        self._check_held(seat)
-        read: Prefix | None = None
-        for prefix in self._device.reading(self._device.compose(settings)):
-            read = prefix
-            yield
+        prompt = yield from self._composing(seat, settings)
+        kept = self._device.prefixes
+        if not prompt.n_frames:
+            return None
+        key = kept.key(prompt)
+        read = kept.get(key)
+        if read is None and kept.folder is not None:
+            fetched = self.disk.do(lambda: kept.fetch(key))
+            yield fetched
             self._check_held(seat)
+            read = fetched.result() or kept.get(key)  # somebody else may have read it meanwhile
+        if read is None:
+            for prefix in self._device.reading(prompt):
+                read = prefix
+                yield None
+                self._check_held(seat)
+            assert read is not None
+            whole = read
+            self.disk.offer(lambda: kept.write(key, whole))
+        kept.keep(key, read)
         return read
 
-    def _opening(self, seat: Seat) -> Iterator[None]:
+    def _composing(self, seat: Seat, settings: Settings) -> Generator[Pause, None, Prompt]:
+        """Voice and role as a prompt; a recording is read by the disk's thread, and encoded piece by piece."""
+        self._check_held(seat)
+        voice = settings.voice
+        if isinstance(voice, str | Path) and voice and self.model.is_clip(voice):
+            path = Path(voice)
+            clip = self.disk.do(lambda: self.model.read_clip(path))
+            yield clip
+            self._check_held(seat)
+            for found in self._device.encoding(path, clip.result()):
+                voice = found
+                yield None
+                self._check_held(seat)
+        return self._device.compose(dataclasses.replace(settings, voice=voice))
+
+    def _opening(self, seat: Seat) -> Iterator[Pause]:
         """Read a seat's prompt piece by piece and put the state into its slot."""
         read = yield from self._reading(seat, seat.settings)
         self._device.begin(seat.lease.slot, read, seat.seed, seat.sampling)
         self._welcome(seat)
-        yield
+        yield None
 
-    def _resuming(self, seat: Seat, state: DuplexState) -> Iterator[None]:
+    def _resuming(self, seat: Seat, state: DuplexState) -> Iterator[Pause]:
         self._check_held(seat)
         self._device.go_on(seat.lease.slot, state, seat.sampling)
         self._welcome(seat)
-        yield
+        yield None
 
     def _updating(self, seat: Seat) -> Work:
         """Read the first change that a seat was asked for; a bad one changes nothing. What follows queues up again."""
         with self._changed:
-            settings = seat.next_asked()
-
-        def tell(error: PersonaPlexError) -> None:
-            seat.mailbox.put(Error(seat.n_frames, error))
-
-        yield from self._guarded(self._changing(seat, settings), tell, "could not be changed")
+            change, keep = seat.asked.pop(0)
+        yield from self._guarded(self._changing(seat, change, keep=keep), self._telling(seat), "could not be changed")
         with self._changed:
             seat.is_reading = bool(seat.asked)
             if seat.asked:
                 self._openings.append(self._updating(seat))
 
-    def _changing(self, seat: Seat, settings: Settings) -> Iterator[None]:
-        read = yield from self._reading(seat, settings)
+    def _telling(self, seat: Seat) -> Tell:
+        def tell(error: PersonaPlexError) -> None:
+            seat.mailbox.put(Error(seat.n_frames, error))
+
+        return tell
+
+    def _changing(self, seat: Seat, change: Change, *, keep: bool) -> Iterator[Pause]:
+        settings, keep = seat.with_change(change), keep and not seat.forgets
+        inside: Change = seat.inside | change if keep else {}
+        if keep:
+            named = Settings(voice=inside.get("voice") or "", prompt=inside.get("prompt") or "")  # type: ignore[arg-type]
+            prompt = yield from self._composing(seat, named)
+            act = partial(self._read_inside, seat, settings, prompt)
+        else:
+            read = yield from self._reading(seat, settings)
+            act = partial(self._exchange, seat, settings, read)
         with self._changed:
-            seat.coming, seat.change = settings, lambda: self._exchange(seat, read)
+            seat.coming, seat.change, seat.forgets, seat.inside = settings, act, not keep, inside
         self._change_in_a_pause(seat)
-        yield
+        yield None
 
     def _change_in_a_pause(self, seat: Seat) -> None:
-        if seat.change is not None and not seat.agent.speaking and self._slots.holds(seat.lease):
-            change, seat.change = seat.change, None
+        pauses = not seat.agent.speaking and not seat.is_held and not seat.script
+        if seat.change is not None and pauses and self._slots.holds(seat.lease):
+            change, seat.change, seat.forgets, seat.inside = seat.change, None, False, {}
             change()
 
-    def _exchange(self, seat: Seat, prefix: Prefix | None) -> None:
+    def _read_inside(self, seat: Seat, settings: Settings, prompt: Prompt) -> None:
+        """Begin to read a prompt inside a seat's conversation, which stands still until it is read."""
+        seat.is_held = True
+        work = self._guarded(self._reading_inside(seat, settings, prompt), self._telling(seat), "could not be changed")
+        self._openings.append(work)
+
+    def _reading_inside(self, seat: Seat, settings: Settings, prompt: Prompt) -> Iterator[Pause]:
+        try:
+            for _ in self._device.reading_inside(seat.lease.slot, prompt, seat.sampling):
+                yield None
+                self._check_held(seat)
+            with self._changed:
+                seat.begin_again(settings, kept=True)
+            self._mark(seat)
+        finally:
+            with self._changed:
+                seat.is_held = False
+                if seat.change is None:  # what could not be read does not come
+                    seat.coming = seat.settings
+            self._change_in_a_pause(seat)
+
+    def _exchange(self, seat: Seat, settings: Settings, prefix: Prefix | None) -> None:
         """Put what was read into a seat's slot. Nobody waits for the lock meanwhile: the slot is this thread's."""
         self._device.begin(seat.lease.slot, prefix, seat.seed, seat.sampling)
         with self._changed:
             if self._slots.holds(seat.lease):
-                seat.begin_again()
+                seat.begin_again(settings)
                 self._mark(seat)
 
     def _welcome(self, seat: Seat) -> None:
@@ -502,6 +615,10 @@ class Engine:
     def _rewind(self, seat: Seat, n_frames: float, seed: int | None) -> int:
         with self._changed:
             self._check_open(seat)
+            if seat.is_held:
+                raise UsageError(
+                    "the conversation cannot go back while a role is read inside it; Ready tells when it was"
+                )
             return self._set_back(seat, seat.go_back(n_frames), seed)
 
     def _set_back(self, seat: Seat, to: tuple[int, list[mx.array]], seed: int | None) -> int:
@@ -511,10 +628,10 @@ class Engine:
         self._mark(seat)  # with the new seed, whoever goes back there again
         return went
 
-    def _write(self, seat: Seat, path: Path) -> None:
+    def _capture(self, seat: Seat) -> tuple[DuplexState, Notes]:
         with self._changed:
             self._check_open(seat)
             if not seat.is_ready:
                 raise UsageError("the conversation is not ready: its slot holds nothing of it yet")
             notes = Notes.of(seat)
-        self._device.write(path, seat.lease.slot, notes.to_json())
+        return self._device.capture(seat.lease.slot), notes

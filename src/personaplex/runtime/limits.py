@@ -21,6 +21,10 @@ RECOVERIES, CALM_FRAMES = 3, 125
 """So many recoveries in a row are tried; what shows no sign for ten seconds after one was helped by it."""
 
 
+MOST_FORCED = 750
+"""Frames that the text which waits to be said may take: a minute."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an engine keeps for each slot.
@@ -29,10 +33,10 @@ class Limits:
     `context_seconds`: a shorter window than the model's own, for less memory. `backlog_seconds`: unheard input beyond
     it is shed, oldest first. `unread_seconds`: a conversation of whose sound nobody reads as much is ended.
     `rewind_seconds`: how far a conversation can be set back (the window grows by as much). `prefix_bytes`: memory for
-    prompts that were read, which are kept in `prefix_folder` too if one is named. `voice_activity`: when a user counts
-    as speaking; None does without. `recover`: set a conversation that repeats itself or makes noise back by two
-    seconds, with another seed; if three times in a row do not help, it is left as it is. `kv_bits`: 8 keeps keys and
-    values in half the memory.
+    prompts that were read, which are kept in `prefix_folder` too if one is named, in files of up to
+    `prefix_folder_bytes` together. `voice_activity`: when a user counts as speaking; None does without. `recover`: set
+    a conversation that repeats itself or makes noise back by two seconds, with another seed; if three times in a row
+    do not help, it is left as it is. `kv_bits`: 8 keeps keys and values in half the memory.
     """
 
     pinned_frames: int = 256
@@ -42,6 +46,7 @@ class Limits:
     rewind_seconds: float = 0.0
     prefix_bytes: int = 1 << 30
     prefix_folder: Path | None = None
+    prefix_folder_bytes: int = 1 << 30
     voice_activity: VoiceActivity | None = field(default_factory=VoiceActivity)
     recover: bool = False
     kv_bits: int = 16
@@ -55,8 +60,9 @@ class Limits:
                 raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be one frame or more")
         if not 0 <= self.rewind_seconds < 1e6:
             raise UsageError(f"rewind seconds is {self.rewind_seconds}; it must be 0 or more")
-        if self.prefix_bytes < 0:
-            raise UsageError(f"prefix bytes is {self.prefix_bytes}; it must be 0 or more")
+        for name in ("prefix_bytes", "prefix_folder_bytes"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be 0 or more")
         if self.recover and self.rewind_seconds < RECOVER_SECONDS:
             raise UsageError(f"recover goes back {RECOVER_SECONDS} s; rewind seconds must be as much or more")
 

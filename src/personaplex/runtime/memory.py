@@ -12,6 +12,7 @@ from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.load import blank_lm, default_dtype
 from personaplex.errors import BackendError
 from personaplex.models.mimi import Mimi
+from personaplex.nn.sinks import open_sinks
 from personaplex.nn.state import n_bytes, parameters
 from personaplex.runtime.limits import Limits
 
@@ -50,13 +51,14 @@ def plan(folder: ModelFolder, slots: int, limits: Limits, dtype: mx.Dtype | None
     lm, mimi = blank_lm(config.lm, quantization=config.quantization), Mimi(config.mimi)
     extra_rows = limits.pinned_frames + limits.spare_frames
     window = lm.temporal.init_state(1, dtype=dtype, extra_rows=extra_rows, kv_bits=limits.kv_bits)
+    sinks = open_sinks(window.rings, limits.pinned_frames, dtype)
     codec_state = (mimi.init_encoder(1, limits.spare_frames), mimi.init_decoder(1, limits.spare_frames))
     return MemoryPlan(
         weights=sum(
             array.nbytes if array.dtype == mx.uint32 else array.size * dtype.size for array in parameters(lm).values()
         ),
         codec=n_bytes(parameters(mimi)),
-        slot=n_bytes((window, codec_state)),
+        slot=n_bytes((window, sinks, codec_state)),
         slots=slots,
     )
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -33,15 +33,25 @@ from personaplex.conversation import (
 from personaplex.engine.sampling import Sampling
 from personaplex.errors import Closed, PersonaPlexError, UsageError
 from personaplex.guard import Guard, Kind
-from personaplex.models.streams import AGENT, TEXT
+from personaplex.models.streams import AGENT, TEXT, UNGENERATED
 from personaplex.runtime.limits import CALM_FRAMES, RECOVERIES
 from personaplex.runtime.slots import Lease
 from personaplex.text import TextStream
-from personaplex.turns import QUIET_RMS, Turn, UserTurn
+from personaplex.turns import QUIET_FRAMES, QUIET_RMS, Turn, UserTurn
 from personaplex.units import FRAME_RATE
 
 if TYPE_CHECKING:
     from personaplex.vad import SpeechDetector
+
+Change: TypeAlias = "dict[str, VoiceChoice | PromptChoice]"
+"""Settings that are to become others, by name."""
+
+
+class Forced(NamedTuple):
+    """What is decided of a frame beforehand: its text `token`, or that the agent is `silent` in it."""
+
+    token: int = UNGENERATED
+    silent: bool = False
 
 
 @dataclass
@@ -70,7 +80,9 @@ class Seat:
     `n_frames` counts the frames lived, `age` those remembered: fewer, once it was set back, than `furthest`, the most
     that were written into the rings. `marks` are earlier states of the whole batch without rings, by this
     conversation's age then; rings of `spare_frames` reach them. `asked` are changes of the settings that are to be
-    read, `coming` the settings with those that were; `change` waits for the agent's next pause.
+    read, and whether what was said is kept; `coming` are the settings with those that were read. `change` waits for the
+    agent's next pause: it `forgets`, or `inside` is what it reads. Meanwhile the conversation `is_held`, and no frame
+    of it is stepped. `script` is what is decided of the frames after `forced`, which hold for the last and the next.
     """
 
     lease: Lease
@@ -95,10 +107,15 @@ class Seat:
     marks: deque[tuple[int, list[mx.array]]] = field(default_factory=deque)
     n_recoveries: int = 0
     calm_at: int = 0
-    asked: list[dict[str, VoiceChoice | PromptChoice]] = field(default_factory=list)
+    asked: list[tuple[Change, bool]] = field(default_factory=list)
     is_reading: bool = False
     coming: Settings = field(init=False)
     change: Callable[[], None] | None = None
+    forgets: bool = False
+    inside: Change = field(default_factory=dict)
+    is_held: bool = False
+    script: deque[Forced] = field(default_factory=deque)
+    forced: tuple[Forced, Forced] = (Forced(), Forced())
     agent: Turn = field(default_factory=Turn)
     agent_began: int = 0
     talked_over: bool = False
@@ -146,55 +163,67 @@ class Seat:
         """Nothing more will come, and all that came was heard."""
         return self.finishing and self.is_ready and not self.inbox and not self.in_step
 
+    @property
+    def is_waiting(self) -> bool:
+        """A frame of it can be heard now."""
+        return self.is_ready and not self.is_held and bool(self.inbox)
+
     def next_frame(self) -> np.ndarray | None:
         """The frame to be heard in the next step, if there is one."""
-        if not self.is_ready or not self.inbox:
+        if not self.is_waiting:
             return None
         self.in_step = True
+        self.forced = self.forced[1], self.script.popleft() if self.script else Forced()
         return self.inbox.popleft()
 
-    def begin(self) -> None:
+    def cancel(self) -> None:
+        """Be silent until the turn is over, if there is one, and say nothing that waits to be said."""
+        silent = QUIET_FRAMES if self.agent.speaking else sum(frame.silent for frame in self.script)
+        self.script = deque([Forced(silent=True)] * silent)
+
+    def begin(self, *, kept: bool = False) -> None:
         """The slot holds this conversation now."""
         self.is_ready = True
-        self.mailbox.put(Ready(self.n_frames, self.seed))
+        self.mailbox.put(Ready(self.n_frames, self.seed, kept))
         if self.agent.speaking:  # a snapshot was taken in the middle of a turn
             self.mailbox.put(AgentStarted(self.n_frames))
         self._tell_of_shedding()
         if not self.ready.done():
             self.ready.set_result(None)
 
-    def ask(self, voice: VoiceChoice, prompt: PromptChoice) -> bool:
+    def ask(self, voice: VoiceChoice, prompt: PromptChoice, *, keep: bool) -> bool:
         """Ask for another voice or role (None: as it is); whether somebody must begin to read what was asked for.
 
         What was asked for earlier, is not being read yet and would not last is dropped: no more than a few wait.
         """
-        change: dict[str, VoiceChoice | PromptChoice] = {"voice": voice, "prompt": prompt}
-        wanted: dict[str, VoiceChoice | PromptChoice] = {
-            name: value for name, value in change.items() if value is not None
-        }
-        self.asked = [*(earlier for earlier in self.asked if not earlier.keys() <= wanted.keys()), wanted]
+        change: Change = {"voice": voice, "prompt": prompt}
+        wanted: Change = {name: value for name, value in change.items() if value is not None}
+        self.asked = [*(earlier for earlier in self.asked if not earlier[0].keys() <= wanted.keys()), (wanted, keep)]
         idle, self.is_reading = not self.is_reading, True
         return idle
 
-    def next_asked(self) -> Settings:
-        """The settings with the change that was asked for first."""
-        return dataclasses.replace(self.coming, **self.asked.pop(0))  # type: ignore[arg-type]
+    def with_change(self, change: Change) -> Settings:
+        """The settings that are coming, with another change."""
+        return dataclasses.replace(self.coming, **change)  # type: ignore[arg-type]
 
-    def begin_again(self) -> None:
-        """The slot holds this conversation with another voice or role, and nothing of what was said."""
-        self.settings, self.age, self.furthest, self.guard = self.coming, 0, 0, Guard(self.padding)
+    def begin_again(self, settings: Settings, *, kept: bool = False) -> None:
+        """The slot holds this conversation with another voice or role, and nothing of what was said unless `kept`."""
+        self.settings, self.guard, self.forced = settings, Guard(self.padding), (Forced(), Forced())
         self.marks.clear()
-        if rest := self.text.flush():
-            self.mailbox.put(AgentText(max(self.n_frames - 1, 0), rest))
-        self.begin()
+        if not kept:
+            self.age = self.furthest = 0
+            self.script.clear()
+            if rest := self.text.flush():
+                self.mailbox.put(AgentText(max(self.n_frames - 1, 0), rest))
+        self.begin(kept=kept)
 
     def tell(self, heard: Heard) -> int:
         """The events of one step; how many are unread now."""
         at, self.n_frames, self.age = self.n_frames, self.n_frames + 1, self.age + 1
         self.furthest = max(self.furthest, self.age)
-        token = int(heard.tokens[TEXT])
-        sounds = rms(heard.pcm) >= QUIET_RMS or (heard.valid and token not in self.padding)
-        before, self.agent = self.agent, self.agent.after(sounds)
+        token, silenced = int(heard.tokens[TEXT]), self.forced[0].silent
+        sounds = not silenced and (rms(heard.pcm) >= QUIET_RMS or (heard.valid and token not in self.padding))
+        before, self.agent = self.agent, Turn() if silenced else self.agent.after(sounds)
         if self.agent.speaking and not before.speaking:
             self.agent_began = at
             self.mailbox.put(AgentStarted(at))
@@ -205,7 +234,7 @@ class Seat:
         if text:
             unread = self.mailbox.put(AgentText(at, text))
         if before.speaking and not self.agent.speaking:
-            if self.talked_over:
+            if self.talked_over or silenced:
                 self.mailbox.put(Interrupted(at))
             unread = self.mailbox.put(AgentEnded(at))
         return unread
@@ -216,6 +245,8 @@ class Seat:
 
     def judge(self, heard: Heard) -> Kind | None:
         """Whether the agent's speech is no speech any more, as of the step told last; told when it begins."""
+        if self.forced[0].silent:
+            return None
         kind = self.guard.watch(heard.pcm, int(heard.tokens[TEXT]), heard.tokens[AGENT], heard.entropy)
         if kind is not None:
             self.mailbox.put(Degenerate(self.n_frames - 1, kind))
@@ -246,7 +277,8 @@ class Seat:
             )
         while len(self.marks) > 1 and self.marks[-1][0] > self.age - n_frames:
             self.marks.pop()
-        self.guard = Guard(self.padding)
+        self.guard, self.forced = Guard(self.padding), (Forced(), Forced())
+        self.script.clear()
         return self.marks[-1]
 
     def may_recover(self) -> bool:

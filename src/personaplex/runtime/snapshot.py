@@ -13,14 +13,17 @@ from personaplex.audio import as_chunk
 from personaplex.conversation import PromptChoice, Settings
 from personaplex.engine.sampling import Sampling, check_seed
 from personaplex.errors import AudioError, CheckpointError, UsageError
-from personaplex.runtime.seat import Seat
-from personaplex.turns import Turn
+from personaplex.models.streams import UNGENERATED
+from personaplex.runtime.limits import MOST_FORCED
+from personaplex.runtime.seat import Forced, Seat
+from personaplex.turns import QUIET_FRAMES, Turn
 from personaplex.voice import Voice
 
 Kind = TypeVar("Kind")
 
 _MOST_FRAMES = 1 << 53
 _LONGEST_CHARACTER = 4
+_MOST_FORCED = MOST_FORCED + QUIET_FRAMES
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Notes:
     n_dropped: int
     text: bytes
     agent: Turn
+    forced: tuple[Forced, ...]
     unheard: np.ndarray
 
     @classmethod
@@ -47,6 +51,7 @@ class Notes:
             n_dropped=seat.n_dropped,
             text=seat.text.held,
             agent=seat.agent,
+            forced=(seat.forced[1], *seat.script),
             unheard=seat.unheard,
         )
 
@@ -62,6 +67,7 @@ class Notes:
             "n_dropped": self.n_dropped,
             "text": self.text.hex(),
             "agent": list(self.agent),
+            "forced": [list(frame) for frame in self.forced],
             "unheard": base64.b64encode(self.unheard.astype("<f4").tobytes()).decode(),
         }
 
@@ -79,6 +85,9 @@ class Notes:
         check_seed(seed)
         voice, text = notes["voice"], bytes.fromhex(notes["text"])
         speaking, quiet = notes["agent"]
+        forced = tuple(_forced(*_typed(frame, list)) for frame in _typed(notes["forced"], list))
+        if not 1 <= len(forced) <= _MOST_FORCED:
+            raise ValueError(f"{len(forced)} frames to come")
         if len(text) > _LONGEST_CHARACTER:
             raise ValueError(f"a character of {len(text)} bytes")
         return cls(
@@ -89,6 +98,7 @@ class Notes:
             n_dropped=_count(notes["n_dropped"]),
             text=text,
             agent=Turn(_typed(speaking, bool), _count(quiet)),
+            forced=forced,
             unheard=as_chunk(np.frombuffer(base64.b64decode(notes["unheard"], validate=True), "<f4")),
         )
 
@@ -104,6 +114,10 @@ def _count(value: object) -> int:
     if not 0 <= number < _MOST_FRAMES:
         raise ValueError(f"{number} frames")
     return number
+
+
+def _forced(token: object, silent: object) -> Forced:
+    return Forced(UNGENERATED if token == UNGENERATED else _count(token), _typed(silent, bool))
 
 
 def _prompt(value: object) -> PromptChoice:

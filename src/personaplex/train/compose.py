@@ -64,7 +64,7 @@ class Composition:
     quiet_calls: float = 0.06
     wrong_codes: float = 0.3
     answer_delay: tuple[int, ...] = (3, 3, 3, 4)
-    stop_delay: tuple[int, ...] = (2, 3, 3)
+    stop_delay: tuple[int, ...] = (3, 4, 4)
     longest_prompt: int = 100
     quiet_frames: float = 0.12
     audio_frames: float = 0.36

@@ -1,0 +1,57 @@
+"""Pinned tokens that stay near: what a prompt's keys are turned by when the window has long moved past them.
+
+A model reads what lies as far back as in its training, and no further: a prompt that is pinned at the positions it was
+read at is seen for ever, and soon not understood (docs/log.md has the measurement). So the pinned keys follow the
+window, as attention sinks do (Xiao et al. 2023), in strides: between two strides nothing is done for it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from personaplex.nn.attention import Ring
+from personaplex.nn.rope import open_rotation
+
+STRIDE = 25
+"""Tokens that the window moves on before the pinned ones follow: they are never further from it than that."""
+
+
+class Sinks(NamedTuple):
+    """The keys of the first n rows of each layer's ring [B, H, n, D] as they were read, for nothing to add up, and
+    `shift` [B]: how many positions further on those in the rings stand."""
+
+    keys: tuple[mx.array, ...]
+    shift: mx.array
+
+
+def open_sinks(rings: tuple[Ring, ...], n_rows: int, dtype: mx.Dtype) -> Sinks:
+    """The first `n_rows` rows of rings in which nothing was turned yet; rows that they lack are zeros."""
+    slots, held = rings[0].k.shape[0], min(n_rows, rings[0].k.shape[2])
+    lacking = [(0, 0), (0, 0), (0, n_rows - held), (0, 0)]
+    keys = tuple(mx.pad(ring.read(dtype)[0][:, :, :held], lacking) for ring in rings) if n_rows else ()
+    return Sinks(keys, mx.zeros((slots,), mx.int32))
+
+
+def due_shift(position: np.ndarray, pinned: np.ndarray, context: int) -> np.ndarray:
+    """How far pinned tokens should stand further on for the query at `position` [B]: a whole number of strides.
+
+    Their last one then lies where the token before the window's oldest would, or less than a stride further back.
+    """
+    passed = np.maximum(position - context - pinned + 1, 0)
+    return np.where(pinned > 0, passed // STRIDE * STRIDE, 0)
+
+
+def follow(
+    rings: tuple[Ring, ...], sinks: Sinks, pinned: mx.array, shift: mx.array, period: float
+) -> tuple[tuple[Ring, ...], Sinks]:
+    """The rings with their `pinned` [B] first keys `shift` [B] positions further on than they were read."""
+    slots, heads, n, head = sinks.keys[0].shape
+    # One token in each of heads x n rows: they all turn by the same angle.
+    turn = open_rotation(shift[:, None], head, period)
+    pins = (mx.arange(n) < pinned[:, None])[:, None, :, None]
+    turned = [turn(k.reshape(slots, heads * n, 1, head)).reshape(k.shape) for k in sinks.keys]
+    moved = tuple(ring.with_keys(k, pins) for ring, k in zip(rings, turned, strict=True))
+    return moved, Sinks(sinks.keys, shift)
