@@ -97,12 +97,12 @@ def test_a_slow_blas_is_a_warning_with_its_cure(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("device", "gib", "verdict", "says", "mend"),
     [
-        (mx.gpu, 64, "ok", "the 7B fits (17.", None),
+        (mx.gpu, 64, "ok", "the 7B fits (18.0", None),
         (mx.gpu, 14, "warning", "the 7B fits as `--bits 8` makes it", "--bits 8"),
         (mx.gpu, 10, "warning", "the 7B fits as `--bits mixed` makes it", "--out personaplex-mixed --bits mixed"),
-        (mx.gpu, 4, "warning", "the 7B needs 8.2 GiB", "--model nano"),
-        (mx.cpu, 64, "ok", "the 7B fits (35.3 GiB with one conversation)", None),
-        (mx.cpu, 16, "warning", "the 7B needs 35.3 GiB", "--model nano"),
+        (mx.gpu, 4, "warning", "the 7B needs 8.3 GiB", "--model nano"),
+        (mx.cpu, 64, "ok", "the 7B fits (35.6 GiB with one conversation)", None),
+        (mx.cpu, 16, "warning", "the 7B needs 35.6 GiB", "--model nano"),
         (mx.cpu, 0.5, "warning", "0.5 GiB are free; the 7B needs", "--model nano"),
         (mx.cpu, 0.05, "problem", "0.0 GiB are free", "close other programs: nano needs 0.1 GiB"),
     ],
