@@ -418,18 +418,23 @@ class QuantizationConfig:
 
 @dataclass(frozen=True)
 class FileHash:
-    """A file of a model folder and its SHA-256."""
+    """A file of a model folder by its path in there, its size and its SHA-256."""
 
     name: str
+    n_bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        if Path(self.name).is_absolute() or ".." in Path(self.name).parts:
+            raise ConfigError(f"the file {self.name!r} is not one of its folder")
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Where a converted model came from.
 
-    `source` is what was converted and `base_model` the repository that it goes back to, if that is known, whose licence
-    it has; `files` are all but this file and the card.
+    `source` is what was converted and `base_model` the repository that it goes back to (or nano), whose licence it has,
+    empty where that is not known; `files` are all but this file and the card.
     """
 
     source: str

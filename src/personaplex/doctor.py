@@ -82,42 +82,37 @@ def check_memory() -> Check:
     """How much memory there is, and what of the 7B fits into it."""
     from personaplex.checkpoint.folder import ModelFolder
     from personaplex.checkpoint.hub import bundled
+    from personaplex.checkpoint.recipe import quantization
+    from personaplex.config import LMConfig, ModelConfig
     from personaplex.runtime.limits import Limits
     from personaplex.runtime.memory import available_bytes, plan
 
     available = available_bytes()
     if available is None:
         return Check("memory", "ok", "this system does not say how much is free")
-    with tempfile.TemporaryDirectory() as empty:
-        # A folder that says nothing about itself is the 7B.
-        whole = plan(ModelFolder(Path(empty)), 1, Limits())
+    needs = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for bits in ("16", "8", "mixed", "4"):
+            config = ModelConfig(quantization=quantization(bits, LMConfig()))
+            (folder / "config.json").write_text(config.to_json())
+            needs[bits] = plan(ModelFolder(folder), 1, Limits()).total
     small = plan(ModelFolder(bundled(("config.json",))), 1, Limits()).total
     found = f"{available / GIB:.1f} GiB are free"
     if available < small:
-        mend = f"close other programs: nano needs {small / GIB:.1f} GiB, and the 7B {whole.total / GIB:.1f}"
+        mend = f"close other programs: nano needs {small / GIB:.1f} GiB, and the 7B {needs['16'] / GIB:.1f}"
         return Check("memory", "problem", found, mend, BackendError.exit_code)
-    needs = {bits: whole.total - whole.weights + whole.weights * share for bits, share in _shares().items()}
-    fitting = [bits for bits, n_bytes in needs.items() if n_bytes <= available]
-    if not fitting:
+    best = next((bits for bits, n_bytes in needs.items() if n_bytes <= available), None)
+    if best is None:
         least = min(needs.values()) / GIB
         return Check(
             "memory", "warning", f"{found}; the 7B needs {least:.1f} GiB here", "personaplex talk --model nano"
         )
-    found += f"; the 7B fits at {fitting[0]} bits ({needs[fitting[0]] / GIB:.1f} GiB with one conversation)"
-    if fitting[0] >= 16:
-        return Check("memory", "ok", found)
-    mend = f"personaplex convert {THE_7B} --out personaplex-{fitting[0]} --bits {fitting[0]}"
-    return Check("memory", "warning", found, mend)
-
-
-def _shares() -> dict[int, float]:
-    """Bits per weight, and the share of the plain weights they take; a CPU unpacks everything to float32."""
-    import mlx.core as mx
-
-    if mx.default_device().type == mx.DeviceType.cpu:
-        return {32: 1.0}
-    # One 16-bit scale and one 16-bit bias for each group of 64.
-    return {16: 1.0, 8: 8.5 / 16, 4: 4.5 / 16}
+    takes = f"({needs[best] / GIB:.1f} GiB with one conversation)"
+    if best == "16":
+        return Check("memory", "ok", f"{found}; the 7B fits {takes}")
+    mend = f"personaplex convert {THE_7B} --out personaplex-{best} --bits {best}"
+    return Check("memory", "warning", f"{found}; the 7B fits as `--bits {best}` makes it {takes}", mend)
 
 
 def check_disk() -> Check:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from personaplex.checkpoint.folder import ModelFolder
-from personaplex.checkpoint.hub import BUNDLED, LM_WEIGHTS, find
+from personaplex.checkpoint.hub import LM_WEIGHTS, find
 from personaplex.checkpoint.load import default_dtype, expected_tensors
 from personaplex.checkpoint.rules import Rule, lm_rules
-from personaplex.checkpoint.sources import OUR_OWN, SOURCES, Licence
+from personaplex.checkpoint.sources import BUNDLED, SOURCES, UNKNOWN, Licence, licence_of
 from personaplex.checkpoint.tensors import Entry, TensorFile, scale_name
 from personaplex.config import PARTS
 from personaplex.errors import CheckpointError
@@ -21,8 +21,6 @@ from personaplex.nn.state import parameters
 from personaplex.runtime.limits import Limits
 from personaplex.runtime.memory import MemoryPlan, available_bytes, plan
 from personaplex.units import FRAME_RATE, N_CODEBOOKS
-
-UNKNOWN = Licence("not stated", "")
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,11 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is known of a model; `folder` is None for a known repository that is not on this machine."""
+    """What is known of a model; `folder` is None for a known repository that is not on this machine.
+
+    `made_of` is what it was converted from, and by what. `verified` are the files that were read and have the SHA-256
+    that is known of them; None where nobody asked.
+    """
 
     model: str
     licence: Licence
@@ -59,21 +61,26 @@ class Summary:
     most_sessions: int | None
     dtype: str | None
     memory: list[Sessions]
+    made_of: str = ""
+    verified: list[str] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The same as one JSON object."""
         return asdict(self)
 
 
-def summarise(model: str, sessions: int) -> Summary:
+def summarise(model: str, sessions: int, *, verify: bool = False) -> Summary:
     """Look at nano, a folder or a repository, of which nothing is downloaded; memory for 1 to `sessions` conversations.
 
-    Raises CheckpointError for what cannot be read, or a repository that is neither known nor here.
+    With `verify`, every file whose SHA-256 is known is read. Raises CheckpointError for what cannot be read, what is
+    another file than it should be, or a repository that is neither known nor here.
     """
     path, source = find(model), SOURCES.get(model)
     if path is None:
         if source is None:
             raise CheckpointError(f"{model} is not on this machine, and not one of {', '.join(SOURCES)}")
+        if verify:
+            raise CheckpointError(f"{model} is not on this machine, so there is nothing to verify")
         files = {name: file.n_bytes for name, file in source.files.items()}
         return Summary(
             model, source.licence, source.gated, None, {"kind": source.kind}, files, [], {}, None, None, None, []
@@ -84,8 +91,9 @@ def summarise(model: str, sessions: int) -> Summary:
         for file in sorted([*path.glob("*"), *path.glob("voices/*")])
         if file.is_file() and not file.name.startswith(".")
     }
-    licence = OUR_OWN if model == BUNDLED else source.licence if source else _licence(path)
+    licence = licence_of(model) if model == BUNDLED or source else _licence(path)
     gated = bool(source and source.gated)
+    verified = folder.verify(source.files if source else None) if verify else None
     codec, alone = folder.codec
     about: dict[str, Any] = {
         "kind": "mimi",
@@ -93,7 +101,9 @@ def summarise(model: str, sessions: int) -> Summary:
     }
     counts = {"codec": _n_values(TensorFile(folder.codec_file).entries)}
     if alone or not any(next(path.glob(name), None) for name in LM_WEIGHTS):
-        return Summary(model, licence, gated, str(path), about, files, [], counts, None, None, None, [])
+        return Summary(
+            model, licence, gated, str(path), about, files, [], counts, None, None, None, [], verified=verified
+        )
     about |= _architecture(folder)
     parts = _parts(folder)
     counts |= {
@@ -105,7 +115,11 @@ def summarise(model: str, sessions: int) -> Summary:
     memory = [Sessions(p.slots, p.total, None if available is None else p.total <= available) for p in plans]
     room = None if available is None else _most_sessions(plans[0], available)
     dtype = str(default_dtype()).split(".")[-1]
-    return Summary(model, licence, gated, str(path), about, files, parts, counts, available, room, dtype, memory)
+    made = folder.config.provenance
+    made_of = f"{made.source}, by {made.converter}" if made else ""
+    return Summary(
+        model, licence, gated, str(path), about, files, parts, counts, available, room, dtype, memory, made_of, verified
+    )
 
 
 def _most_sessions(plan_of_one: MemoryPlan, available: int) -> int:

@@ -105,7 +105,7 @@ def test_two_voices_are_blended(desk: Path, capsys: pytest.CaptureFixture[str]) 
         (["blend", "half", "VOICE0", "ann", *TINY], 5, "already"),
         (["blend", "VOICE0", "VOICE0", "ann", *TINY], 5, "of its own"),
         (["blend", "other", "VOICE0", "nobody", *TINY], 5, "unknown voice"),
-        (["blend", "other", "VOICE0", "clip.wav", *TINY], 4, "not a safetensors file"),
+        (["blend", "other", "VOICE0", "clip.wav", *TINY], 5, "`voices add` makes a voice of a recording"),
         (["blend", "other", "VOICE0", "ann", "--weight", "2", *TINY], 2, "from 0 to 1"),
     ):
         assert main(["voices", *arguments]) == code, told

@@ -286,7 +286,7 @@ def test_a_window_that_does_not_fit_is_refused_with_the_numbers(
     monkeypatch.setattr("personaplex.runtime.device.available_bytes", lambda: 1 << 20)
     assert main([*TALK, *files]) == BACKEND
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("personaplex: ")]
-    assert "1 slots need" in line and "0.00 GiB are available" in line and "context seconds" in line
+    assert "1 slot needs" in line and "0.00 GiB are available" in line and "context seconds" in line
 
 
 def test_typed_commands_reach_the_model(desk: Path, terminals: list[Terminal]) -> None:

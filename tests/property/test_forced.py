@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -27,8 +28,10 @@ from personaplex.engine.prompt import Prompt, compose
 from personaplex.engine.sampling import Ceiling
 from personaplex.errors import CheckpointError, Closed, PersonaError, PersonaPlexError, UsageError
 from personaplex.models.streams import AGENT, DELAYS, TEXT, USER
+from personaplex.nn.sinks import STRIDE
 from personaplex.nn.state import arrays
 from personaplex.runtime.call import Call
+from personaplex.runtime.disk import Disk
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import MOST_FORCED, Limits
 from personaplex.runtime.seat import Heard
@@ -190,6 +193,24 @@ def test_what_was_said_is_remembered_only_if_it_is_kept() -> None:
             assert same(one, same_again) and same(one, other) != keep
 
 
+def test_a_role_is_read_with_the_pinned_one_where_it_belongs() -> None:
+    """At a frame where that is due to follow the window: whether a neighbour was stepped meanwhile is not heard."""
+    assert same(after_a_stride(neighbour=False), after_a_stride(neighbour=True))
+
+
+def after_a_stride(*, neighbour: bool) -> list[np.ndarray]:
+    with small_engine(2, PLAIN) as engine, engine.open(settings(1)) as call, engine.open(settings(2)) as other:
+        n_frames = engine.model.lm.config.context + STRIDE - 2  # the prompt has a column more than are pinned
+        hear(call, sound(1, n_frames))
+        if neighbour:
+            hear(other, sound(2, 1))
+        engine._seats[0].agent = Turn()
+        call.update(prompt=[60, 61], keep_history=True)
+        wait_for(lambda: call._seat.settings.prompt == [60, 61])
+        assert engine.submit(lambda: engine._device.capture(0)).result().generator.sinks.shift.item() == STRIDE
+        return hear(call, sound(7, 2))
+
+
 def test_neighbours_are_stepped_between_the_pieces_of_a_role(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a new conversation's role, and of one that is read inside another, which stands still meanwhile."""
     monkeypatch.setattr("personaplex.runtime.device.READ_COLUMNS", 4)
@@ -266,6 +287,26 @@ def test_neighbours_are_stepped_between_the_pieces_of_a_recorded_voice(
                 pass
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_change_waits_for_the_conversation_to_begin(keep: bool, tmp_path: Path) -> None:
+    """Even when the new role is known already, and the first one is still looked for on the disk."""
+    with small_engine(1, dataclasses.replace(PLAIN, prefix_folder=tmp_path)) as engine:
+        with engine.open(Settings("", [60, 61], seed=1)) as call:
+            expected = hear(call, sound(1, 4))
+        go_on = threading.Event()
+        engine.disk.do(lambda: go_on.wait(10))
+        with held_back(engine):
+            call = engine.open(Settings("", [5, 6], seed=1))
+            call.update(prompt=[60, 61], keep_history=keep)
+        wait_for(lambda: not call._seat.is_reading)
+        assert not call._seat.is_ready
+        go_on.set()
+        events = call.events()
+        assert [events.get(30), events.get(30)] == [Ready(0, 1), Ready(0, 1, keep)]
+        assert same(hear(call, sound(1, 4)), expected) != keep
+        call.close()
+
+
 def test_a_role_that_cannot_be_read_inside_changes_nothing() -> None:
     with small_engine(1, PLAIN) as engine, engine.open(settings(1)) as call:
         call.update(prompt=[5] * 60, keep_history=True)
@@ -276,6 +317,20 @@ def test_a_role_that_cannot_be_read_inside_changes_nothing() -> None:
         events = list(call.events())
         assert [type(event.error) for event in events if isinstance(event, Error)] == [PersonaError] * 2
         assert events[-1] == Ended(2, "finished") and call._seat.settings == settings(1) == call._seat.coming
+
+
+def test_a_role_that_cannot_be_read_inside_spoils_no_later_change() -> None:
+    """It is told at once, in the middle of the agent's turn too, and what is asked for next is not built on it."""
+    with small_engine(1, PLAIN) as engine, engine.open(settings(1)) as call:
+        engine.submit(lambda: setattr(call._seat, "agent", Turn(speaking=True))).result()
+        call.update(prompt=[5] * 60, keep_history=True)
+        wait_for(lambda: not call._seat.is_reading)
+        call.update(voice="")
+        wait_for(lambda: not call._seat.is_reading)
+        assert call._seat.change is not None and call._seat.coming == settings(1)
+        call.close()
+        events = list(call.events())
+    assert [type(event.error) for event in events if isinstance(event, Error)] == [PersonaError]
 
 
 def test_a_conversation_that_reads_a_role_is_left_alone() -> None:
@@ -392,6 +447,17 @@ def test_no_step_waits_for_a_disk(what: str, tmp_path: Path, monkeypatch: pytest
         thread.join(30)
     assert (tmp_path / "b.safetensors").exists() == (what == "a call is saved")
     assert len(list((tmp_path / "prompts").iterdir())) == 2 + (what == "a prompt is written")
+
+
+def test_what_was_done_on_disk_is_not_held() -> None:
+    """A snapshot is as large as a slot."""
+    disk = Disk()
+    state = np.zeros(1000)
+    gone = weakref.ref(state)
+    disk.do(partial(np.sum, state)).result()
+    del state
+    wait_for(lambda: gone() is None)
+    disk.stop()
 
 
 def test_the_folder_of_prompts_is_bounded_and_the_oldest_leave(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from personaplex.checkpoint.convert import convert, result_config
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.load import quantised
 from personaplex.checkpoint.recipe import quantization
+from personaplex.checkpoint.sources import UNKNOWN, licence_of
 from personaplex.checkpoint.tensors import Entry, TensorFile
 from personaplex.checkpoint.writer import TensorWriter
 from personaplex.cli.main import main
@@ -113,7 +114,12 @@ def test_mixed_is_the_recipe() -> None:
     assert how is not None
     layers = [how.of("temporal", f"transformer.layers.{i}.gating.linear_in.weight") for i in range(32)]
     assert layers[0] == layers[31] == Packing(8, 32) and set(layers[1:31]) == {Packing(4, 32)}
-    assert how.of("heads", "text_linear.weight") == Packing(8, 32) and how.of("embeddings", "emb.0.weight") is None
+    for part, name in (
+        ("depformer", "depformer_in.0.weight"),
+        ("heads", "text_linear.weight"),
+        ("embeddings", "emb.0.weight"),
+    ):
+        assert how.of(part, name) == Packing(8, 32)
     only = quantization("mixed", WIDE.lm, 64, ["temporal"])
     assert only is not None and only.depformer.bits == 16
     assert only.temporal.group_size == only.exceptions[0].group_size == 64
@@ -168,6 +174,60 @@ def test_the_folder_says_what_it_is(wide: ModelFolder, tmp_path: Path) -> None:
     card = card_of(dataclasses.replace(config, provenance=known), quality)
     assert "license_name: nvidia-open-model-license" in card and "base_model: nvidia/personaplex-7b-v1\n" in card
     assert "base_model_relation: quantized" in card and "| text | 0.1 |" in card and "Not measured" not in card
+    assert f"Beside `{wide.path.name}`: it talked" in card
+
+
+def test_every_base_has_the_licence_that_it_is_shown_with(wide: ModelFolder) -> None:
+    """One table: what `info` says of a repository, and the head of the card of what is made of it."""
+    heads = {
+        "nano": "license: mit\n",
+        "nvidia/personaplex-7b-v1": "license: other\nlicense_name: nvidia-open-model-license\nlicense_link: https://www.nv",
+        "aufklarer/PersonaPlex-7B-MLX-8bit": "license: other\nlicense_name: nvidia-open-model-license\n",
+        "kyutai/personaplex-rl-seamless": "license: cc-by-nc-4.0\n",
+        "kyutai/moshika-pytorch-bf16": "license: cc-by-4.0\n",
+        "some/body": "license: unknown\n",
+        "": "license: unknown\n",
+    }
+    for base, head in heads.items():
+        config = dataclasses.replace(wide.config, provenance=Provenance("x", "", base, "personaplex"))
+        card = card_of(config, Quality())
+        assert head in card and licence_of(base).url in card, base
+        assert ("base_model:" in card) == ("/" in base)
+        assert ("before you share it" in card) == (licence_of(base) == UNKNOWN)
+
+
+def test_a_file_that_is_not_the_one_that_was_written(
+    wide: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of another size: seen when it is opened. Of another content: when the folder is converted again, or verified."""
+    out = converted(wide, tmp_path / "out", QuantizationConfig.uniform(4, 64)).path
+    names = [str(path.relative_to(out)) for path in out.rglob("*") if path.suffix in (".safetensors", ".model")]
+    assert sorted(ModelFolder(out).verify()) == sorted(names) and wide.verify() == []
+    for name in names:
+        whole = (out / name).read_bytes()
+        (out / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(CheckpointError, match=f"{name} is another file: its SHA-256 is"):
+            ModelFolder(out).verify()
+        (out / name).write_bytes(whole)
+    weights = out / LM_FILE
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    code, line = run(out, "--out", tmp_path / "again", capsys=capsys)
+    assert code == 4 and f"{weights} is another file" in line and not (tmp_path / "again").exists()
+    assert main(["info", str(out), "--verify"]) == 4 and "is another file" in capsys.readouterr().err
+    weights.write_bytes(whole)
+    assert main(["info", str(out), "--verify"]) == 0
+    told = capsys.readouterr().out
+    assert "verified      model.safetensors, " in told and "made of       a folder, by personaplex\n" in told
+    (out / "tokenizer_spm_32k_3.model").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"is 1 bytes long, not 5094 as config.json says"):
+        ModelFolder(out).load_tokenizer()
+    (out / "tokenizer_spm_32k_3.model").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no tokenizer_spm_32k_3.model, which belongs to it"):
+        ModelFolder(out).verify()
+    edit_config(out, provenance=vars(ABOUT) | {"files": [{"name": "../x", "n_bytes": 1, "sha256": ""}]})
+    with pytest.raises(ConfigError, match=r"'../x' is not one of its folder"):
+        ModelFolder(out).verify()
 
 
 def test_memory_is_that_of_a_tensor_and_not_of_the_model(
@@ -392,7 +452,7 @@ def test_a_group_size_that_does_not_divide_is_one_line(
     code, said = run(PARITY, "--out", out, capsys=capsys)
     assert code == 4 and "16 columns" in said and "none do: leave temporal at 16 bits" in said
     code, said = run(wide.path, "--out", out, "--quantize", "temporal,mouth", capsys=capsys)
-    assert code == 4 and "unknown part 'mouth'" in said
+    assert code == 2 and "'temporal,mouth' is not some of temporal" in said
     code, said = run(wide.path, "--out", out, "--bits", "16", "--quantize", "heads", capsys=capsys)
     assert code == 2 and "are for fewer bits than 16" in said
     assert not list(tmp_path.iterdir())
@@ -417,10 +477,11 @@ def test_parts_of_a_model_are_checked(wide: ModelFolder, tmp_path: Path, capsys:
     assert set(said["weight_map"].values()) == {path.name for path in ModelFolder(out).lm_files}
     part.write_bytes(whole[:-100])
     code, line = run(out, "--out", tmp_path / "again", capsys=capsys)
-    assert code == 4 and f"{part} was cut short" in line
+    assert code == 4 and f"{part} is {len(whole) - 100} bytes long, not {len(whole)} as config.json says" in line
     part.unlink()
     with pytest.raises(CheckpointError, match=f"holds no {part.name}"):
         ModelFolder(out).load_lm()
+    edit_config(out, provenance=None)
     part.write_bytes(whole)
     first.write_bytes(whole)
     with pytest.raises(CheckpointError, match="is in another file as well"):

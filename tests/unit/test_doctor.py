@@ -21,9 +21,13 @@ from huggingface_hub import constants
 from personaplex import doctor
 from personaplex.accelerator import HOW_TO_GET_ONE, Blas
 from personaplex.checkpoint import repository
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.checkpoint.recipe import quantization
 from personaplex.cli.main import main
+from personaplex.config import LMConfig, ModelConfig
 from personaplex.doctor import THE_7B, Check
 from personaplex.runtime import memory
+from personaplex.runtime.limits import Limits
 from tests.hub_server import Hub, Repo, ask, running
 from tests.unit.test_sound_card import Cards
 
@@ -93,12 +97,12 @@ def test_a_slow_blas_is_a_warning_with_its_cure(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("device", "gib", "verdict", "says", "mend"),
     [
-        (mx.gpu, 64, "ok", "7B fits at 16 bits", None),
-        (mx.gpu, 14, "warning", "7B fits at 8 bits", "--bits 8"),
-        (mx.gpu, 10, "warning", "7B fits at 4 bits", "--bits 4"),
-        (mx.gpu, 4, "warning", "the 7B needs 7.5 GiB", "--model nano"),
-        (mx.cpu, 64, "ok", "7B fits at 32 bits", None),
-        (mx.cpu, 16, "warning", "the 7B needs 35.3 GiB", "--model nano"),
+        (mx.gpu, 64, "ok", "the 7B fits (18.0", None),
+        (mx.gpu, 14, "warning", "the 7B fits as `--bits 8` makes it", "--bits 8"),
+        (mx.gpu, 10, "warning", "the 7B fits as `--bits mixed` makes it", "--out personaplex-mixed --bits mixed"),
+        (mx.gpu, 4, "warning", "the 7B needs 8.3 GiB", "--model nano"),
+        (mx.cpu, 64, "ok", "the 7B fits (35.6 GiB with one conversation)", None),
+        (mx.cpu, 16, "warning", "the 7B needs 35.6 GiB", "--model nano"),
         (mx.cpu, 0.5, "warning", "0.5 GiB are free; the 7B needs", "--model nano"),
         (mx.cpu, 0.05, "problem", "0.0 GiB are free", "close other programs: nano needs 0.1 GiB"),
     ],
@@ -112,6 +116,18 @@ def test_memory(
     assert found.verdict == verdict and says in found.found, found
     assert found.mend == mend if mend is None else mend in (found.mend or "")
     assert found.exit_code == (7 if verdict == "problem" else 0)
+
+
+@pytest.mark.parametrize("bits", ["8", "mixed", "4"])
+def test_what_fits_is_what_its_command_makes(bits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the byte: heads and embeddings stay 16 bits unless somebody asks, which is half a GiB of the 7B at 4."""
+    on(monkeypatch, mx.gpu)
+    config = ModelConfig(quantization=quantization(bits, LMConfig()))
+    (tmp_path / "config.json").write_text(config.to_json())
+    needed = memory.plan(ModelFolder(tmp_path), 1, Limits()).total
+    for available, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(memory, "available_bytes", lambda available=available: available)
+        assert (f"--bits {bits}" in (doctor.check_memory().mend or "")) == fits
 
 
 def test_memory_that_nobody_tells_is_no_reason_to_worry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -97,7 +98,7 @@ def test_a_known_repository_is_downloaded_checked_and_then_left_alone(
     assert f"{server.url}/{REPO}" in said[0]
     # From now on nothing is asked, nothing is said and nothing is read again.
     no_network(monkeypatch)
-    monkeypatch.setattr(repository, "_sha256", lambda *_: pytest.fail("it read the whole file again"))
+    monkeypatch.setattr(repository, "sha256_of", lambda *_: pytest.fail("it read the whole file again"))
     assert hub.resolve(REPO, say=said.append) == folder
     assert len(said) == 1
 
@@ -149,6 +150,21 @@ def test_a_file_of_another_size_is_not_used(server: Hub, monkeypatch: pytest.Mon
         hub.resolve(REPO)
 
 
+def test_a_converted_repository_is_held_against_its_own_config(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once: what was right is noted, and a file that is not asked for is not missed."""
+    files = [{"name": n, "n_bytes": len(FILES[n]), "sha256": hashlib.sha256(FILES[n]).hexdigest()} for n in FILES]
+    about = {"source": "x", "source_fingerprint": "", "base_model": "", "converter": "", "files": files[1:4]}
+    server.repos[REPO].files["config.json"] = json.dumps({"provenance": about}).encode()
+    hub.resolve(REPO, hub.CODEC_FILES)
+    hub.resolve(REPO)
+    with monkeypatch.context() as patch:
+        patch.setattr(repository, "sha256_of", lambda *_: pytest.fail("it read the whole file again"))
+        folder = hub.resolve(REPO)
+    (folder / "model.safetensors").resolve().write_bytes(b"Weights" * 100_000)
+    with pytest.raises(CheckpointError, match=f"model.safetensors of {REPO} is another file: its SHA-256 is"):
+        hub.resolve(REPO)
+
+
 def test_what_was_exchanged_after_the_check_is_seen(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SOURCES, REPO, known())
     path = (hub.resolve(REPO) / "voices.tgz").resolve()
@@ -167,7 +183,7 @@ def test_in_a_cache_that_cannot_be_written_what_was_there_is_measured(
     folder = hub.resolve(REPO)
     shutil.rmtree(next(cache.rglob("personaplex-checked")))
     monkeypatch.setattr(repository, "_can_write", lambda _: False)
-    monkeypatch.setattr(repository, "_sha256", lambda *_: pytest.fail("it read the whole file again"))
+    monkeypatch.setattr(repository, "sha256_of", lambda *_: pytest.fail("it read the whole file again"))
     assert hub.resolve(REPO) == folder
     (folder / "voices.tgz").resolve().write_bytes(b"cut")
     with pytest.raises(CheckpointError, match=r"voices\.tgz .* 3 bytes long, not 6"):
@@ -179,7 +195,7 @@ def test_a_check_that_was_interrupted_is_made_up_for(server: Hub, monkeypatch: p
     monkeypatch.setitem(SOURCES, REPO, known())
     server.repos[REPO].files["voices.tgz"] = b"VOICES"
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
-        stopped.setattr(repository, "_sha256", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.setattr(repository, "sha256_of", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         hub.resolve(REPO)
     with pytest.raises(CheckpointError, match=r"voices\.tgz .* another file"):
         hub.resolve(REPO)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlx.core as mx
 import numpy as np
@@ -20,13 +22,14 @@ from personaplex.engine.generator import Generator
 from personaplex.engine.sampling import Ceiling, Sampling
 from personaplex.errors import BackendError, ConfigError, UsageError
 from personaplex.nn.state import n_bytes, parameters
+from personaplex.quality import gate
 from personaplex.quality import report as quality_report
 from personaplex.quality.comparison import Numbers, compare, joined, summary
 from personaplex.quality.gate import examine, refusals
 from personaplex.quality.reading import PIECE, Piece, keep, kept, read, write_script
 from personaplex.quality.report import Candidate, Report, in_memory, measure, stored, weights
 from personaplex.quality.thresholds import GATE, Thresholds
-from tests.conftest import PARITY
+from tests.conftest import PARITY, edit_config
 from tests.listening import CONFIG, write_model
 
 PAD = 3
@@ -108,14 +111,14 @@ def test_a_model_beside_itself_differs_in_nothing_and_one_that_fails_is_no_numbe
     assert set(summary(compare([(silent_piece, piece)], PAD))["words"].values()) == {None}
 
 
-@pytest.mark.parametrize("kv_bits", [16, 8])
-def test_reading_what_was_said_gives_the_logits_it_was_said_from(kv_bits: int) -> None:
-    """Of every stream, over several pieces and a window that is full, through either ring, after a voice."""
+@pytest.mark.parametrize(("kv_bits", "prompted"), [(16, True), (8, True), (16, False)])
+def test_reading_what_was_said_gives_the_logits_it_was_said_from(kv_bits: int, prompted: bool) -> None:
+    """Of every stream, over several pieces and a window that is full, through either ring, after a voice or nothing."""
     folder = ModelFolder(PARITY, context_seconds=2.0)
     lm, mimi = folder.load_lm(dtype=mx.float32), folder.load_mimi()
     generator = Generator(lm, folder.config, kv_bits=kv_bits)
     model = PersonaPlex(folder, lm, mimi, folder.load_tokenizer(), compiled=False)
-    prompt = model.compose("VOICE0", [7, 9, 11])
+    prompt = model.compose("VOICE0", [7, 9, 11]) if prompted else model.compose(None, None)
     n = PIECE + 5
     pcm = np.random.default_rng(0).normal(0, 0.1, n * 1920).astype(np.float32)
     sampling = Sampling(text_top_k=20, audio_top_k=50)
@@ -180,6 +183,20 @@ def test_bits_and_bytes_are_those_of_the_packed_model(listening: ModelFolder) ->
         assert weights(CONFIG.lm, how) == (n_bytes(parameters(packed)), 8 * n_bytes(parameters(packed)) / n_values)
 
 
+def test_a_model_that_takes_no_prompt_is_measured_too(
+    listening: ModelFolder, thresholds: Thresholds, question: Path, tmp_path: Path
+) -> None:
+    """Moshi: it talks from the first frame."""
+    moshi = tmp_path / "moshi"
+    shutil.copytree(listening.path, moshi)
+    edit_config(moshi, prompts=False)
+    folder = ModelFolder(moshi)
+    found = measure(moshi, [in_memory(bits, quantization(bits, CONFIG.lm, 32), folder) for bits in ("16", "4")],
+                    [question], thresholds)  # fmt: skip
+    same, four = (c.numbers["text"]["kl"] for c in found.candidates)
+    assert same == 0 and four is not None and four > 0
+
+
 def test_random_weights_are_recognised(tmp_path: Path, thresholds: Thresholds, question: Path) -> None:
     """Those of `scripts/random_checkpoint.py`, and the tiny reference model's."""
     for folder in (write_model(tmp_path / "model", listens=False), PARITY):
@@ -203,6 +220,10 @@ def test_a_conversion_is_measured_and_refused_beyond_the_limits(
     monkeypatch.setattr(quality_report, "available_bytes", lambda: 1 << 20)
     (reason,) = examine(listening.path, listening.path).refusals
     assert "not measured" in reason and "0.0 GiB are available" in reason
+    monkeypatch.setattr(gate, "measure", Mock(side_effect=RuntimeError("[malloc] Unable to allocate 9 bytes")))
+    assert examine(listening.path, listening.path).refusals == (
+        "its quality was not measured: [malloc] Unable to allocate 9 bytes",
+    ), "an hour's conversion is not given up for that"
     with pytest.raises(BackendError, match="free some"):
         measure(listening.path, [], [], Thresholds.read())
     with pytest.raises(UsageError, match="built otherwise"):

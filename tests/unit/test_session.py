@@ -11,7 +11,7 @@ import pytest
 
 from personaplex.audio import read_audio
 from personaplex.conversation import Capabilities, Error, Settings
-from personaplex.errors import DeviceError, OutputError, PersonaError, PersonaPlexError
+from personaplex.errors import Closed, DeviceError, OutputError, PersonaError, PersonaPlexError
 from personaplex.live.device import Captured, FileDevice, Hint, Lost, Put
 from personaplex.live.display import Status
 from personaplex.live.floor import Floor, Key, Open, Turns
@@ -270,3 +270,24 @@ def test_a_conversation_that_ends_by_itself_is_an_error(speech_frames: np.ndarra
 
     with pytest.raises(PersonaPlexError, match=r"has ended \(shutdown\)"):
         talk(speech_frames, None, backend=Backend(1))
+
+
+def test_a_conversation_is_saved_at_home(speech_frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Path] = []
+    monkeypatch.setattr(ScriptedConversation, "save", lambda _, path: saved.append(path), raising=False)
+    monkeypatch.setenv("HOME", "/home/ann")
+    _, display = talk(speech_frames, None, script={2: "!save ~/a.safetensors"})
+    assert saved == [Path("/home/ann/a.safetensors")]
+    assert "saved /home/ann/a.safetensors; --resume goes on from there" in display.notes
+
+
+def test_what_ended_a_conversation_is_told_and_no_earlier_mistake(
+    speech_frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def update(call: ScriptedConversation, **_: object) -> None:
+        call._mailbox.put(Error(0, PersonaError("no such voice")))
+        call.end("unread")
+
+    monkeypatch.setattr(ScriptedConversation, "update", update)
+    with pytest.raises(Closed, match="unread"):
+        talk(speech_frames, None, script={2: "!voice NATF2"})

@@ -111,6 +111,8 @@ def test_a_known_repository_that_is_not_here_is_described_and_not_downloaded(
     assert "NVIDIA Open Model License" in text and "gated" in text
     for repo, source in SOURCES.items():
         assert json.loads(told(capsys, repo, "--json"))["licence"]["name"] == source.licence.name
+    assert main(["info", "nvidia/personaplex-7b-v1", "--verify"]) == 4
+    assert "nothing to verify" in capsys.readouterr().err
     assert main(["info", "nobody/nothing"]) == 4
     assert "nobody/nothing is not on this machine, and not one of nvidia/" in capsys.readouterr().err
 
@@ -128,7 +130,7 @@ def test_what_was_downloaded_is_found(
         folder = resolve("some/body")
     about = json.loads(told(capsys, "some/body", "--json"))
     assert about["folder"] == str(folder) and about["parameters"]["live"] > 0
-    assert about["licence"] == {"name": "a-licence", "url": "https://example.org/x"}
+    assert about["licence"] == {"name": "a-licence", "url": "https://example.org/x", "hub": "unknown"}
 
 
 @pytest.mark.parametrize(

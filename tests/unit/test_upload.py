@@ -103,7 +103,8 @@ def test_a_hub_that_is_not_there_is_one_line(
 def test_what_was_not_measured_is_not_uploaded(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert run(out, "us/x", "--no-measure") == 6
-    assert "was not uploaded: its quality was not measured; --force uploads it all the same" in capsys.readouterr().err
+    says = f"{out} is whole, and was not uploaded: its quality was not measured; `hf upload us/x {out}` uploads it"
+    assert says in capsys.readouterr().err, "the same command with --force would find the folder in its way"
     assert (out / "model.safetensors").is_file() and all("create" not in path for path in hub.asked)
 
 
@@ -115,7 +116,9 @@ def test_what_is_good_or_forced_is_uploaded(
     """As far as the stand-in goes: it is asked to make the repository, and says no; the folder stays."""
     monkeypatch.setattr(cli, "_measure", lambda *_: quality)
     assert run(tmp_path / "out", "us/x", *more) == 6
-    assert "us/x cannot be written: the Hub refused your token (403)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "us/x cannot be written: the Hub refused your token (403)" in said
+    assert f"`hf upload us/x {tmp_path / 'out'}` tries again" in said
     assert "/api/repos/create" in hub.asked and (tmp_path / "out" / "config.json").is_file()
 
 
@@ -136,5 +139,7 @@ def test_random_weights_are_recognised_and_not_uploaded(
     out = tmp_path / "out"
     assert run(out, "us/x") == 6
     said = capsys.readouterr().err
-    assert f"{out} was not uploaded: {PARITY} answers as random weights do" in said and said.count("\n") == 2
+    assert (
+        f"{out} is whole, and was not uploaded: {PARITY} answers as random weights do" in said and said.count("\n") == 2
+    )
     assert "| 16 | 16.00 |" in (out / "README.md").read_text() and all("create" not in path for path in hub.asked)

@@ -5,21 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from personaplex.checkpoint.rules import lm_rules
+from personaplex.checkpoint.sources import BUNDLED, UNKNOWN, licence_of
 from personaplex.config import PARTS, PLAIN_BITS, ModelConfig, Packing
-
-_NVIDIA = (
-    "license: other\nlicense_name: nvidia-open-model-license\n"
-    "license_link: https://www.nvidia.com/en-us/agreements/enterprise-software/nvidia-open-model-license/"
-)
-LICENCES = {
-    "nvidia/personaplex-7b-v1": _NVIDIA,
-    "aufklarer/PersonaPlex-7B-MLX-4bit": _NVIDIA,
-    "aufklarer/PersonaPlex-7B-MLX-8bit": _NVIDIA,
-    "kyutai/personaplex-rl-seamless": "license: cc-by-nc-4.0",
-    "kyutai/moshiko-pytorch-bf16": "license: cc-by-4.0",
-    "kyutai/moshika-pytorch-bf16": "license: cc-by-4.0",
-}
-"""What the head of a card says of the licence that a base model hands on; of another one nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +21,22 @@ def card(config: ModelConfig, quality: Quality) -> str:
     """The text of the README.md beside a converted `config.json`."""
     about = config.provenance
     assert about is not None
-    head = [LICENCES.get(about.base_model, "license: unknown")]
-    head += [f"base_model: {about.base_model}"] if about.base_model else []
-    head += ["base_model_relation: quantized"] if about.base_model and config.quantization else []
+    licence = licence_of(about.base_model)
+    head = [licence.head]
+    if about.base_model not in ("", BUNDLED):
+        head += [f"base_model: {about.base_model}"]
+        head += ["base_model_relation: quantized"] if config.quantization else []
     return CARD.format(
         head="\n".join(head),
         base=about.base_model or about.source,
         source=about.source,
         converter=about.converter,
+        licence=NO_LICENCE
+        if licence == UNKNOWN
+        else f"Its licence is that of its base: [{licence.name}]({licence.url}).",
         steps=config.lm.dep_q,
         parts="\n".join(_rows(config)),
-        quality=quality.table or "Not measured. `personaplex quantisation-report` measures it.",
+        quality=MEASURED.format(source=about.source, table=quality.table) if quality.table else NOT_MEASURED,
         files="\n".join(f"| {file.name} | `{file.sha256}` |" for file in about.files),
     )
 
@@ -64,6 +56,18 @@ def _rows(config: ModelConfig) -> list[str]:
     ]
 
 
+NO_LICENCE = (
+    "Its licence is that of its base model, which was not known to the converter: write it here before you share it."
+)
+
+NOT_MEASURED = "Not measured. `personaplex quantisation-report` measures it."
+MEASURED = """\
+Beside `{source}`: it talked with a recorded question, then both read what was said and predicted every next token.
+KL is the mean divergence from what it would say next, in nats; top-1 the share of moments in which both find the same
+token likeliest.
+
+{table}"""
+
 CARD = """---
 library_name: mlx
 {head}
@@ -74,7 +78,7 @@ tags: [mlx, personaplex, moshi, speech-to-speech, full-duplex]
 
 # {base} for MLX
 
-Converted from `{source}` by `{converter}`. Its licence is that of the base model.
+Converted from `{source}` by `{converter}`. {licence}
 
 ```sh
 personaplex talk --model REPO_OR_FOLDER

@@ -128,6 +128,7 @@ def convert(
     TensorFile(source.codec_file).check(expected_tensors(mimi_rules(source.config.mimi)))
     source.load_tokenizer()
     voices = [source.voices.load(name) for name in source.voices.names()]
+    source.verify()
     shards = _shards(_weights(source.config, config), file)
     identity = json.dumps({"fingerprint": source.fingerprint, "config": config.to_json(), "about": vars(about)})
     with _workplace(out, identity) as work:
@@ -140,7 +141,8 @@ def convert(
         for voice in voices:
             save_voice(work.path / "voices" / f"{voice.name}.safetensors", voice)
             work.add(f"voices/{voice.name}.safetensors")
-        hashes = tuple(FileHash(name, work.hashes[name]) for name in sorted(work.hashes))
+        sizes = {name: (work.path / name).stat().st_size for name in work.hashes}
+        hashes = tuple(FileHash(name, sizes[name], work.hashes[name]) for name in sorted(sizes))
         whole = dataclasses.replace(config, provenance=dataclasses.replace(about, files=hashes))
         write_config(work.path / "config.json", whole)
         made = ModelFolder(work.path)

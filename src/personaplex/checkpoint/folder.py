@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 import mlx.core as mx
 
 from personaplex.checkpoint import published
-from personaplex.checkpoint.layout import LM_FILE, read_config, read_transformers_mimi
+from personaplex.checkpoint.layout import CONFIG_FILE, LM_FILE, read_config, read_transformers_mimi, recorded
 from personaplex.checkpoint.load import load_lm, load_mimi
-from personaplex.checkpoint.sources import what_works
+from personaplex.checkpoint.repository import sha256_of
+from personaplex.checkpoint.sources import KnownFile, what_works
 from personaplex.checkpoint.tensors import TensorFile
 from personaplex.checkpoint.voices import VoiceShelf
 from personaplex.config import MimiConfig, ModelConfig
@@ -36,8 +38,9 @@ class ModelFolder:
     The language model may lie in parts, with an index, or in the three files of `checkpoint/published.py`.
     Or Mimi alone, in that layout or in that of Hugging Face's `MimiModel`; then there is only the codec to load.
 
-    `context_seconds` shortens the language model's window. Raises CheckpointError when the folder is missing; a missing
-    file is an error only when it is needed.
+    A converted folder's config.json tells the sizes of its files, which are compared when they are opened, and their
+    SHA-256, which `verify` compares. `context_seconds` shortens the language model's window. Raises CheckpointError
+    when the folder is missing; a missing file is an error only when it is needed.
     """
 
     def __init__(self, path: Path, context_seconds: float | None = None) -> None:
@@ -116,6 +119,26 @@ class ModelFolder:
             raise CheckpointError(f"{index} is not the index of a model's parts: it names none, or none in its folder")
         return [self._one(name) for name in names]
 
+    def verify(self, known: Mapping[str, KnownFile] | None = None) -> list[str]:
+        """Read the files whose SHA-256 is known, to `config.json` or else here, and return their names.
+
+        Raises CheckpointError for the first that is missing or another one.
+        """
+        files = {**(known or {}), **self._recorded}
+        for name, about in files.items():
+            path = self.path / name
+            if not path.is_file():
+                raise CheckpointError(f"{self.path} holds no {name}, which belongs to it; get the folder again")
+            if about.sha256 and (found := sha256_of(path, name)) != about.sha256:
+                raise CheckpointError(
+                    f"{path} is another file: its SHA-256 is {found}, not {about.sha256}; get it again"
+                )
+        return [name for name, about in files.items() if about.sha256]
+
+    @cached_property
+    def _recorded(self) -> dict[str, KnownFile]:
+        return recorded(self.path)
+
     @property
     def _is_published(self) -> bool:
         return not (self.path / LM_FILE).exists() and any((self.path / name).is_file() for name in published.FILES)
@@ -150,6 +173,11 @@ class ModelFolder:
             if len(found) > 1:
                 raise CheckpointError(f"{self.path} holds both {found[0].name} and {found[1].name}; keep one")
             if found:
+                known, size = self._recorded.get(found[0].name), found[0].stat().st_size
+                if known and size != known.n_bytes:
+                    raise CheckpointError(
+                        f"{found[0]} is {size} bytes long, not {known.n_bytes} as {CONFIG_FILE} says; get it again"
+                    )
                 return found[0]
         raise CheckpointError(f"{self.path} holds no {' or '.join(patterns)}; {what_works()}")
 

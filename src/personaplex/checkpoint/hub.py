@@ -10,10 +10,9 @@ from importlib.resources import files as package_files
 from pathlib import Path
 
 from personaplex.checkpoint.repository import Repository
+from personaplex.checkpoint.sources import BUNDLED
 from personaplex.errors import CheckpointError
 
-BUNDLED = "nano"
-"""The model that comes with the package; a folder of that name is `./nano`."""
 BUNDLED_FILES = ("config.json", "model.safetensors", "mimi.safetensors", "tokenizer.model", "voices")
 
 VOICE_FILES = ("config.json", "voices.tgz", "voices/*")

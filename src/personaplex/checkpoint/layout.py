@@ -10,10 +10,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from personaplex.checkpoint.sources import what_works
+from personaplex.checkpoint.sources import KnownFile, what_works
 from personaplex.checkpoint.tensors import TensorFile
 from personaplex.checkpoint.transformers_mimi import read_mimi_config
-from personaplex.config import LMConfig, MimiConfig, ModelConfig, from_json, read_json
+from personaplex.config import LMConfig, MimiConfig, ModelConfig, Provenance, from_json, read_json
 from personaplex.errors import CheckpointError
 from personaplex.units import N_CODEBOOKS
 
@@ -52,6 +52,18 @@ def read_transformers_mimi(folder: Path) -> MimiConfig | None:
     path = folder / CONFIG_FILE
     data = read_json(path)
     return read_mimi_config(data, str(path)) if data.get("model_type") == "mimi" else None
+
+
+def recorded(folder: Path) -> dict[str, KnownFile]:
+    """The files that a converted folder's own config.json tells of, by name; none of any other folder.
+
+    Raises ConfigError.
+    """
+    about = read_json(folder / CONFIG_FILE).get("provenance")
+    if about is None:
+        return {}
+    files = from_json(Provenance, about, f"{folder / CONFIG_FILE}.provenance").files
+    return {file.name: KnownFile(file.n_bytes, file.sha256) for file in files}
 
 
 def check_kind(config: dict[str, Any], where: str) -> None:

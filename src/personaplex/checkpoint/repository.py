@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from personaplex.checkpoint.layout import CONFIG_FILE, LM_FILE, check_kind
+from personaplex.checkpoint.layout import CONFIG_FILE, LM_FILE, check_kind, recorded
 from personaplex.checkpoint.sources import SOURCES, KnownFile, Source, what_works
 from personaplex.config import read_json
 from personaplex.errors import CheckpointError
@@ -64,13 +64,12 @@ class Repository:
         if self.source and self.source.kind == "mimi":
             files = self._of_mimi_alone(files)
         known = self._known(files)
-        found = self._complete(known)
+        found, before = self._complete(known), {name for name in known if self._cached(name)}
         if found is None:
-            before = {name for name in known if self._cached(name)}
             found = self._fetch(files, known)
-            self._check(found, known, fresh=set(known) - before)
-        else:
-            self._check(found, known, fresh=set())
+        told = recorded(found) if self.source is None else {}
+        told = {name: about for name, about in told.items() if any(fnmatch(name, pattern) for pattern in files)}
+        self._check(found, known | told, fresh=set(known) - before)
         return found
 
     def here(self) -> Path | None:
@@ -227,7 +226,7 @@ class Repository:
                 raise self._wrong(name, real, f"{real.stat().st_size} bytes long, not {about.n_bytes}")
             if about.sha256 is None or not (name in fresh or _can_write(notes)):
                 continue
-            if (digest := _sha256(real, name)) != about.sha256:
+            if (digest := sha256_of(real, name)) != about.sha256:
                 raise self._wrong(name, real, f"another file: its SHA-256 is {digest}, not {about.sha256}")
             with suppress(OSError):
                 notes.mkdir(parents=True, exist_ok=True)
@@ -243,7 +242,8 @@ class Repository:
         )
 
 
-def _sha256(path: Path, name: str) -> str:
+def sha256_of(path: Path, name: str) -> str:
+    """The SHA-256 of the file at `path`, under a progress bar that calls it `name` when that takes a while."""
     from huggingface_hub.utils.tqdm import tqdm
 
     size, digest = path.stat().st_size, hashlib.sha256()

@@ -9,10 +9,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Licence:
-    """What somebody agrees to by using a checkpoint."""
+    """What somebody agrees to by using a checkpoint. `hub`: what the Hub calls it, in the head of a model card."""
 
     name: str
     url: str
+    hub: str = "unknown"
+
+    @property
+    def head(self) -> str:
+        """The lines about it in the head of a model card."""
+        if self.hub in ("unknown", "mit") or self.hub.startswith("cc-by"):
+            return f"license: {self.hub}"
+        return f"license: other\nlicense_name: {self.hub}\nlicense_link: {self.url}"
 
 
 @dataclass(frozen=True)
@@ -37,15 +45,22 @@ class Source:
     files: Mapping[str, KnownFile] = field(default_factory=dict)
 
 
-CC_BY = Licence("CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/")
+CC_BY = Licence("CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/", "cc-by-4.0")
 NVIDIA_OPEN = Licence(
     "NVIDIA Open Model License, its base model CC BY 4.0",
     "https://www.nvidia.com/en-us/agreements/enterprise-software/nvidia-open-model-license/",
+    "nvidia-open-model-license",
 )
 NVIDIA_OPEN_NC = Licence(
-    "CC BY-NC 4.0 (no commercial use) and NVIDIA Open Model License", "https://creativecommons.org/licenses/by-nc/4.0/"
+    "CC BY-NC 4.0 (no commercial use) and NVIDIA Open Model License",
+    "https://creativecommons.org/licenses/by-nc/4.0/",
+    "cc-by-nc-4.0",
 )
-OUR_OWN = Licence("MIT, as this program", "https://opensource.org/license/mit")
+OUR_OWN = Licence("MIT, as this program", "https://opensource.org/license/mit", "mit")
+UNKNOWN = Licence("not stated", "")
+
+BUNDLED = "nano"
+"""The model that comes with the package; a folder of that name is `./nano`."""
 
 MIMI_FILE = KnownFile(384_644_900, "09b782f0629851a271227fb9d36db65c041790365f11bbe5d3d59369cf863f50")
 TEXT_FILE = KnownFile(552_778, "78d4336533ddc26f9acf7250d7fb83492152196c6ea4212c841df76933f18d2d")
@@ -73,6 +88,13 @@ SOURCES = {
     "aufklarer/PersonaPlex-7B-MLX-8bit": Source("personaplex", NVIDIA_OPEN),
 }
 """Sizes and hashes are those of `nvidia/personaplex-7b-v1` at its revision; of the others none were published."""
+
+
+def licence_of(base_model: str) -> Licence:
+    """The licence of the bundled model or a repository by its name; `UNKNOWN` for one that is not known."""
+    if base_model == BUNDLED:
+        return OUR_OWN
+    return SOURCES[base_model].licence if base_model in SOURCES else UNKNOWN
 
 
 def what_works(kinds: tuple[str, ...] = ("personaplex", "moshi")) -> str:

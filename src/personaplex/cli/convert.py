@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 import personaplex
-from personaplex.cli.options import json_option, note
+from personaplex.cli.options import json_option, note, some_of
+from personaplex.config import PARTS
 from personaplex.errors import OutputError, UsageError
 
 NOT_MEASURED = "its quality was not measured"
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--quantize",
     "parts",
+    callback=some_of(*PARTS),
     metavar="PART,...",
     help="What is quantised, of temporal, depformer, heads, embeddings (default: the first two; all for mixed).",
 )
@@ -59,7 +61,7 @@ def command(
     out: Path,
     bits: str,
     group_size: str | None,
-    parts: str | None,
+    parts: list[str] | None,
     keep_user_steps: bool,
     trim_codec: bool,
     measured: bool,
@@ -75,27 +77,27 @@ def command(
     from personaplex.checkpoint.card import Quality
     from personaplex.checkpoint.convert import check_absent, convert, result_config
     from personaplex.checkpoint.folder import ModelFolder
-    from personaplex.checkpoint.hub import BUNDLED, resolve
+    from personaplex.checkpoint.hub import resolve
     from personaplex.checkpoint.recipe import quantization
+    from personaplex.checkpoint.sources import BUNDLED
     from personaplex.checkpoint.upload import check_permission, upload
     from personaplex.config import Provenance
 
-    if bits == "16" and (group_size or parts is not None):
+    if bits == "16" and (group_size or parts):
         raise UsageError("--group-size and --quantize are for fewer bits than 16")
     if force and not repo:
         raise UsageError("--force is for --upload")
     check_absent(out)
     if repo:
         check_permission(repo)
-    chosen = [part.strip() for part in parts.split(",")] if parts is not None else None
     folder = ModelFolder(resolve(source))
-    before, here = folder.config.provenance, Path(source).expanduser().is_dir()
-    how = quantization(bits, folder.config.lm, int(group_size) if group_size else None, chosen)
+    before, here = folder.config.provenance, source != BUNDLED and Path(source).expanduser().is_dir()
+    how = quantization(bits, folder.config.lm, int(group_size) if group_size else None, parts)
     config = result_config(folder.config, how, keep_user_steps=keep_user_steps, trim_codec=trim_codec)
     about = Provenance(
         source=folder.path.resolve().name if here else source,
         source_fingerprint=folder.fingerprint,
-        base_model=before.base_model if before else "" if here or source == BUNDLED else source,
+        base_model=before.base_model if before else "" if here else source,
         converter=f"personaplex {personaplex.__version__}",
     )
     began = time.perf_counter()
@@ -119,10 +121,17 @@ def command(
             note(f"not fit to be published: {reason}")
     if repo:
         if quality.refusals and not force:
-            raise OutputError(f"{out} was not uploaded: {'; '.join(quality.refusals)}; --force uploads it all the same")
-        note(f"uploaded to {upload(out, repo)}")
+            raise OutputError(
+                f"{out} is whole, and was not uploaded: {'; '.join(quality.refusals)}; "
+                f"`hf upload {repo} {out}` uploads it all the same"
+            )
+        try:
+            note(f"uploaded to {upload(out, repo)}")
+        except OutputError:
+            note(f"{out} is whole; `hf upload {repo} {out}` tries again")
+            raise
     if as_json:
-        click.echo(json.dumps({"output": str(out), "bytes": n_bytes, "seconds": seconds}))
+        click.echo(json.dumps({"output": str(out), "bytes": n_bytes, "seconds": seconds, "refusals": quality.refusals}))
 
 
 def _measure(source: str, made: Path, bits: str) -> Quality:

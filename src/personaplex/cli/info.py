@@ -19,8 +19,9 @@ GIB = 2**30
 @click.command("info")
 @click.argument("model", metavar="nano|DIR|REPO")
 @click.option("--sessions", type=click.IntRange(1, 64), default=4, show_default=True, help="Plan memory for 1 to N.")
+@click.option("--verify", is_flag=True, help="Read every file whose SHA-256 is known, and compare.")
 @json_option
-def command(model: str, sessions: int, as_json: bool) -> None:
+def command(model: str, sessions: int, verify: bool, as_json: bool) -> None:
     """Describe a model: architecture, files, bits per part, parameters, licence and memory; nothing is downloaded.
 
     The memory plan is for this machine: weights, codec, and for each conversation its window; while one is being
@@ -28,7 +29,7 @@ def command(model: str, sessions: int, as_json: bool) -> None:
     """
     from personaplex.summary import summarise
 
-    summary = summarise(model, sessions)
+    summary = summarise(model, sessions, verify=verify)
     if as_json:
         click.echo(json.dumps(summary.as_json()))
         return
@@ -43,6 +44,8 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "model", summary.model
     yield "folder", summary.folder or "not on this machine; the first command that uses it downloads it"
     yield "licence", f"{summary.licence.name} {summary.licence.url}".rstrip() + gated
+    if summary.made_of:
+        yield "made of", summary.made_of
     yield from _architecture(summary.architecture)
     for name, count in summary.parameters.items():
         yield "parameters" if name == next(iter(summary.parameters)) else "", f"{count:>14,} {_WHICH[name]}"
@@ -50,6 +53,8 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "bits" if part is summary.parts[0] else "", f"{part.bits:>14g} {part.part} ({part.parameters:,} values)"
     for name, n_bytes in summary.files.items():
         yield "files" if name == next(iter(summary.files)) else "", f"{n_bytes:>14,} {name}"
+    if summary.verified is not None:
+        yield "verified", ", ".join(summary.verified) or "nothing: no SHA-256 is known of its files"
     for row in summary.memory:
         fits = {True: "", False: "  too much", None: ""}[row.fits]
         what = f"{row.n_bytes / GIB:>14.2f} GiB for {row.sessions} session{'s' if row.sessions > 1 else ''}{fits}"

@@ -51,6 +51,20 @@ _SAMPLING = [
 ]
 
 
+def some_of(*known: str) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
+    """Read a list with commas: some of the `known` words, each once; anything else is wrong usage."""
+
+    def parse(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+        if value is None:
+            return None
+        names = [name.strip() for name in value.split(",")]
+        if set(names) - set(known) or len(set(names)) < len(names):
+            raise click.BadParameter(f"{value!r} is not some of {','.join(known)}, each once")
+        return names
+
+    return parse
+
+
 _PERSONA = [
     click.option("--persona", metavar="NAME", help="Who the agent is: voice, role and sampling (default assistant)."),
     click.option(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from personaplex.cli.options import json_option, note, note_blas
+from personaplex.cli.options import json_option, note, note_blas, some_of
 from personaplex.config import PARTS
 from personaplex.errors import OutputError, UsageError
 from personaplex.files import check_writable, whole_file
@@ -16,37 +15,25 @@ from personaplex.files import check_writable, whole_file
 REPORT_FILES = ("report.html", "report.json", "quality.md")
 
 
-def _some_of(*known: str) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
-    def parse(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
-        if value is None:
-            return None
-        names = [name.strip() for name in value.split(",")]
-        if set(names) - set(known) or len(set(names)) < len(names):
-            raise click.BadParameter(f"{value!r} is not some of {','.join(known)}, each once")
-        return names
-
-    return parse
-
-
 @click.command("quantisation-report")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--reference", metavar="MODEL", required=True, help="The model that they were made of.")
 @click.option(
     "--bits",
-    callback=_some_of("16", "8", "4", "mixed"),
+    callback=some_of("16", "8", "4", "mixed"),
     metavar="16,8,4,mixed",
     help="Also what `convert` would make of the reference, made in memory.",
 )
 @click.option("--group-size", type=click.Choice(["32", "64", "128"]), help="With --bits: weights that share a scale.")
 @click.option(
     "--quantize",
-    callback=_some_of(*PARTS),
+    callback=some_of(*PARTS),
     metavar="PART,...",
     help="With --bits: the parts to quantise, as for `convert`.",
 )
 @click.option(
     "--kv-bits",
-    callback=_some_of("16", "8"),
+    callback=some_of("16", "8"),
     default="16",
     show_default=True,
     metavar="16,8",

@@ -124,9 +124,11 @@ def blend_(name: str, first: str, second: str, weight: float, model: str) -> Non
 
 
 def _named_voice(folder: ModelFolder, name: str) -> Voice:
-    from personaplex.checkpoint.voices import voice_from_file
+    from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
 
     path = Path(name)
+    if path.is_file() and path.suffix not in SUFFIXES:
+        raise PersonaError(f"{name} is no voice file; `voices add` makes a voice of a recording, and blend takes that")
     return voice_from_file(path, folder.codec_fingerprint) if path.is_file() else folder.voices.load(name)
 
 

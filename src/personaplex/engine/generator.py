@@ -136,6 +136,14 @@ class Generator:
         """Read `prompt` without speaking; None when it is empty. Raises PersonaError when it is too long to pin."""
         return [None, *self.reading(prompt, PREFILL_COLUMNS)][-1]
 
+    def check(self, prompt: Prompt) -> None:
+        """Raise PersonaError for a prompt that is too long to be pinned."""
+        if self.pins and prompt.n_frames > self.pins:
+            raise PersonaError(
+                f"voice and role are {prompt.n_frames} frames long; at most {self.pins} stay in view here: "
+                "shorten them, or open the engine with more pinned frames"
+            )
+
     def reading(self, prompt: Prompt, n_columns: int, inside: GeneratorState | None = None) -> Iterator[Prefix | None]:
         """Read `prompt` in calls of at most `n_columns`, with a pause after each: None until it is read.
 
@@ -143,11 +151,7 @@ class Generator:
         """
         if prompt.n_frames == 0:
             return
-        if self.pins and prompt.n_frames > self.pins:
-            raise PersonaError(
-                f"voice and role are {prompt.n_frames} frames long; at most {self.pins} stay in view here: "
-                "shorten them, or open the engine with more pinned frames"
-            )
+        self.check(prompt)
         columns, first = mx.array(prompt.columns)[None], 0
         temporal, pinned = self._empty(), self._pinned(prompt.n_frames)
         if inside is not None:

@@ -164,11 +164,13 @@ class Screen:
             ),
             "",
         ]
-        foot = ["", clip(f"> {printable(self._typed())}", width), f"{self._dim}{clip(HELP, width)}{self._plain}"]
+        typed = printable(self._typed())[-max(1, width - 3) :]  # the end of a long line is what is being typed
+        foot = ["", clip(f"> {typed}", width), f"{self._dim}{clip(HELP, width)}{self._plain}"]
         room = max(1, height - len(head) - len(foot))
         rows = [row for who, text in self._lines for row in self._wrapped(who, text, width)][-room:]
         rows += [""] * (room - len(rows))
-        lines = [*head, *rows, *foot][: max(1, height)]
+        # In the smallest window there is still the line that is being typed.
+        lines = [*[*head, *rows][: max(1, height - len(foot))], *foot][: max(3, height)]
         self._write("\033[H" + "\r\n".join(f"{line}\033[K" for line in lines) + "\033[J")
 
     def _wrapped(self, who: str, text: str, width: int) -> list[str]:

@@ -48,7 +48,7 @@ from personaplex.live.floor import Floor, Holder
 from personaplex.live.playout import Playout
 from personaplex.live.recording import Recording
 from personaplex.persona import Persona
-from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
+from personaplex.units import FRAME_SAMPLES, FRAME_SECONDS, SAMPLE_RATE
 
 Happening: TypeAlias = "Captured | Lost | Hint | str | tuple[int, Event]"
 """Sound, the end of it, a line that was typed, or an event of the n-th conversation of this session."""
@@ -273,7 +273,8 @@ class Session:
                 self._error, self.settings = error, self._proven
                 self.display.note(str(error))
             case Ended(reason=reason):
-                raise self._error or Closed(f"the conversation has ended ({reason})")
+                told = self._error if reason == "error" else None  # an earlier one did not end it
+                raise told or Closed(f"the conversation has ended ({reason})")
             case Degenerate(kind=kind):
                 self.display.note(f"the agent's speech has broken down ({kind}); !reset begins anew")
                 self._note("degenerate", kind=kind)
@@ -294,7 +295,7 @@ class Session:
         """In words now and then; the display counts them."""
         if self._told_drops_at is None or self._now - self._told_drops_at >= TELL_SECONDS:
             self._told_drops_at = self._now
-            self.display.note(f"too slow: {self._n_dropped} frames of yours (80 ms each) were not heard so far")
+            self.display.note(f"too slow: {self._n_dropped * FRAME_SECONDS:.1f} s of yours were not heard so far")
 
     def _be_ready(self, ready: Ready) -> None:
         self._seed, self._proven = ready.seed, self.settings
@@ -386,7 +387,7 @@ class Session:
         save = getattr(self._call, "save", None)
         if save is None:
             raise Unsupported("this backend's conversations cannot be saved")
-        path = Path(command.argument or time.strftime("talk-%Y%m%d-%H%M%S.safetensors"))
+        path = Path(command.argument or time.strftime("talk-%Y%m%d-%H%M%S.safetensors")).expanduser()
         save(path)
         self.display.note(f"saved {path}; --resume goes on from there")
 

@@ -22,7 +22,7 @@ def examine(source: str | Path, converted: Path, name: str | None = None, *, say
         thresholds = Thresholds.read()
         candidate = stored(converted, ModelFolder(resolve(source)), name)
         report = measure(source, [candidate], [thresholds.audio], thresholds, scratch=converted.parent, say=say)
-    except PersonaPlexError as error:
+    except (PersonaPlexError, OSError, RuntimeError, MemoryError) as error:  # MLX's RuntimeError: its device is full
         return Quality(refusals=(f"its quality was not measured: {error}",))
     return Quality(report.markdown(), refusals(report))
 

@@ -58,16 +58,17 @@ class Piece(NamedTuple):
 def write_script(
     name: str, generator: Generator, mimi: Mimi, prompt: Prompt, pcm: np.ndarray, sampling: Sampling, seed: int
 ) -> Script:
-    """What the reference says to pcm [N x 1920], at 24 kHz, after a `prompt` that is not empty."""
+    """What the reference says to pcm [N x 1920], at 24 kHz, after a `prompt`, which may be empty."""
     _, state = generator.prefill(prompt, seed=seed, sampling=sampling)
     ceiling, encoder, columns = Ceiling.over(sampling), mimi.init_encoder(1), []
     for start in range(0, len(pcm), FRAME_SAMPLES):
         codes, encoder = mimi.encode_step(mx.array(pcm[None, start : start + FRAME_SAMPLES]), encoder)
-        user, before = codes[:, :, 0], state.column
-        _, state = generator.step(user, state, ceiling)
-        mx.eval(user, arrays((state, encoder)))
-        # Of the user's codes only the semantic one belongs to this column; the state fills in the others.
-        columns.append(mx.concatenate([before[:, :USER_SEMANTIC], user[:, :1], before[:, USER_ACOUSTIC]], axis=1))
+        before = state.column
+        step, state = generator.step(codes[:, :, 0], state, ceiling)
+        # Of what the user said only the semantic code belongs to this column; the state fills in the others.
+        said = step.tokens[:, USER_SEMANTIC : USER_SEMANTIC + 1]
+        mx.eval(said, arrays((state, encoder)))
+        columns.append(mx.concatenate([before[:, :USER_SEMANTIC], said, before[:, USER_ACOUSTIC]], axis=1))
     return Script(name, prompt, np.array(mx.concatenate([*columns, state.column])))
 
 

@@ -23,7 +23,7 @@ from personaplex.checkpoint.packing import packing_of
 from personaplex.checkpoint.rules import lm_rules
 from personaplex.config import LMConfig, QuantizationConfig
 from personaplex.errors import BackendError, UsageError
-from personaplex.model import DEFAULT_PROMPT, PersonaPlex
+from personaplex.model import PersonaPlex
 from personaplex.models.lm import LanguageModel
 from personaplex.nn.state import parameters
 from personaplex.quality.comparison import STREAMS, Comparison, Numbers, compare, joined, plain, summary
@@ -217,7 +217,7 @@ def _reference(
     _check_memory(reference)
     say(f"{reference}: loading")
     model = PersonaPlex.from_pretrained(reference)
-    prompt = model.compose(model.default_voice if model.list_voices() else None, DEFAULT_PROMPT)
+    prompt = model.compose(model.default_voice if model.list_voices() else None, model.default_prompt)
     scripts = []
     for folder, (name, pcm) in zip(folders, recordings, strict=True):
         say(f"{reference}: talking with {name} ({len(pcm) / SAMPLE_RATE:.1f} s with the silence after it)")

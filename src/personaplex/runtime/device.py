@@ -78,7 +78,9 @@ class Device:
         """Voice and role as a prompt: None is the default, an empty one is none."""
         voice = self._default_voice if settings.voice is None else settings.voice or None
         prompt = self.model.default_prompt if settings.prompt is None else settings.prompt
-        return self.model.compose(self._voice(voice), prompt if prompt or voice else None)
+        composed = self.model.compose(self._voice(voice), prompt if prompt or voice else None)
+        self._generator.check(composed)  # before anything is to be changed for it
+        return composed
 
     def encoding(self, path: Path, pcm: np.ndarray) -> Iterator[Voice | None]:
         """The voice in a recording, read piece by piece: None until it is read."""
@@ -114,7 +116,8 @@ class Device:
 
     def reading_inside(self, slot: int, prompt: Prompt, sampling: Sampling) -> Iterator[None]:
         """Read `prompt` inside the conversation in `slot`, piece by piece; it must not be stepped meanwhile."""
-        inside = copied(self._state.generator, slot)
+        # Its pinned prompt may be due to follow, and may have done so: when a neighbour was stepped.
+        inside = self._generator.follow(copied(self._state.generator, slot))
         for prefix in self._generator.reading(prompt, READ_COLUMNS, inside):
             if prefix is not None:
                 generated = insert(self._state.generator, slot, self._generator.go_on(prefix, inside, sampling))

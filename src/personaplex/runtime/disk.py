@@ -51,11 +51,19 @@ class Disk:
         self._thread.join()
 
     def _run(self) -> None:
-        while (item := self._tasks.get()) is not None:
-            future, task = item
-            try:
-                future.set_result(task())
-            except BaseException as error:
-                future.set_exception(error)
+        while self._do_next():
+            pass
         # A thread that leaves MLX's streams behind aborts the process when that ends.
         mx.clear_streams()
+
+    def _do_next(self) -> bool:
+        """One task, in a frame of its own: nothing of it (a whole slot, it may be) is held until the next one comes."""
+        item = self._tasks.get()
+        if item is None:
+            return False
+        future, task = item
+        try:
+            future.set_result(task())
+        except BaseException as error:
+            future.set_exception(error)
+        return True

@@ -197,9 +197,9 @@ class Engine:
         atexit.unregister(self.close)
 
     def _rest(self) -> None:
-        if self._ear is not None:
-            self._ear.stop()
-            self._ear = None
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            ear.stop()
         self.disk.stop()
 
     def __enter__(self) -> Self:
@@ -385,7 +385,7 @@ class Engine:
             for task in self._tasks:
                 with suppress(Exception):
                     task()
-            for opening in self._openings:
+            for opening in tuple(self._openings):  # the disk's thread may still add to them
                 with suppress(Exception):
                     opening.close()
 
@@ -564,7 +564,7 @@ class Engine:
         yield None
 
     def _change_in_a_pause(self, seat: Seat) -> None:
-        pauses = not seat.agent.speaking and not seat.is_held and not seat.script
+        pauses = seat.is_ready and not seat.agent.speaking and not seat.is_held and not seat.script
         if seat.change is not None and pauses and self._slots.holds(seat.lease):
             change, seat.change, seat.forgets, seat.inside = seat.change, None, False, {}
             change()
@@ -605,6 +605,7 @@ class Engine:
                 self._mark(seat)
                 seat.begin()
                 self._end_if_done(seat)
+        self._change_in_a_pause(seat)
 
     def _mark(self, seat: Seat) -> None:
         """Remember now and then where the seat is, for as long as the rings do."""

@@ -37,8 +37,9 @@ class MemoryPlan:
     def check(self, available: int) -> None:
         """Raise BackendError, with the numbers, when it is more than `available`."""
         if self.total > available:
+            count = "1 slot needs" if self.slots == 1 else f"{self.slots} slots need"
             raise BackendError(
-                f"{self.slots} slots need {_gib(self.total)}: weights {_gib(self.weights)}, codec {_gib(self.codec)}, "
+                f"{count} {_gib(self.total)}: weights {_gib(self.weights)}, codec {_gib(self.codec)}, "
                 f"{_gib(self.slot)} for each slot and for one being opened; {_gib(available)} are available: "
                 "fewer slots or context seconds make it fit"
             )
