@@ -23,6 +23,7 @@ from personaplex.audio import read_audio, write_audio
 from personaplex.cli.main import main
 from personaplex.engine.generator import Generator
 from personaplex.engine.prompt import Prompt
+from personaplex.units import FRAME_SECONDS
 from tests.conftest import PARITY
 
 QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
@@ -124,9 +125,11 @@ def test_speech_in_speech_out_and_both_on_record(desk: Path, capsys: pytest.Capt
 
 
 def test_the_clock_is_kept_when_asked_for(desk: Path) -> None:
-    """It is the same loop: what the agent hears is the same, so what it says is, whenever it is played."""
+    """No sample is played before its time; on a busy machine the end may come late, and is silence."""
+    began = time.monotonic()
     assert main([*TALK, "-q", "-i", "question.wav", "-o", "a.wav", "--max-seconds", "0.5", "--realtime"]) == 0
-    assert len(read_audio(desk / "a.wav")) == pytest.approx(1.5 * 24_000, abs=2 * 1920)
+    seconds = len(read_audio(desk / "a.wav")) / 24_000
+    assert 1.5 - 2 * FRAME_SECONDS <= seconds <= time.monotonic() - began
 
 
 def test_turns_by_voice_activity(desk: Path) -> None:
