@@ -8,19 +8,18 @@ conversation is its own sound.
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import logging
 import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Self, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -38,20 +37,15 @@ from personaplex.runtime.device import Device, Source
 from personaplex.runtime.disk import Disk
 from personaplex.runtime.ear import Ear
 from personaplex.runtime.limits import MARK_FRAMES, MOST_FORCED, RECOVER_SECONDS, Limits
+from personaplex.runtime.reader import PromptReader
 from personaplex.runtime.seat import Change, Forced, Heard, Seat
 from personaplex.runtime.slots import Lease, SlotTable
 from personaplex.runtime.snapshot import Notes
+from personaplex.runtime.work import Pause, Tell, Work, WorkQueue, guarded
 from personaplex.text import EPAD, TextStream
 from personaplex.units import FRAME_RATE, FRAME_SAMPLES
 
 Result = TypeVar("Result")
-Pause: TypeAlias = "Future[Any] | None"
-Work: TypeAlias = Generator[Pause, None, None]
-"""Done piece by piece: after each, it pauses for a step of the others, or for as long as the disk takes."""
-
-Tell: TypeAlias = Callable[[PersonaPlexError], None]
-
-_DONE = object()
 _log = logging.getLogger("personaplex")
 
 
@@ -85,7 +79,7 @@ class Engine:
         self._seats: dict[int, Seat] = {}
         self._vanished: deque[Lease] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
-        self._openings: deque[Work] = deque()
+        self._works = WorkQueue(self._changed)
         self._stopped: PersonaPlexError | None = None
         rule = limits.voice_activity
         self.disk = Disk()
@@ -150,8 +144,7 @@ class Engine:
             self._check_running()
             self._reap()
             seat = self._seated(settings, seed, self._sampling(settings))
-            self._openings.append(self._guarded(self._opening(seat), self._failing(seat), "could not be opened"))
-            self._changed.notify_all()
+            self._works.add(guarded(self._opening(seat), self._failing(seat), "could not be opened"))
         return Call(self, seat)
 
     def _seated(self, settings: Settings, seed: int, sampling: Sampling, text: bytes = b"") -> Seat:
@@ -184,8 +177,7 @@ class Engine:
             seat.calm_at = notes.n_frames
             seat.forced, seat.script = (Forced(), notes.forced[0]), deque(notes.forced[1:])
             seat.take_in(notes.unheard, self._backlog)
-            self._openings.append(self._guarded(self._resuming(seat, state), self._failing(seat), "could not go on"))
-            self._changed.notify_all()
+            self._works.add(guarded(self._resuming(seat, state), self._failing(seat), "could not go on"))
         return Call(self, seat)
 
     def close(self) -> None:
@@ -271,8 +263,7 @@ class Engine:
             if keep_history and not voice and not prompt:
                 raise UsageError("keep_history reads a voice or a prompt after what was said: name one")
             if seat.ask(voice, prompt, keep=keep_history):
-                self._openings.append(self._updating(seat))
-            self._changed.notify_all()
+                self._works.add(self._updating(seat))
 
     def save(self, seat: Seat, path: Path) -> None:
         """Write a seat's conversation as it is between two steps. Raises OutputError."""
@@ -371,6 +362,7 @@ class Engine:
     def _live(self, model: Source, loaded: Future[None]) -> None:
         try:
             self._device = Device(model, self._slots.n_slots, self.limits)
+            self._reader = PromptReader(self._device, self.disk)
         except BaseException as error:
             loaded.set_exception(error)
             return
@@ -385,9 +377,7 @@ class Engine:
             for task in self._tasks:
                 with suppress(Exception):
                     task()
-            for opening in tuple(self._openings):  # the disk's thread may still add to them
-                with suppress(Exception):
-                    opening.close()
+            self._works.close()
 
     def _turn(self) -> bool:
         """Once round the loop: asked-for work, a piece of a new prompt, one step. False when the engine is closed.
@@ -402,10 +392,7 @@ class Engine:
             tasks, self._tasks = self._tasks, deque()
         for task in tasks:
             task()
-        while self._openings and (pause := next(self._openings[0], _DONE)) is not None:
-            work = self._openings.popleft()
-            if isinstance(pause, Future):
-                pause.add_done_callback(partial(self._go_on, work))
+        self._works.proceed()
         with self._changed:
             choices = [seat.sampling for seat in self._seats.values()]
             due = [(seat, frame) for seat in self._seats.values() if (frame := seat.next_frame()) is not None]
@@ -414,11 +401,6 @@ class Engine:
         if due:
             self._scatter(due, self._device.step({seat.lease.slot: pcm for seat, pcm in due}, forced, choices))
         return True
-
-    def _go_on(self, work: Work, _: Future[Any]) -> None:
-        with self._changed:
-            self._openings.append(work)
-            self._changed.notify_all()
 
     def _column(self, now: Forced, then: Forced) -> np.ndarray:
         """What is decided of the column [17] that ends one frame and begins the next."""
@@ -433,7 +415,7 @@ class Engine:
 
     def _has_work(self) -> bool:
         waiting = any(seat.is_waiting for seat in self._seats.values())
-        return bool(self._stopped or self._tasks or self._openings or self._vanished or waiting)
+        return bool(self._stopped or self._tasks or self._works or self._vanished or waiting)
 
     def _scatter(self, due: list[tuple[Seat, np.ndarray]], results: dict[int, Heard]) -> None:
         """Tell each seat what came of its frame; whoever has left meanwhile is told nothing."""
@@ -468,60 +450,12 @@ class Engine:
                 if self._slots.holds(seat.lease):
                     self._end_if_done(seat)
 
-    def _guarded(self, work: Iterator[Pause], tell: Tell, what: str) -> Work:
-        """Work for one conversation, piece by piece, whose failure is that conversation's alone."""
-        try:
-            yield from work
-        except PersonaPlexError as error:
-            tell(error)
-        except Exception as error:
-            tell(BackendError(f"the conversation {what}: {error}"))
-
     def _failing(self, seat: Seat) -> Tell:
         return lambda error: self.release(seat, "error", error)
 
-    def _reading(self, seat: Seat, settings: Settings) -> Generator[Pause, None, Prefix | None]:
-        """What the model makes of a voice and a role, as long as the conversation they are for goes on."""
-        prompt = yield from self._composing(seat, settings)
-        kept = self._device.prefixes
-        if not prompt.n_frames:
-            return None
-        key = kept.key(prompt)
-        read = kept.get(key)
-        if read is None and kept.folder is not None:
-            fetched = self.disk.do(lambda: kept.fetch(key))
-            yield fetched
-            self._check_held(seat)
-            read = fetched.result() or kept.get(key)  # somebody else may have read it meanwhile
-        if read is None:
-            for prefix in self._device.reading(prompt):
-                read = prefix
-                yield None
-                self._check_held(seat)
-            assert read is not None
-            whole = read
-            self.disk.offer(lambda: kept.write(key, whole))
-        kept.keep(key, read)
-        return read
-
-    def _composing(self, seat: Seat, settings: Settings) -> Generator[Pause, None, Prompt]:
-        """Voice and role as a prompt; a recording is read by the disk's thread, and encoded piece by piece."""
-        self._check_held(seat)
-        voice = settings.voice
-        if isinstance(voice, str | Path) and voice and self.model.is_clip(voice):
-            path = Path(voice)
-            clip = self.disk.do(lambda: self.model.read_clip(path))
-            yield clip
-            self._check_held(seat)
-            for found in self._device.encoding(path, clip.result()):
-                voice = found
-                yield None
-                self._check_held(seat)
-        return self._device.compose(dataclasses.replace(settings, voice=voice))
-
     def _opening(self, seat: Seat) -> Iterator[Pause]:
         """Read a seat's prompt piece by piece and put the state into its slot."""
-        read = yield from self._reading(seat, seat.settings)
+        read = yield from self._reader.read(seat.settings, partial(self._check_held, seat))
         self._device.begin(seat.lease.slot, read, seat.seed, seat.sampling)
         self._welcome(seat)
         yield None
@@ -536,11 +470,11 @@ class Engine:
         """Read the first change that a seat was asked for; a bad one changes nothing. What follows queues up again."""
         with self._changed:
             change, keep = seat.asked.pop(0)
-        yield from self._guarded(self._changing(seat, change, keep=keep), self._telling(seat), "could not be changed")
+        yield from guarded(self._changing(seat, change, keep=keep), self._telling(seat), "could not be changed")
         with self._changed:
             seat.is_reading = bool(seat.asked)
             if seat.asked:
-                self._openings.append(self._updating(seat))
+                self._works.add(self._updating(seat))
 
     def _telling(self, seat: Seat) -> Tell:
         def tell(error: PersonaPlexError) -> None:
@@ -553,10 +487,10 @@ class Engine:
         inside: Change = seat.inside | change if keep else {}
         if keep:
             named = Settings(voice=inside.get("voice") or "", prompt=inside.get("prompt") or "")  # type: ignore[arg-type]
-            prompt = yield from self._composing(seat, named)
+            prompt = yield from self._reader.compose(named, partial(self._check_held, seat))
             act = partial(self._read_inside, seat, settings, prompt)
         else:
-            read = yield from self._reading(seat, settings)
+            read = yield from self._reader.read(settings, partial(self._check_held, seat))
             act = partial(self._exchange, seat, settings, read)
         with self._changed:
             seat.coming, seat.change, seat.forgets, seat.inside = settings, act, not keep, inside
@@ -572,8 +506,8 @@ class Engine:
     def _read_inside(self, seat: Seat, settings: Settings, prompt: Prompt) -> None:
         """Begin to read a prompt inside a seat's conversation, which stands still until it is read."""
         seat.is_held = True
-        work = self._guarded(self._reading_inside(seat, settings, prompt), self._telling(seat), "could not be changed")
-        self._openings.append(work)
+        work = guarded(self._reading_inside(seat, settings, prompt), self._telling(seat), "could not be changed")
+        self._works.add(work)
 
     def _reading_inside(self, seat: Seat, settings: Settings, prompt: Prompt) -> Iterator[Pause]:
         try:
