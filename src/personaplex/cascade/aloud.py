@@ -12,7 +12,7 @@ import soxr
 from personaplex.cascade.engine import Piece, Synthesiser, as_error
 from personaplex.cascade.sentences import SentenceSplitter
 from personaplex.cascade.speakable import speakable
-from personaplex.errors import PersonaPlexError, SynthesisError, UsageError
+from personaplex.errors import AudioError, PersonaPlexError, SynthesisError, UsageError
 from personaplex.units import SAMPLE_RATE
 
 
@@ -28,8 +28,8 @@ def read_aloud(
 ) -> Iterator[np.ndarray | Unsaid]:
     """Sound [S] at 24 kHz as it is made, and what could not be said in between; `who` speaks, for messages.
 
-    What is no speech (markup, emoji) is left out. Raises UsageError for an unknown voice or language, and whatever
-    `text` raises.
+    What is no speech (markup, emoji) is left out. Raises UsageError for an unknown voice or language, AudioError
+    for a recording that cannot be a voice, and whatever `text` raises.
     """
     for sentence in _sentences(text):
         if not (said := speakable(sentence)):
@@ -42,7 +42,7 @@ def read_aloud(
                     yield pcm
             if not n_samples:
                 raise SynthesisError(f"{who} makes no sound of it")
-        except UsageError:
+        except (UsageError, AudioError):  # the voice or the language is wrong, so no sentence can be said
             raise
         except Exception as error:  # a synthesiser is somebody else's program
             yield Unsaid(sentence, as_error(error, f"synthesiser {who}"))
