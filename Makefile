@@ -11,6 +11,7 @@ setup: ## Make .venv, or bring it up to date: all that this machine needs to run
 
 packages: setup
 	@sh scripts/system-packages tests
+	@sh scripts/engines-venv
 
 demo: setup ## Run the demonstration
 	@sh scripts/demo
@@ -40,5 +41,5 @@ lock: ## Pin anew after pyproject.toml changed (LOCK=--upgrade: the newest of ev
 	@sh scripts/lock $(LOCK)
 
 clean: ## Remove .venv and everything else that these targets made, but for demo/
-	rm -rf .venv .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-engines .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
