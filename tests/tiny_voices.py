@@ -1,6 +1,6 @@
 """Voices of Piper and Kokoro with nothing learned in them: each symbol sounds as its number, so that it can be read.
 
-`python -m tests.tiny_voices FOLDER` writes them. The graphs have the inputs, outputs, types and shapes of the real ones.
+`python -m tests.tiny_voices FOLDER` writes them. The graphs have the real ones' inputs, outputs, types and shapes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,8 +25,8 @@ KOKORO_RATE, PIPER_RATE = 24_000, 22_050
 STYLES = 510
 
 
-def write_piper(folder: Path, name: str = "en_US-tiny-low", speakers: tuple[str, ...] = ()) -> Path:
-    """NAME.onnx and NAME.onnx.json; with several speakers, the second is half as loud, and so on."""
+def write_piper(folder: Path, name: str = "en_US-tiny-low", speakers: tuple[str, ...] = (), **changes: Any) -> Path:
+    """NAME.onnx and NAME.onnx.json; of two speakers, the second sounds upside down. `changes` are the description's."""
     inputs = [
         helper.make_tensor_value_info("input", TensorProto.INT64, ["batch", "phonemes"]),
         helper.make_tensor_value_info("input_lengths", TensorProto.INT64, ["batch"]),
@@ -34,13 +35,13 @@ def write_piper(folder: Path, name: str = "en_US-tiny-low", speakers: tuple[str,
     nodes, gain = _table("input"), np.ones(1, np.float32)
     if speakers:
         inputs.append(helper.make_tensor_value_info("sid", TensorProto.INT64, ["batch"]))
-        gain = np.array([0.5**i for i in range(len(speakers))], np.float32)
+        gain = np.array([1, -1], np.float32)
         nodes += [helper.make_node("Gather", ["gain", "sid"], ["own"])]
     nodes += [
         helper.make_node("Mul", ["sound", "own" if speakers else "gain"], ["louder"]),
         helper.make_node("Reshape", ["louder", "shape"], ["output"]),
     ]
-    weights = {"gain": gain, "shape": np.array([1, 1, 1, -1], np.int64)}
+    weights: dict[str, np.ndarray] = {"gain": gain, "shape": np.array([1, 1, 1, -1], np.int64)}
     output = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 1, 1, "time"])
     path = folder / f"{name}.onnx"
     _save(path, nodes, inputs, output, weights)
@@ -55,7 +56,7 @@ def write_piper(folder: Path, name: str = "en_US-tiny-low", speakers: tuple[str,
         "phoneme_id_map": DEFAULT_PHONEME_ID_MAP,
         "inference": {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8},
     }
-    Path(f"{path}.json").write_text(json.dumps(about))
+    Path(f"{path}.json").write_text(json.dumps(about | changes))
     return path
 
 
@@ -76,7 +77,8 @@ def write_kokoro(folder: Path, voices: tuple[str, ...] = ("af_heart", "bm_george
     path = folder / "kokoro-v1.0.onnx"
     _save(path, nodes, inputs, output, {"shape": np.array([-1], np.int64)})
     with (folder / "voices-v1.0.bin").open("wb") as file:
-        np.savez(file, **{name: np.full((STYLES, 1, 256), 0.5**i, np.float32) for i, name in enumerate(voices)})
+        styles: dict[str, Any] = {v: np.full((STYLES, 1, 256), 0.5**i, np.float32) for i, v in enumerate(voices)}
+        np.savez(file, **styles)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class Kokoro:
         try:
             from kokoro_onnx import Kokoro as Model
 
-            self._model = Model(str(path), str(voices))
+            logging.getLogger("phonemizer").setLevel(logging.ERROR)  # it warns of words that are read as two
+            self._model: Any = Model(str(path), str(voices))
             names = [name for name in self._model.get_voices() if name[:1] in _ACCENTS]
         except Exception as error:  # the files are whatever somebody named; every library has errors of its own
             raise EngineError(f"{path} with {voices} cannot be used: {type(error).__name__}: {error}") from error

@@ -6,6 +6,7 @@ holds one of the two.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -58,10 +59,9 @@ class _MlxAudio:
 
 
 def _load(model: str) -> Any:
-    from mlx_audio.tts.utils import load_model
-
+    utils: Any = importlib.import_module("mlx_audio.tts.utils")
     with redirect_stdout(sys.stderr):  # it prints, and our standard output may be sound
-        return load_model(model)
+        return utils.load_model(model)
 
 
 def _pieces(model: Any, request: Mapping[str, Any]) -> Iterator[Piece]:
@@ -104,12 +104,12 @@ class QwenVoices(_MlxAudio):
 
 
 class CosyVoice(_MlxAudio):
-    """CosyVoice 2 or 3: speaks like a recording, in the language of the text."""
+    """CosyVoice 3: speaks like a recording, in the language of the text."""
 
     voices: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en", "zh", "ja", "ko", "de", "es", "fr", "it", "ru")
 
-    def __init__(self, model: str = "mlx-community/CosyVoice2-0.5B-4bit") -> None:
+    def __init__(self, model: str = "mlx-community/Fun-CosyVoice3-0.5B-2512-4bit") -> None:
         super().__init__("cosyvoice", model)
 
     def say(self, text: str, voice: str | None = None, language: str | None = None) -> Iterator[Piece]:
@@ -118,7 +118,7 @@ class CosyVoice(_MlxAudio):
             raise UsageError("cosyvoice has no voices of its own; name a recording of up to 30 s as the voice")
         if language not in (None, *self.languages):
             raise UsageError(f"the model does not speak {language!r}; it speaks {', '.join(self.languages)}")
-        yield from self._generate({"text": text, "verbose": False} | _recorded(voice, ()))
+        yield from self._generate({"text": text, "verbose": False, "stt_model": None} | _recorded(voice, ()))
 
 
 def _recorded(voice: str, known: tuple[str, ...]) -> dict[str, Any]:
@@ -167,6 +167,6 @@ COSYVOICE = EngineSpec(
     "pip install 'mlx-audio-plus==0.1.8', in an environment of its own: mlx-audio itself has no CosyVoice",
     "MIT, weights Apache-2.0",
     modules=("mlx_audio",),
-    probe=_probe("cosyvoice2"),
+    probe=_probe("cosyvoice3"),
     remark=_UNTRIED,
 )

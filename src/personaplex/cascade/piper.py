@@ -37,9 +37,7 @@ class Piper:
             self._ids = dict(sorted(speakers.items(), key=lambda speaker: speaker[1] != self._default()))
             self.voices = tuple(self._ids) or (path.stem,)
             self.languages = (_language(json.loads(about.read_text("utf-8"))),)
-        except (
-            Exception
-        ) as error:  # the file is whatever somebody named; every library has errors of its own
+        except Exception as error:  # the file is whatever somebody named; every library has errors of its own
             raise EngineError(f"{path} is not a voice of Piper that can be used: {_line(error)}") from error
 
     def _default(self) -> int:
@@ -67,7 +65,7 @@ class Piper:
 
 def _language(about: dict[str, Any]) -> str:
     """ISO 639-1, from the voice's own description, or from the name of the phonemes that it was made for."""
-    family = about.get("language", {}).get("family") or about["espeak"]["voice"].partition("-")[0]
+    family = str(about.get("language", {}).get("family") or about["espeak"]["voice"].partition("-")[0])
     return {"cmn": "zh"}.get(family, family)
 
 
