@@ -314,6 +314,4 @@ def test_speak_plays_where_there_is_a_speaker_and_says_what_to_do_where_there_is
     assert no_device == (
         "personaplex: the speaker cannot be used: Error querying device -1; --output writes a file instead"
     )
-        no_device == "personaplex: the speaker cannot be used: Error querying device -1; --output writes a file instead"
-    )
     assert "pip install 'personaplex-mlx[talk]'; or write a file with --output" in no_library

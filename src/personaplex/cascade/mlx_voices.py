@@ -1,4 +1,4 @@
-"""Large voices on MLX, through mlx-audio: Qwen3-TTS, and CosyVoice. For Macs; not run with real weights.
+"""Large voices on MLX: Qwen3-TTS and CosyVoice through mlx-audio, and PersonaPlex's own. Not run with real weights.
 
 mlx-audio 0.6 has no CosyVoice. Its offshoot mlx-audio-plus has, under the same module's name, so that one environment
 holds one of the two.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from personaplex.audio import read_audio
-from personaplex.cascade.engine import EngineSpec, Piece
+from personaplex.cascade.engine import EngineSpec, Piece, Synthesiser
 from personaplex.cascade.own_thread import OwnThread
 from personaplex.errors import AudioError, EngineError, SynthesisError, UsageError
 from personaplex.units import SAMPLE_RATE
@@ -146,6 +146,12 @@ def _probe(model: str) -> Callable[[], None]:
     return look
 
 
+def _own_voices(model: str = "nvidia/personaplex-7b-v1") -> Synthesiser:
+    from personaplex.cascade.own_voices import OwnVoices
+
+    return OwnVoices(model)
+
+
 _UNTRIED = "for Macs; not run with real weights"
 
 QWEN3 = EngineSpec(
@@ -169,4 +175,13 @@ COSYVOICE = EngineSpec(
     modules=("mlx_audio",),
     probe=_probe("cosyvoice3"),
     remark=_UNTRIED,
+)
+PERSONAPLEX = EngineSpec(
+    "personaplex",
+    "synthesiser",
+    _own_voices,
+    "the duplex model's own voices, its text stream given what to say; personaplex:MODEL names another model",
+    "nothing to install; the weights are downloaded once (docs/weights.md)",
+    "the weights' own",
+    remark="experimental; not run with real weights",
 )

@@ -24,6 +24,7 @@ _OWN = {
     "kokoro": "personaplex.cascade.kokoro:ENGINE",
     "qwen3-tts": "personaplex.cascade.mlx_voices:QWEN3",
     "cosyvoice": "personaplex.cascade.mlx_voices:COSYVOICE",
+    "personaplex": "personaplex.cascade.mlx_voices:PERSONAPLEX",
 }
 """Names and objects. Here and not in the package's metadata, so that a checkout has them too."""
 
