@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from personaplex.text import PAD
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
 from tests.conftest import PARITY
 
-TEXT = "Good day to you, captain."
+TEXT = "Good day, captain."
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,8 @@ def test_words_begin_with_their_frames_and_the_voice_is_heard(voices: OwnVoices)
     assert {piece.rate for piece in pieces} == {SAMPLE_RATE}
 
     def sound(voice: str | None) -> np.ndarray:
-        return np.concatenate([frame.pcm for frame in voices.frames("Good day.", voice)])[: 10 * FRAME_SAMPLES]
+        with closing(voices.frames("Good day.", voice)) as frames:  # type: ignore[type-var]
+            return np.concatenate([frame.pcm for frame in islice(frames, 8)])
 
     own = sound("VOICE0")
     assert np.array_equal(own, sound("VOICE0")), "the same text sounds the same again"
@@ -67,16 +70,16 @@ def test_many_ask_one_thread_answers_and_a_closed_text_is_not_said_on(voices: Ow
     def ask(who: int) -> None:
         heard[who] = [piece.pcm for piece in voices.say(TEXT)]
 
-    askers = [threading.Thread(target=ask, args=(who,)) for who in range(3)]
+    askers = [threading.Thread(target=ask, args=(who,)) for who in range(2)]
     for asker in askers:
         asker.start()
-    broken = voices.say(TEXT * 40)
+    broken = voices.say(TEXT * 9)
     assert len(next(broken).pcm) == FRAME_SAMPLES
     broken.close()  # type: ignore[attr-defined]
     assert [piece.pcm.tobytes() for piece in voices.say(TEXT)] == [pcm.tobytes() for pcm in whole]
     for asker in askers:
         asker.join()
-    assert all(np.array_equal(np.concatenate(own), np.concatenate(whole)) for own in heard.values()) and len(heard) == 3
+    assert all(np.array_equal(np.concatenate(own), np.concatenate(whole)) for own in heard.values()) and len(heard) == 2
 
 
 def test_what_is_unknown_is_one_line(voices: OwnVoices, tmp_path: Path) -> None:

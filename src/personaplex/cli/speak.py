@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from personaplex.audio import audio_file, check_format, pcm16
-from personaplex.cli.options import note
+from personaplex.cli.options import find_voice, note
 from personaplex.cli.standard_output import check_stdout, wav_header, write_stdout
 from personaplex.errors import PersonaError, UsageError
 from personaplex.files import check_writable
@@ -34,7 +34,7 @@ _AHEAD = 4
 @click.option(
     "--engine", metavar="NAME[:MODEL]", default="flite", show_default=True, help="What speaks (docs/cascade.md)."
 )
-@click.option("--voice", metavar="NAME", help="One of the engine's voices (default: its first).")
+@click.option("--voice", metavar="NAME|FILE", help="One of the engine's (default: its first); some take a recording.")
 @click.option("--language", metavar="CODE", help="The language, such as en (default: the voice's).")
 @click.option("-o", "--output", metavar="FILE", help="Where to (.wav, .flac, .ogg, .mp3); - writes WAV to stdout.")
 @click.option("--play", is_flag=True, help="Play it; what happens without --output.")
@@ -60,8 +60,7 @@ def command(
         outputs = [stack.enter_context(opened) for opened in _outputs(output, play)]
         note(f"note: {engine}: {remark}", quiet=quiet or not remark)
         synthesiser = stack.enter_context(closing(open_synthesiser(engine)))
-        if voice is not None and voice not in synthesiser.voices and not Path(voice).is_file():
-            raise PersonaError(f"{engine} has no voice {voice!r}; there are {', '.join(synthesiser.voices) or 'none'}")
+        voice = _voice(voice, synthesiser.voices, engine)
         thread: OwnThread[np.ndarray | Unsaid] = stack.enter_context(OwnThread("speak"))
         made = thread.stream(lambda: read_aloud(text, synthesiser, engine, voice, language), _AHEAD)
         for piece in stack.enter_context(closing(made)):  # type: ignore[type-var]
@@ -79,6 +78,16 @@ def command(
     if output not in (None, "-"):
         note(f"wrote {output}: {n_samples / SAMPLE_RATE:.1f} s", quiet=quiet)
     return None if failure is None else failure.error.exit_code
+
+
+def _voice(voice: str | None, known: Sequence[str], engine: str) -> str | None:
+    """A voice of the engine's, or a file: one of the user's own voices, or a recording. Raises PersonaError."""
+    if voice is None or voice in known:
+        return voice
+    file = find_voice(voice)
+    if not Path(file).is_file():
+        raise PersonaError(f"{engine} has no voice {voice!r}; there are {', '.join(known) or 'none'}")
+    return file
 
 
 def _check_output(output: str | None) -> None:
