@@ -19,13 +19,13 @@ import personaplex  # noqa: F401 - before mlx: it loads a fast BLAS where one is
 import mlx.core as mx  # isort: skip
 
 import numpy as np
-from mlx.utils import tree_flatten
 from mlx_audio.tts import utils
 from mlx_audio.tts.models.base import GenerationResult
 
 from personaplex.cascade.engine import Synthesiser
 from personaplex.cascade.registry import open_synthesiser
 from personaplex.errors import PersonaPlexError
+from personaplex.nn.state import parameters
 
 SMALL = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -69,13 +69,11 @@ def write_qwen(folder: Path, **changes: Any) -> Path:
     config = CONFIG | changes
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps({"max_new_tokens": MOST_TOKENS, "temperature": 0}))
-    mx.save_safetensors(
-        str(folder / "model.safetensors"), dict(tree_flatten(Model(ModelConfig.from_dict(config)).parameters()))
-    )
+    mx.save_safetensors(str(folder / "model.safetensors"), parameters(Model(ModelConfig.from_dict(config))))
     (codec / "config.json").write_text(json.dumps({"decoder_config": DECODER}))
-    whole = Qwen3TTSSpeechTokenizer(Qwen3TTSTokenizerConfig(decoder_config=dict(DECODER)))  # type: ignore[arg-type]
+    whole = Qwen3TTSSpeechTokenizer(Qwen3TTSTokenizerConfig(decoder_config=dict(DECODER)))
     # The rest is random anyhow, and the loader would take our small convolutions for PyTorch's.
-    norms = {name: value for name, value in tree_flatten(whole.parameters()) if name.endswith("layernorm.weight")}
+    norms = {name: value for name, value in parameters(whole).items() if name.endswith("layernorm.weight")}
     mx.save_safetensors(str(codec / "model.safetensors"), norms)
     vocabulary = {letter: i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz .,!?\n")} | {"<unk>": 59}
     letters = Tokenizer(models.WordLevel(vocabulary | {"<|im_start|>": 60, "<|im_end|>": 61}, unk_token="<unk>"))
@@ -164,7 +162,7 @@ def cosyvoice(folder: Path) -> dict[str, Any]:
 
     asked: list[dict[str, Any]] = []
 
-    class Mute(Model):  # type: ignore[misc]
+    class Mute(Model):
         def generate(self, **request: Any) -> Iterator[GenerationResult]:
             check_request(Model.generate, request)
             asked.append({name: str(value) if name != "ref_audio" else value.shape for name, value in request.items()})
