@@ -36,7 +36,7 @@ def test_qwen_speaks_half_a_second_at_a_time_in_a_thread_of_its_own(tmp_path: Pa
     assert [piece[0] for piece in found["pieces"]] == [11_520, 11_520, 11_520, 3_840]
     assert all(piece[1:] == [24_000, "float32", True] for piece in found["pieces"])
     assert found["again"] == found["cloned"] == 20 * 1920
-    assert found["threads"] == ["personaplex-qwen3-tts_0"]
+    assert found["threads"] == ["personaplex-qwen3-tts"]
     assert "unknown voice 'nobody': no such recording; there are anna, bert" in found["unknown voice"]
     assert "does not speak 'fr'; it speaks en, de" in found["unknown language"]
     assert "EngineError: qwen3-tts cannot load" in found["nowhere"] and "nowhere" in found["nowhere"]

@@ -97,3 +97,12 @@ def test_finding_engines_loads_none_of_their_libraries() -> None:
     line = f"import sys; {found}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("end", ["", "; raise SystemExit(3)", "; del pieces, voice"])
+def test_a_program_that_forgets_to_close_it_ends_well(end: str) -> None:
+    """MLX aborts a process whose thread has ended and left its streams behind."""
+    opened = f"voice = open_synthesiser('personaplex:{PARITY}')"
+    line = f"from personaplex.cascade.registry import open_synthesiser; {opened}; pieces = voice.say('Good day.')"
+    done = subprocess.run([sys.executable, "-c", f"{line}; next(pieces){end}"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (3 if "Exit" in end else 0, b"")

@@ -197,14 +197,42 @@ def numbers(n: int, begun: list[str], ended: list[str]) -> Iterator[int]:
 def test_an_own_thread_makes_all_of_it_and_stops_when_nobody_asks(most: int) -> None:
     begun: list[str] = []
     ended: list[str] = []
-    with OwnThread[int]("test") as thread:
+    last: list[int] = []
+    with OwnThread[int]("test", lambda: last.append(threading.get_ident())) as thread:
         heard = []
         with pytest.raises(SynthesisError, match="no more numbers"):
             for number in thread.stream(lambda: numbers(9, begun, ended), most):
                 heard.append(number)
-        assert heard == list(range(9)) and begun == ended == ["personaplex-test_0"]
+        assert heard == list(range(9)) and begun == ended == ["personaplex-test"]
         endless = thread.stream(lambda: numbers(10**9, begun, ended), most or 2)
         assert next(endless) == 0
         endless.close()  # type: ignore[attr-defined]
         assert len(ended) == 2, "it has ended when closing returns"
-        assert thread.run(threading.get_ident) != threading.get_ident()
+        own = thread.run(threading.get_ident)
+        assert own != threading.get_ident() and not last
+    assert last == [own] and "personaplex-test" not in {other.name for other in threading.enumerate()}
+    thread.close()
+    with pytest.raises(EngineError, match="was closed"):
+        next(thread.stream(lambda: iter([1])))
+    with pytest.raises(EngineError, match="was closed"):
+        thread.run(threading.get_ident)
+
+
+def test_closing_an_own_thread_ends_what_is_still_being_made() -> None:
+    """As many as asked for are made ahead and no more; who still listens is told that it was no end."""
+    begun: list[str] = []
+    ended: list[str] = []
+    made: list[int] = []
+    thread: OwnThread[int] = OwnThread("test")
+
+    def counted() -> Iterator[int]:
+        for number in numbers(10**9, begun, ended):
+            made.append(number)
+            yield number
+
+    stream = thread.stream(counted, most=3)
+    assert next(stream) == 0
+    thread.close()
+    assert ended == ["personaplex-test"] and len(made) <= 4
+    with pytest.raises(EngineError, match="was closed"):
+        list(stream)

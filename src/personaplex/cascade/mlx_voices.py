@@ -37,7 +37,7 @@ class _MlxAudio:
 
     def __init__(self, who: str, model: str) -> None:
         self._who = who
-        self._thread: OwnThread[Piece] = OwnThread(who)
+        self._thread: OwnThread[Piece] = OwnThread(who, _clear_streams)
         try:
             self._model = self._thread.run(_load, model)
         except Exception as error:  # a folder or a repository: the library's errors, the Hub's, the network's
@@ -56,6 +56,13 @@ class _MlxAudio:
         """Free the model."""
         del self._model
         self._thread.close()
+
+
+def _clear_streams() -> None:
+    """A thread that leaves MLX's streams behind aborts the process when that ends."""
+    import mlx.core as mx
+
+    mx.clear_streams()
 
 
 def _load(model: str) -> Any:

@@ -54,7 +54,7 @@ class OwnVoices:
     languages = ("en",)
 
     def __init__(self, model: str = "nvidia/personaplex-7b-v1") -> None:
-        self._thread: OwnThread[Spoken] = OwnThread("voice-of-our-own")
+        self._thread: OwnThread[Spoken] = OwnThread("own-voices", mx.clear_streams)
         self._prefixes: OrderedDict[str | None, Prefix | None] = OrderedDict()
         try:
             self._thread.run(self._load, model)
@@ -121,6 +121,6 @@ class OwnVoices:
 
     def close(self) -> None:
         """Free the model."""
-        self._thread.run(self._prefixes.clear)
+        self._prefixes.clear()
         del self._duplex, self._model
         self._thread.close()
