@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ def test_what_is_spoken_is_understood(
     assert main(["speak", QUESTION, "--voice", voice, "--language", "en", "--output", str(output)]) == 0
     said = capsys.readouterr()
     pcm = read_audio(output)
+    own = sum(len(piece.pcm) / piece.rate for piece in open_synthesiser("flite").say(QUESTION, voice))
+    assert abs(len(pcm) - own * SAMPLE_RATE) <= 1, "all of it, at our rate"
     assert said.out == "" and said.err == f"wrote {output}: {len(pcm) / SAMPLE_RATE:.1f} s\n"
     assert {"what", "are", "your", "opening", "sunday", "please"} <= understood(pcm)
     assert list(tmp_path.iterdir()) == [output]
@@ -55,11 +58,15 @@ def test_a_file_is_read_without_what_is_no_speech(tmp_path: Path, capsys: pytest
     same = f"{QUESTION}\nThe code is on the screen.\nSee example dot org."
     assert main(["speak", same, "-o", str(plain), "--quiet"]) == 0
     assert output.read_bytes() == plain.read_bytes() and capsys.readouterr().err == ""
+    with speak._text(str(text)) as parts:
+        assert "".join(parts) == text.read_text(encoding="utf-8").removeprefix("\ufeff")
 
 
 def test_through_pipes_the_first_sentence_is_spoken_before_the_text_has_ended(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "personaplex", "speak", "-", "--output", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        watchdog = threading.Timer(120, program.kill)  # a program that waits for ever ends the test, not the suite
+        watchdog.start()
         assert program.stdin is not None and program.stdout is not None and program.stderr is not None
         program.stdin.write(f"{QUESTION} And".encode())
         program.stdin.flush()
@@ -68,6 +75,7 @@ def test_through_pipes_the_first_sentence_is_spoken_before_the_text_has_ended(tm
         program.stdin.close()
         rest = program.stdout.read()
         assert (program.wait(), program.stderr.read()) == (0, b"")
+        watchdog.cancel()
     output = tmp_path / "whole.wav"
     assert main(["speak", f"{QUESTION} And then?", "-o", str(output), "-q"]) == 0
     header, spoken = (first + rest)[:44], (first + rest)[44:]
@@ -155,6 +163,7 @@ BAD = [
     (["."], USAGE, ". is a folder; name a text file"),
     (["missing.txt"], USAGE, "missing.txt does not exist; name a text file, or give the text itself"),
     (["data.bin"], USAGE, "data.bin is not a text in UTF-8"),
+    (["cut.txt"], USAGE, "cut.txt is not a text in UTF-8: unexpected end of data"),
     (["zeros.bin"], USAGE, "zeros.bin is not a text: it holds a zero byte"),
     ([""], USAGE, "there is nothing to say: the text holds no words"),
     (["😀 --- ***"], USAGE, "there is nothing to say: the text holds no words"),
@@ -170,6 +179,7 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERSONAPLEX_MODELS", str(tmp_path / "models"))
     (tmp_path / "data.bin").write_bytes(bytes(range(1, 256)))
+    (tmp_path / "cut.txt").write_bytes("Five €".encode()[:-1])
     (tmp_path / "zeros.bin").write_bytes(bytes(99))
     before = set(tmp_path.iterdir())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
