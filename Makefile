@@ -25,8 +25,8 @@ test-oldest: ## Run the tests with the oldest versions that pyproject.toml allow
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -e '.[cpu,dev]'
 	.venv-oldest/bin/python -m pytest -q
 
-soak: packages ## Run the property tests for long: half-hour calls, hundreds of examples
-	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property
+soak: packages ## Run tests for long: half-hour calls, hundreds of examples, ten thousand words
+	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property tests/e2e/test_speak.py
 
 check: setup ## Run the linters and the type checker
 	$(python) -m ruff check
