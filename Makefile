@@ -11,6 +11,7 @@ setup: ## Make .venv, or bring it up to date: all that this machine needs to run
 
 packages: setup
 	@sh scripts/system-packages tests
+	@sh scripts/engines-venv
 
 demo: setup ## Run the demonstration
 	@sh scripts/demo
@@ -24,8 +25,8 @@ test-oldest: ## Run the tests with the oldest versions that pyproject.toml allow
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -e '.[cpu,dev]'
 	.venv-oldest/bin/python -m pytest -q
 
-soak: packages ## Run the property tests for long: half-hour calls, hundreds of examples
-	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property
+soak: packages ## Run tests for long: half-hour calls, hundreds of examples, ten thousand words
+	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property tests/e2e/test_speak.py
 
 check: setup ## Run the linters and the type checker
 	$(python) -m ruff check
@@ -40,5 +41,5 @@ lock: ## Pin anew after pyproject.toml changed (LOCK=--upgrade: the newest of ev
 	@sh scripts/lock $(LOCK)
 
 clean: ## Remove .venv and everything else that these targets made, but for demo/
-	rm -rf .venv .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-engines .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -37,6 +37,8 @@ HEAVY = {
     "sounddevice": {"live"},
     "livekit": {"live"},
     "openai": {"cascade"},
+    "piper": {"cascade"},
+    "kokoro_onnx": {"cascade"},
     "pocketsphinx": {"cascade", "evaluate"},
 }
 """Third parties that only one part of the program knows."""

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from queue import Queue
 from types import ModuleType
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personaplex.audio import read_audio
+from personaplex.cli.main import main
 from personaplex.errors import DeviceError
 from personaplex.live.device import Captured, Hint, Lost
 from personaplex.live.playout import Playout
-from personaplex.live.sound_card import SoundCard, _Wire, list_devices, load_sounddevice
+from personaplex.live.sound_card import SoundCard, _Wire, list_devices, load_sounddevice, open_speaker
 from personaplex.units import FRAME_SAMPLES
 
 
@@ -75,6 +78,15 @@ class Cards(ModuleType):
         self.streams.append(stream)
         return stream
 
+    def OutputStream(self, rate: int, **options: Any) -> Any:  # noqa: N802
+        if rate not in self.rates:
+            raise PortAudioError("Error opening Stream: Invalid sample rate [PaErrorCode -9997]")
+        if options["channels"] not in self.channels:
+            raise PortAudioError("Error opening Stream: Invalid number of channels [PaErrorCode -9998]")
+        stream = Written(self.busy, samplerate=rate, finished_callback=lambda: None, **options)
+        self.streams.append(stream)
+        return stream
+
 
 class Opened:
     latency = (0.02, 0.03)
@@ -98,6 +110,23 @@ class Opened:
         out = np.empty((n, self.options["channels"][1]), np.float32)
         self.options["callback"](sound, out, n, None, None)
         return out
+
+
+class Written(Opened):
+    """A stream that is written to. `heard_out`: it was stopped, which waits for what was written."""
+
+    heard_out = False
+
+    def __init__(self, busy: str, **options: Any) -> None:
+        super().__init__(busy, **options)
+        self.blocks: list[np.ndarray] = []
+
+    def write(self, block: np.ndarray) -> None:
+        assert block.dtype == np.float32 and block.ndim == 2 and self.open
+        self.blocks.append(block)
+
+    def stop(self) -> None:
+        self.heard_out = True
 
 
 Plug = Callable[..., Cards]
@@ -233,3 +262,56 @@ def test_a_microphone_that_is_held_back_is_noticed_once() -> None:
     for _ in range(400):
         wire.exchange(np.zeros(480, np.float32), 480)
     assert all(isinstance(item, Captured) for item in taken(queue))
+
+
+@pytest.mark.parametrize(
+    ("rates", "channels", "gain"), [((24_000,), (1, 2), 1), ((48_000,), (1, 2), 2), ((48_000,), (2,), 2)]
+)
+def test_a_speaker_plays_what_is_written_to_its_end(
+    plug: Plug, rates: tuple[int, ...], channels: tuple[int, ...], gain: int
+) -> None:
+    cards = plug(rates=rates, channels=channels)
+    pcm = (0.2 * np.sin(np.arange(24_000) / 20)).astype(np.float32)
+    with open_speaker() as play:
+        for start in range(0, len(pcm), 7_000):
+            play(pcm[start : start + 7_000])
+    (stream,) = cards.streams
+    played = np.concatenate(stream.blocks)
+    assert played.shape == (gain * len(pcm), min(channels)) and stream.heard_out and not stream.open
+    assert np.abs(played[::gain, 0] - pcm)[200:-200].max() < 0.01
+
+
+def test_a_speaker_that_cannot_be_used_is_one_line_and_a_broken_off_text_is_not_played_out(plug: Plug) -> None:
+    cards = plug(rates=())
+    with (
+        pytest.raises(DeviceError, match=r"the speaker cannot be used: .*sample rate.*; --output writes a file"),
+        open_speaker(),
+    ):
+        pass
+    cards = plug()
+    with pytest.raises(KeyError), open_speaker() as play:
+        play(np.zeros(99, np.float32))
+        raise KeyError
+    assert not cards.streams[0].heard_out and not cards.streams[0].open
+
+
+def test_speak_plays_where_there_is_a_speaker_and_says_what_to_do_where_there_is_none(
+    plug: Plug, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cards = plug(rates=(48_000,))
+    output = tmp_path / "a.wav"
+    assert main(["speak", "Hello there. And good day.", "--play", "--output", str(output)]) == 0
+    (both,) = cards.streams
+    assert main(["speak", "Hello there. And good day."]) == 0
+    played = np.concatenate(cards.streams[1].blocks)
+    assert np.array_equal(played, np.concatenate(both.blocks)) and cards.streams[1].heard_out
+    assert len(played) == 2 * len(read_audio(output)) and np.abs(played).max() > 0.1
+    cards.devices.clear()
+    assert main(["speak", "Hello there."]) == DeviceError.exit_code
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert main(["speak", "Hello there."]) == DeviceError.exit_code
+    *_, no_device, no_library = capsys.readouterr().err.splitlines()
+    assert no_device == (
+        "personaplex: the speaker cannot be used: Error querying device -1; --output writes a file instead"
+    )
+    assert "pip install 'personaplex-mlx[talk]'; or write a file with --output" in no_library

@@ -96,7 +96,7 @@ ESPEAK = EngineSpec(
     "synthesiser",
     lambda: Fallback(_ESPEAK_VOICES, _espeak),
     "tiny, offline, robotic; English here",
-    f"apt-get install {ESPEAK_PACKAGES}",
+    f"apt-get install {ESPEAK_PACKAGES}, or pip install 'personaplex-mlx[espeak]'",
     "GPL-3.0-or-later (the library, loaded when it is chosen)",
     probe=_probe(_espeak, "en-us"),
 )

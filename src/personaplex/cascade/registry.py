@@ -20,6 +20,11 @@ _OWN = {
     "responder": "personaplex.cascade.responder:ENGINE",
     "flite": "personaplex.cascade.fallback_voices:FLITE",
     "espeak": "personaplex.cascade.fallback_voices:ESPEAK",
+    "piper": "personaplex.cascade.piper:ENGINE",
+    "kokoro": "personaplex.cascade.kokoro:ENGINE",
+    "qwen3-tts": "personaplex.cascade.mlx_voices:QWEN3",
+    "cosyvoice": "personaplex.cascade.mlx_voices:COSYVOICE",
+    "personaplex": "personaplex.cascade.mlx_voices:PERSONAPLEX",
 }
 """Names and objects. Here and not in the package's metadata, so that a checkout has them too."""
 

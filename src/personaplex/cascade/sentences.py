@@ -35,27 +35,44 @@ class SentenceSplitter:
 
     def __init__(self) -> None:
         self._text = ""
+        self._code: list[str] = []
+        """What is kept of an open block of code: it may be long, and is looked at when it is over."""
+        self._n_quotes = 0
 
     def push(self, text: str) -> Iterator[str]:
         """The sentences that are complete with this."""
         for character in text:
+            if self._code:
+                self._code.append(character)
+                if self._is_fence(character):
+                    self._text, self._code = self._text + "".join(self._code), []
+                continue
             if (end := self._end(character)) is not None:
                 sentence, self._text = self._text[:end].strip(), self._text[end:]
                 if sentence:
                     yield sentence
-            self._text += character
+            if self._is_fence(character):
+                self._code.append(character)
+            else:
+                self._text += character
 
     def flush(self) -> Iterator[str]:
         """The text is over: what is left of it."""
-        rest, self._text = self._text.strip(), ""
+        rest, self._text, self._code, self._n_quotes = (self._text + "".join(self._code)).strip(), "", [], 0
         if rest:
             yield rest
+
+    def _is_fence(self, character: str) -> bool:
+        """Whether the third backquote of a fence has come."""
+        self._n_quotes = self._n_quotes + 1 if character == "`" else 0
+        if self._n_quotes == len(_FENCE):
+            self._n_quotes = 0
+            return True
+        return False
 
     def _end(self, following: str) -> int | None:
         """Where what is kept can be cut, now that a character is `following`."""
         text = self._text
-        if text.count(_FENCE) % 2:
-            return None
         if text.endswith("\n") and text.strip():
             return len(text)
         if _EAST_ASIAN_END.search(text) and following not in "。！？”’」』）":

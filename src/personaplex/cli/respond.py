@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import sys
 import time
 from contextlib import nullcontext
@@ -31,10 +30,11 @@ from personaplex.cli.options import (
     sampling_changes,
     sampling_options,
 )
+from personaplex.cli.standard_output import check_stdout, wav_header, write_stdout
 from personaplex.errors import UsageError
 from personaplex.files import check_writable
 from personaplex.text import PROMPTS
-from personaplex.units import FRAME_RATE, SAMPLE_RATE
+from personaplex.units import FRAME_RATE
 
 if TYPE_CHECKING:
     from personaplex.model import PersonaPlex
@@ -151,8 +151,8 @@ def _check(options: dict[str, Any]) -> None:
         check_writable(Path(options["output"]))
     elif options["as_json"] or options["transcript"]:
         raise UsageError("--output - writes audio to stdout, where --json and --transcript would print; name a file")
-    elif sys.stdout is None or sys.stdout.isatty():
-        raise UsageError("--output - writes audio to stdout, which is a terminal; pipe it into a player or a file")
+    else:
+        check_stdout()
     options["prompt"] = role_prompt(options)
     options["role"] = find_persona(options)
 
@@ -201,7 +201,7 @@ def _drain(stream: ReplyStream, options: dict[str, Any], began: float) -> float:
     shows_bar = sys.stderr.isatty() and not options["quiet"] and not live
     first_ms = None
     if to_stdout and live:
-        _write_stdout(_wav_header(None))
+        write_stdout(wav_header(None))
     bar = click.progressbar(length=stream.most_frames, label="responding", file=sys.stderr) if shows_bar else None
     with bar or nullcontext():
         if bar is not None:
@@ -209,7 +209,7 @@ def _drain(stream: ReplyStream, options: dict[str, Any], began: float) -> float:
         for chunk in stream:
             first_ms = first_ms if first_ms is not None else 1000 * (time.perf_counter() - began)
             if live and to_stdout:
-                _write_stdout(pcm16(chunk.audio).tobytes())
+                write_stdout(pcm16(chunk.audio).tobytes())
             if live and not options["as_json"]:
                 at = chunk.first_frame / FRAME_RATE
                 note(f"[{at:6.2f} s] {chunk.text.strip()}", quiet=options["quiet"])
@@ -222,7 +222,7 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
     if output is not None:
         write_audio(output, reply.audio)
     elif not options["stream"]:
-        _write_stdout(_wav_header(len(reply.audio)) + pcm16(reply.audio).tobytes())
+        write_stdout(wav_header(len(reply.audio)) + pcm16(reply.audio).tobytes())
     t = reply.timings
     if options["as_json"]:
         report = {
@@ -255,16 +255,3 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
             f"step p50 {t.percentile(50):.1f} ms p99 {t.percentile(99):.1f} ms",
             quiet=quiet,
         )
-
-
-def _wav_header(n_samples: int | None) -> bytes:
-    """A 16-bit mono WAV header; a stream of unknown length gets the sizes that players take for endless."""
-    data = 0xFFFF_FFFF if n_samples is None else 2 * n_samples
-    riff = 0xFFFF_FFFF if n_samples is None else 36 + data
-    fmt = struct.pack("<IHHIIHH", 16, 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
-    return b"RIFF" + struct.pack("<I", riff) + b"WAVEfmt " + fmt + b"data" + struct.pack("<I", data)
-
-
-def _write_stdout(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()

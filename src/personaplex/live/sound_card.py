@@ -5,7 +5,8 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any, Literal
 
@@ -36,19 +37,17 @@ DENIED = (
 )
 
 
-def load_sounddevice() -> ModuleType:
-    """The `sounddevice` module. Raises DeviceError saying what to install."""
+def load_sounddevice(otherwise: str = "or give --input and --output") -> ModuleType:
+    """The `sounddevice` module. Raises DeviceError saying what to install, or what to do `otherwise`."""
     try:
         import sounddevice
     except ImportError as error:
         raise DeviceError(
-            "a microphone needs the sounddevice package: pip install 'personaplex-mlx[talk]'; "
-            "or give --input and --output"
+            f"a microphone or speaker needs the sounddevice package: pip install 'personaplex-mlx[talk]'; {otherwise}"
         ) from error
     except OSError as error:
         raise DeviceError(
-            "the PortAudio library was not found; install it (Debian: apt-get install libportaudio2), "
-            "or give --input and --output"
+            f"the PortAudio library was not found; install it (Debian: apt-get install libportaudio2), {otherwise}"
         ) from error
     assert isinstance(sounddevice, ModuleType)
     return sounddevice
@@ -239,17 +238,51 @@ class _Wire:
             self._put(Hint(DENIED))
 
 
-def play_sound(pcm: np.ndarray, speaker: str | int | None = None) -> None:
-    """Play samples [S] at 24 kHz to their end. Raises DeviceError."""
-    sd = load_sounddevice()
+@contextmanager
+def open_speaker(speaker: str | int | None = None) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield what plays a piece [S] of 24 kHz sound, and waits while much of the last is to be heard yet.
+
+    A block that ends well is heard to its end. Raises DeviceError.
+    """
+    sd = load_sounddevice("or write a file with --output")
     try:
         device = sd.query_devices(speaker, "output")
+        stream, channels, rate = _open_output(sd, device)
+        resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(SAMPLE_RATE, rate, 1, dtype="float32")
+
+        def play(pcm: np.ndarray, last: bool = False) -> None:
+            played = pcm if resampler is None else resampler.resample_chunk(pcm, last=last)
+            if len(played):
+                stream.write(np.repeat(np.asarray(played, np.float32)[:, None], channels, axis=1))
+
         try:
-            sd.check_output_settings(device=device["index"], samplerate=SAMPLE_RATE, channels=1)
-            rate = SAMPLE_RATE
-        except sd.PortAudioError:
-            rate = round(device["default_samplerate"])
-        sd.play(soxr.resample(pcm, SAMPLE_RATE, rate) if rate != SAMPLE_RATE else pcm, rate, device=device["index"])
-        sd.wait()
+            stream.start()
+            yield play
+            play(np.zeros(0, np.float32), last=True)
+            stream.stop()
+        finally:
+            stream.close()
     except (ValueError, sd.PortAudioError) as error:
         raise DeviceError(f"the speaker cannot be used: {error}; --output writes a file instead") from error
+
+
+def _open_output(sd: ModuleType, device: dict[str, Any]) -> tuple[Any, int, int]:
+    """An output stream, its channels and its rate: ours if it can, and mono if it knows that."""
+    rates = dict.fromkeys([SAMPLE_RATE, round(device["default_samplerate"])])
+    refused: Exception | None = None
+    for rate in rates:
+        for channels in (1, 2):
+            try:
+                stream = sd.OutputStream(rate, device=device["index"], channels=channels, dtype="float32")
+            except sd.PortAudioError as error:
+                refused = refused or error
+            else:
+                return stream, channels, rate
+    assert refused is not None
+    raise refused
+
+
+def play_sound(pcm: np.ndarray, speaker: str | int | None = None) -> None:
+    """Play samples [S] at 24 kHz to their end. Raises DeviceError."""
+    with open_speaker(speaker) as play:
+        play(pcm)

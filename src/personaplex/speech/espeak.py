@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from personaplex.errors import SynthesisError
-from personaplex.speech.library import ESPEAK_PACKAGES, begin_noise, load
+from personaplex.speech.library import ESPEAK_PACKAGES, begin_noise, load_espeak
 from personaplex.speech.phones import label, sounds_like
 from personaplex.speech.utterance import Raw, Segment
 
@@ -64,8 +64,8 @@ class _Engine:
     """The library, what its callback gathers, and the voice it is set to."""
 
     def __init__(self) -> None:
-        library = load("libespeak-ng.so.1", ESPEAK_PACKAGES)
-        folder = os.environ.get("PERSONAPLEX_ESPEAK_DATA")
+        library, own_data = load_espeak()
+        folder = os.environ.get("PERSONAPLEX_ESPEAK_DATA") or own_data
         library.espeak_Initialize.argtypes = (c_int, c_int, c_char_p, c_int)
         library.espeak_Synth.argtypes = (
             c_char_p, ctypes.c_size_t, c_uint, c_int, c_uint, c_uint, c_void_p, c_void_p,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import zlib
+from pathlib import Path
+from typing import Any
 
 from personaplex.errors import SynthesisError
 
@@ -20,6 +23,21 @@ def load(name: str, packages: str, mode: int = ctypes.DEFAULT_MODE) -> ctypes.CD
             f"the speech synthesiser's library {name} cannot be loaded ({error}); "
             f"install it (apt-get install {packages}), or name its folder in LD_LIBRARY_PATH"
         ) from error
+
+
+def load_espeak(system: str = "libespeak-ng.so.1") -> tuple[ctypes.CDLL, str | None]:
+    """The system's espeak-ng, or else that of the espeakng-loader package, with the folder of its data.
+
+    Raises SynthesisError saying what to install.
+    """
+    try:
+        return load(system, ESPEAK_PACKAGES), None
+    except SynthesisError as absent:
+        try:
+            loader: Any = importlib.import_module("espeakng_loader")
+            return ctypes.CDLL(loader.get_library_path()), str(Path(loader.get_data_path()).parent)
+        except (ImportError, OSError) as error:
+            raise SynthesisError(f"{absent}, or pip install 'personaplex-mlx[espeak]'") from error
 
 
 def begin_noise(text: bytes) -> None:
