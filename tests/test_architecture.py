@@ -38,6 +38,10 @@ HEAVY = {
     "livekit": {"live"},
     "openai": {"cascade"},
     "pocketsphinx": {"cascade", "evaluate"},
+    "faster_whisper": {"cascade"},
+    "mlx_whisper": {"cascade"},
+    "parakeet_mlx": {"cascade"},
+    "mlx_audio": {"cascade"},
 }
 """Third parties that only one part of the program knows."""
 

@@ -25,6 +25,10 @@ class Worker:
         """What `call` returns, or raises."""
         return await asyncio.wrap_future(self._pool.submit(call, *arguments))
 
+    def call(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What `call` returns, or raises; for another thread, which waits."""
+        return self._pool.submit(call, *arguments).result()
+
     async def iterate(self, begin: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
         """What an iterator gives, one item ahead of nobody; closing this closes it, in its own thread."""
         begun: list[Iterator[T]] = []
