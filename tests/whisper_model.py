@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ctranslate2.specs import WhisperSpec
+from ctranslate2.specs.whisper_spec import WhisperSpec
 from faster_whisper.tokenizer import _LANGUAGE_CODES as LANGUAGES
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -41,18 +42,18 @@ def write_whisper(folder: Path) -> Path:
     """Write model and tokenizer."""
     tokens = vocabulary()
     ids = {token: i for i, token in enumerate(tokens)}
-    spec = WhisperSpec(LAYERS, HEADS, LAYERS, HEADS)
+    spec: Any = WhisperSpec(LAYERS, HEADS, LAYERS, HEADS)
     rng = np.random.default_rng(0)
 
     def weight(*shape: int) -> np.ndarray:
-        return (rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
+        return np.asarray(rng.normal(size=shape) / np.sqrt(shape[-1]), np.float32)
 
-    def linear(layer: object, *shape: int) -> None:
-        layer.weight, layer.bias = weight(*shape), weight(shape[0])  # type: ignore[attr-defined]
+    def linear(layer: Any, *shape: int) -> None:
+        layer.weight, layer.bias = weight(*shape), weight(shape[0])
 
-    def norm(layer: object, scale: float = 1) -> None:
-        layer.gamma = np.full(DIM, scale, np.float32)  # type: ignore[attr-defined]
-        layer.beta = np.zeros(DIM, np.float32)  # type: ignore[attr-defined]
+    def norm(layer: Any, scale: float = 1) -> None:
+        layer.gamma = np.full(DIM, scale, np.float32)
+        layer.beta = np.zeros(DIM, np.float32)
 
     linear(spec.encoder.conv1, DIM, MELS, 3)
     linear(spec.encoder.conv2, DIM, DIM, 3)

@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -59,7 +59,7 @@ def read_audio(source: str | Path, longest_seconds: float = LONGEST_SECONDS) -> 
     return np.concatenate([*stream_audio(source, longest_seconds)])
 
 
-def stream_audio(source: str | Path, longest_seconds: float = math.inf) -> Iterator[np.ndarray]:
+def stream_audio(source: str | Path, longest_seconds: float = math.inf) -> Generator[np.ndarray, None, None]:
     """Read a recording as `read_audio` does, a few seconds [S] at a time: any length in little memory."""
     name, opened = _open(source)
     with nullcontext() if isinstance(opened, str) else opened:
