@@ -28,20 +28,19 @@ class Cue(NamedTuple):
 
 def cues(said: Utterance) -> Iterator[Cue]:
     """Cut an utterance into cues of at most two lines and 7 s, between words; a longer word has a cue of its own."""
-    begin, shown = 0, 0.0  # of the cue, in the text and in time
-    at, until = 0, 0.0  # the end of the word before
+    begin = at = 0  # the cue's beginning, and the end of the word before, in the text
+    shown: float | None = None
+    until = said.end
     for word in _timed(said):
-        found = said.text.find(word.text, at)
-        start = found if found >= 0 else at  # an engine may write a word in another way in its text
-        end = max(start + len(word.text) if found >= 0 else at, at)
-        if at > begin and (end - begin > 2 * LINE_CHARACTERS or word.end - shown > CUE_SECONDS):
+        found = said.text.find(word.text, at)  # an engine may write a word in another way in its text
+        end = at if found < 0 else found + len(word.text)
+        if shown is not None and (end - begin > 2 * LINE_CHARACTERS or word.end - shown > CUE_SECONDS) and at > begin:
             yield Cue(shown, until, said.text[begin:at].strip())
-            begin = at
-        if at == begin:
-            shown = word.start
+            begin, shown = at, None
+        shown = word.start if shown is None else shown
         at, until = end, word.end
     if rest := said.text[begin:].strip():
-        yield Cue(shown, until, rest)
+        yield Cue(said.start if shown is None else shown, until, rest)
 
 
 def _timed(said: Utterance) -> Iterator[TimedWord]:
