@@ -35,7 +35,7 @@ class MLXWhisper:
         with loading("mlx-whisper", self._name, "a Hugging Face repository, such as " + MODEL + ", or a folder"):
             # Where `transcribe` looks for it; the type is what it asks for.
             model = ModelHolder.get_model(self._name, mx.float16)
-        return tuple(LANGUAGES) if model.is_multilingual else ("en",)
+        return tuple(LANGUAGES)[: model.num_languages] if model.is_multilingual else ("en",)
 
     def listen(self, language: str | None = None) -> WholeUtterance:
         """Begin an utterance; without a language it is guessed. Raises UsageError for one that the model lacks."""

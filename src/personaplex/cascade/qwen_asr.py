@@ -22,6 +22,9 @@ LANGUAGES = {
 }  # fmt: skip
 """What it calls the languages that it is asked for."""
 
+TOKENS_PER_SECOND = 20
+"""Several times what anybody says: a model that repeats itself must come to an end."""
+
 _CODES = {name: code for code, name in LANGUAGES.items()}
 
 
@@ -52,7 +55,11 @@ class QwenASR:
         return WholeUtterance(partial(self._thread.call, self._hear, language))
 
     def _hear(self, language: str | None, pcm: np.ndarray) -> Transcript:
-        found = self._model.generate(pcm, language=None if language is None else LANGUAGES[language])
+        found = self._model.generate(
+            pcm,
+            max_tokens=TOKENS_PER_SECOND * (2 + len(pcm) // RATE),
+            language=None if language is None else LANGUAGES[language],
+        )
         return Transcript(found.text.strip(), language=_CODES.get(found.language[0]))
 
     def close(self) -> None:
