@@ -60,4 +60,4 @@ def test_qwen_hears_in_the_language_that_is_asked_for_and_comes_to_an_end(at_wor
     assert found["languages"] == ["en", "de"]
     guessed, asked = found["heard"]
     assert asked["text"] == "<asr_text>" * 80 and asked["language"] == "en", "the end of its prompt, 20 a second"
-    assert guessed["text"] == "" and guessed["words"] == asked["words"] == []
+    assert len(guessed["text"]) <= 80 and guessed["language"] == "en" and guessed["words"] == asked["words"] == []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from personaplex.audio import stream_audio
 from personaplex.cascade.engine import TimedWord
 from personaplex.cascade.registry import open_recogniser
-from personaplex.cascade.subtitles import CUE_SECONDS, LINE_CHARACTERS, cues, srt, vtt
+from personaplex.cascade.subtitles import CUE_SECONDS, LINE_CHARACTERS, Cue, cues, srt, vtt
 from personaplex.cascade.transcription import LONGEST_SECONDS, Utterance, stretches, transcribe
 from personaplex.errors import EngineError
 from personaplex.units import SAMPLE_RATE
@@ -125,9 +125,9 @@ def test_cues_can_be_read_and_say_everything() -> None:
         assert times == sorted(times) and times[-1] == pytest.approx(said.end)
     assert not list(cues(Utterance(0, 1, " ")))
     (cue,) = cues(Utterance(1, 2, "你好世界", (TimedWord("你好", 1, 1.5), TimedWord("世界", 1.5, 2))))
-    assert cue == (1, 2, "你好世界"), "spaces are the engine's own"
+    assert cue == Cue(1, 2, "你好世界"), "spaces are the engine's own"
     (cue,) = cues(Utterance(1, 2, "it's 5", (TimedWord("its", 1, 1.5), TimedWord("five", 1.5, 2))))
-    assert cue == (1, 2, "it's 5"), "an engine may write words in two ways"
+    assert cue == Cue(1, 2, "it's 5"), "an engine may write words in two ways"
 
 
 def test_subtitles_are_written_as_their_formats_ask() -> None:
