@@ -8,19 +8,19 @@ import numpy as np
 
 from personaplex.cascade.engine import EngineSpec, TimedWord, Transcript
 from personaplex.cascade.whole import RATE, WholeUtterance, check_language, loading
-from personaplex.cascade.worker import Worker
+from personaplex.cascade.worker import MLXWorker
 
 MODEL = "mlx-community/whisper-large-v3-turbo"
 
 
 class MLXWhisper:
-    """One model, on a thread of its own: MLX's streams belong to threads."""
+    """One model, on a thread of its own."""
 
     rate = RATE
 
     def __init__(self, model: str = MODEL) -> None:
         self._name = model
-        self._thread = Worker("mlx-whisper")
+        self._thread = MLXWorker("mlx-whisper")
         try:
             self.languages: tuple[str, ...] = self._thread.call(self._load)
         except BaseException:

@@ -12,7 +12,7 @@ import numpy as np
 
 from personaplex.cascade.engine import EngineSpec, TimedWord, Transcript
 from personaplex.cascade.whole import RATE, WholeUtterance, check_language, loading
-from personaplex.cascade.worker import Worker
+from personaplex.cascade.worker import MLXWorker
 
 if TYPE_CHECKING:
     from parakeet_mlx import AlignedResult, BaseParakeet
@@ -26,12 +26,12 @@ _EUROPEAN_PIECES = 8192
 
 
 class Parakeet:
-    """One model, on a thread of its own: MLX's streams belong to threads."""
+    """One model, on a thread of its own."""
 
     rate = RATE
 
     def __init__(self, model: str = MODEL) -> None:
-        self._thread = Worker("parakeet")
+        self._thread = MLXWorker("parakeet")
         try:
             self._model = self._thread.call(self._load, model)
         except BaseException:
@@ -58,7 +58,7 @@ class Parakeet:
         return Transcript(found.text, _words(found), "en" if self.languages == ("en",) else None)
 
     def close(self) -> None:
-        """Free the model."""
+        """End the thread; the model goes with this object."""
         self._thread.close()
 
 

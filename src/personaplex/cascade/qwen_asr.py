@@ -9,7 +9,7 @@ import numpy as np
 
 from personaplex.cascade.engine import EngineSpec, Transcript
 from personaplex.cascade.whole import RATE, WholeUtterance, check_language, loading
-from personaplex.cascade.worker import Worker
+from personaplex.cascade.worker import MLXWorker
 
 MODEL = "mlx-community/Qwen3-ASR-0.6B-8bit"
 
@@ -29,12 +29,12 @@ _CODES = {name: code for code, name in LANGUAGES.items()}
 
 
 class QwenASR:
-    """One model, on a thread of its own: MLX's streams belong to threads."""
+    """One model, on a thread of its own."""
 
     rate = RATE
 
     def __init__(self, model: str = MODEL) -> None:
-        self._thread = Worker("qwen3-asr")
+        self._thread = MLXWorker("qwen3-asr")
         try:
             self._model = self._thread.call(self._load, model)
         except BaseException:
@@ -63,7 +63,7 @@ class QwenASR:
         return Transcript(found.text.strip(), language=_CODES.get(found.language[0]))
 
     def close(self) -> None:
-        """Free the model."""
+        """End the thread; the model goes with this object."""
         self._thread.close()
 
 

@@ -49,3 +49,14 @@ class Worker:
     def close(self) -> None:
         """Let the thread end once it has done what it was asked to. Does not wait."""
         self._pool.shutdown(wait=False)
+
+
+class MLXWorker(Worker):
+    """The thread of an engine that computes with MLX, whose streams belong to threads: load and use its model here."""
+
+    def close(self) -> None:
+        """As a `Worker`; a thread that left MLX's streams behind would abort the process when that ends."""
+        import mlx.core as mx
+
+        self.do(mx.clear_streams)
+        super().close()
