@@ -116,8 +116,12 @@ WORDY = "It is, of course, a long & winding road that leads -> to your door; it 
 
 def test_cues_can_be_read_and_say_everything() -> None:
     text = WORDY.strip()
-    words = tuple(TimedWord(word, 0.5 * i, 0.5 * i + 0.4) for i, word in enumerate(text.split()))
-    for said in (Utterance(0, words[-1].end, text, words), Utterance(0, 27.0, text)):
+
+    def timed(step: float) -> Utterance:
+        words = tuple(TimedWord(word, step * i, step * (i + 1)) for i, word in enumerate(text.split()))
+        return Utterance(0, words[-1].end, text, words)
+
+    for said in (timed(0.5), timed(0.1), Utterance(0, 27.0, text)):
         found = list(cues(said))
         assert " ".join(cue.text for cue in found) == text and len(found) >= 4
         assert all(len(cue.text) <= 2 * LINE_CHARACTERS and cue.end - cue.start <= CUE_SECONDS for cue in found)
