@@ -40,6 +40,10 @@ HEAVY = {
     "piper": {"cascade"},
     "kokoro_onnx": {"cascade"},
     "pocketsphinx": {"cascade", "evaluate"},
+    "faster_whisper": {"cascade"},
+    "mlx_whisper": {"cascade"},
+    "parakeet_mlx": {"cascade"},
+    "mlx_audio": {"cascade"},
 }
 """Third parties that only one part of the program knows."""
 

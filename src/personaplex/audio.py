@@ -5,13 +5,14 @@ Decoding, resampling and loudness are libsndfile's, FFmpeg's, soxr's and pyloudn
 
 from __future__ import annotations
 
-import io
 import math
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
@@ -34,6 +35,8 @@ LOUDEST_SAMPLE = 1000.0
 """Full scale is 1: what lies this far beyond it is no sound, and in the codec's arithmetic might overflow."""
 
 _BLOCK = 1 << 16
+_IN_MEMORY = 64 << 20
+"""Bytes of standard input that are kept in memory; of more, all go to a temporary file."""
 _STREAMED_SIZE = 0x7FFF_0000
 """RIFF sizes from here on mean "unknown": a program that writes to a pipe cannot go back and fill them in."""
 
@@ -53,32 +56,51 @@ def read_audio(source: str | Path, longest_seconds: float = LONGEST_SECONDS) -> 
 
     Raises AudioError when it is missing, empty, cut short, too long, not audio, or holds NaN or infinity.
     """
+    return np.concatenate([*stream_audio(source, longest_seconds)])
+
+
+def stream_audio(source: str | Path, longest_seconds: float = math.inf) -> Generator[np.ndarray, None, None]:
+    """Read a recording as `read_audio` does, a few seconds [S] at a time: any length in little memory."""
     name, opened = _open(source)
-    try:
-        with soundfile.SoundFile(opened) as sound:
-            rate, blocks = sound.samplerate, _soundfile_blocks(sound, name, longest_seconds)
-            return _join(blocks, rate, name, longest_seconds)
-    except (soundfile.LibsndfileError, TypeError):  # the second for a name that ends in .raw
-        if not isinstance(opened, str):
-            opened.seek(0)
-    try:
-        with av.open(opened, mode="r") as container:
-            if not container.streams.audio:
-                raise AudioError(f"{name} holds no sound; give a recording (WAV, FLAC, MP3, Ogg, M4A, ...)")
-            stream = container.streams.audio[0]
-            return _join(_av_blocks(container), stream.codec_context.sample_rate, name, longest_seconds)
-    except av.FFmpegError as error:
-        raise AudioError(f"{name} is not a recording that can be read: not WAV, FLAC, MP3, Ogg, M4A, ...") from error
+    with nullcontext() if isinstance(opened, str) else opened:
+        n_given = 0
+        try:
+            with soundfile.SoundFile(opened) as sound:
+                rate, blocks = sound.samplerate, _soundfile_blocks(sound, name, longest_seconds)
+                for piece in _mono(blocks, rate, name, longest_seconds):
+                    n_given += len(piece)
+                    yield piece
+                return
+        except (soundfile.LibsndfileError, TypeError) as error:  # the second for a name that ends in .raw
+            if n_given:
+                at = _clock(n_given / SAMPLE_RATE)
+                raise AudioError(f"{name} was cut short or is damaged: it cannot be read beyond {at}") from error
+            if not isinstance(opened, str):
+                opened.seek(0)
+        try:
+            with av.open(opened, mode="r") as container:
+                if not container.streams.audio:
+                    raise AudioError(f"{name} holds no sound; give a recording (WAV, FLAC, MP3, Ogg, M4A, ...)")
+                rate = container.streams.audio[0].codec_context.sample_rate
+                yield from _mono(_av_blocks(container), rate, name, longest_seconds)
+        except av.FFmpegError as error:
+            raise AudioError(
+                f"{name} is not a recording that can be read: not WAV, FLAC, MP3, Ogg, M4A, ..."
+            ) from error
 
 
 def _open(source: str | Path) -> tuple[str, str | BinaryIO]:
     if str(source) == "-":
         if sys.stdin is None or sys.stdin.isatty():
             raise AudioError("standard input is a terminal; pipe a recording into it or name a file")
-        data = sys.stdin.buffer.read()
-        if not data:
+        # Readers of most formats must be able to go back, which a pipe cannot.
+        copy = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed by whoever reads it
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        if not copy.tell():
+            copy.close()
             raise AudioError("standard input is empty; pipe a recording into it")
-        return "standard input", io.BytesIO(data)
+        copy.seek(0)
+        return "standard input", cast(BinaryIO, copy)
     path = Path(source)
     try:
         if path.is_dir():
@@ -126,10 +148,10 @@ def _av_blocks(container: av.container.InputContainer) -> Iterator[np.ndarray]:
             yield frame.to_ndarray().T
 
 
-def _join(blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: float) -> np.ndarray:
-    """Blocks [n, channels] at `rate` -> float32 [S] at 24 kHz, block by block: memory stays near the result's size."""
+def _mono(blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: float) -> Iterator[np.ndarray]:
+    """Blocks [n, channels] at `rate` -> float32 [S] at 24 kHz, block by block; never nothing at all."""
     resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
-    pieces, n_read = [], 0
+    n_read = n_given = 0
     for block in blocks:
         mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
         if not np.isfinite(mono).all():
@@ -137,15 +159,17 @@ def _join(blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: f
             raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity), the first at {at:.3f} s")
         n_read += len(mono)
         _check_length(n_read / rate, name, longest_seconds)
-        pieces.append(resampler.resample_chunk(mono) if resampler else mono)
+        piece = resampler.resample_chunk(mono) if resampler else mono
+        n_given += len(piece)
+        yield piece
     if n_read == 0:
         raise AudioError(f"{name} holds no samples")
     if resampler:
-        pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    joined = np.concatenate([*pieces, np.zeros(0, np.float32)])
-    if not len(joined):
+        piece = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        n_given += len(piece)
+        yield piece
+    if not n_given:
         raise AudioError(f"{name} is too short to be heard: {n_read} samples at {rate} Hz")
-    return joined
 
 
 def _check_length(seconds: float, name: str, longest_seconds: float) -> None:
@@ -174,7 +198,7 @@ def as_mono(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
     if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
         raise AudioError(f"expected samples [S] or [S, channels] of floats or int16, found {array.dtype} {array.shape}")
     blocks = [array.astype(np.float32).reshape(len(array), -1)] if array.size else []
-    return _join(blocks, rate, "the array of samples", math.inf)
+    return np.concatenate([*_mono(blocks, rate, "the array of samples", math.inf)])
 
 
 def as_chunk(samples: np.ndarray) -> np.ndarray:

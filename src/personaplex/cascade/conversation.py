@@ -74,7 +74,7 @@ from personaplex.errors import Closed, EngineError, PersonaError, PersonaPlexErr
 from personaplex.persona import Parts, Persona
 from personaplex.turns import VoiceActivity
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
-from personaplex.vad import Detector
+from personaplex.vad import Detector, new_detector
 
 UNREAD_FRAMES = 750
 """A minute of sound that nobody has read ends a conversation."""
@@ -140,7 +140,7 @@ class Talk:
         self._changes: list[tuple[Role, bool]] = []
         self._changing: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
-        detector = (manner.detector or _detector)()
+        detector = (manner.detector or new_detector)()
         self._ear = Ear(detector, manner.voice_activity, self._happen, self._fail, self._moved.set)
         self._is_opening = True
         self._early: list[TurnEvent] = []
@@ -412,13 +412,3 @@ class Talk:
     def type(self, text: str) -> None:
         """The user wrote something; from any thread."""
         self.post(Typed(text))
-
-
-def _detector() -> Detector:
-    """Silero's detector, or the level where it cannot be had."""
-    from personaplex.vad import LevelDetector, SpeechDetector
-
-    try:
-        return SpeechDetector()
-    except (ImportError, OSError):
-        return LevelDetector()

@@ -15,6 +15,10 @@ GROUP = "personaplex.engines"
 
 _OWN = {
     "pocketsphinx": "personaplex.cascade.pocketsphinx:ENGINE",
+    "faster-whisper": "personaplex.cascade.faster_whisper:ENGINE",
+    "mlx-whisper": "personaplex.cascade.mlx_whisper:ENGINE",
+    "parakeet-mlx": "personaplex.cascade.parakeet:ENGINE",
+    "qwen3-asr": "personaplex.cascade.qwen_asr:ENGINE",
     "chat": "personaplex.cascade.chat:CHAT",
     "ollama": "personaplex.cascade.chat:OLLAMA",
     "responder": "personaplex.cascade.responder:ENGINE",

@@ -25,6 +25,10 @@ class Worker:
         """What `call` returns, or raises."""
         return await asyncio.wrap_future(self._pool.submit(call, *arguments))
 
+    def call(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What `call` returns, or raises; for another thread, which waits."""
+        return self._pool.submit(call, *arguments).result()
+
     async def iterate(self, begin: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
         """What an iterator gives, one item ahead of nobody; closing this closes it, in its own thread."""
         begun: list[Iterator[T]] = []
@@ -45,3 +49,14 @@ class Worker:
     def close(self) -> None:
         """Let the thread end once it has done what it was asked to. Does not wait."""
         self._pool.shutdown(wait=False)
+
+
+class MLXWorker(Worker):
+    """The thread of an engine that computes with MLX, whose streams belong to threads: load and use its model here."""
+
+    def close(self) -> None:
+        """As a `Worker`; a thread that left MLX's streams behind would abort the process when that ends."""
+        import mlx.core as mx
+
+        self.do(mx.clear_streams)
+        super().close()

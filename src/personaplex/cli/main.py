@@ -16,6 +16,7 @@ COMMANDS = {
     "respond": "Answer a recording: speech in, speech and text out.",
     "talk": "Talk: microphone and speaker, live.",
     "speak": "Read a text aloud: a file, a pipe or words.",
+    "transcribe": "Write down what is said in recordings.",
     "voices": "Voices of your own: clone, blend, list, play, remove.",
     "codec": "Mimi alone: audio to tokens and back.",
     "trace": "A token-level run, for people who port or check models.",
@@ -51,7 +52,7 @@ class Program(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 2 wrong usage, 3 unusable recording, 4 unusable model, 5 unknown voice or prompt, "
     "6 unwritable output, 7 no working MLX backend, 8 training that cannot go on, 9 no speech synthesiser, "
-    "10 no conversation, 11 no microphone or speaker, 12 no engine, 130 interrupted.",
+    "10 no conversation, 11 no microphone or speaker, 12 an engine that is missing or fails, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="personaplex")
 def program() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,15 +23,23 @@ CANDIDATES = 8
 END = -1
 
 
+class Place(NamedTuple):
+    """Where a stretch of words begins: a clip, the word in it, and how far into its frame that begins in 16ths."""
+
+    clip: int
+    word: int
+    phase: int
+
+
 class Splicer:
     """Says the lines of a bank's agents from pieces. `clips` are the bank's clips of agents."""
 
     def __init__(self, bank: Bank, clips: Iterable[int]) -> None:
         self._bank = bank
         self._stretches: dict[int, list[tuple[int, int]]] = {}
-        # Where a stretch of words is said after the same word, and where it is said at all: (clip, first word).
-        self._alike: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
-        self._anywhere: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
+        # Where a stretch of words is said after the same word, and where it is said at all.
+        self._alike: dict[tuple[int, ...], list[Place]] = defaultdict(list)
+        self._anywhere: dict[tuple[int, ...], list[Place]] = defaultdict(list)
         of_voice: dict[int, list[int]] = defaultdict(list)
         for clip in clips:
             of_voice[int(bank.voices[clip])].append(clip)
@@ -38,7 +47,7 @@ class Splicer:
             self._add(voice, own)
 
     def _add(self, voice: int, clips: list[int]) -> None:
-        texts = {clip: tuple(map(int, self._bank.words_of(clip)[:, 0])) for clip in clips}
+        texts = {clip: tuple(self._bank.words_of(clip)[:, 0].tolist()) for clip in clips}
         follows: dict[tuple[int, ...], set[int]] = defaultdict(set)
         for text in set(texts.values()):
             for i, word in enumerate((*text, END)):
@@ -48,38 +57,36 @@ class Splicer:
             cuts = [i for i in range(1, len(text)) if open_before[i] or (open_before[i - 1] and i > 1)]
             bounds = [0, *cuts, len(text)]
             self._stretches[clip] = list(pairwise(bounds))
+            phases = self._bank.words_of(clip)[:, 3].tolist()
             for begin, end in self._stretches[clip]:
-                before = text[begin - 1] if begin else END
-                self._alike[voice, before, *text[begin:end]].append((clip, begin))
-                self._anywhere[voice, *text[begin:end]].append((clip, begin))
+                before, place = text[begin - 1] if begin else END, Place(clip, begin, phases[begin])
+                self._alike[voice, before, *text[begin:end]].append(place)
+                self._anywhere[voice, *text[begin:end]].append(place)
 
     def say(self, rng: np.random.Generator, clip: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
         """The clip's line anew: codes [F, 8], and each word (index in the vocabulary) with the frame it begins in."""
-        bank, own = self._bank, self._bank.words_of(clip)
+        bank, text = self._bank, self._bank.words_of(clip)[:, 0].tolist()
         codes: list[np.ndarray] = []
         words: list[tuple[int, int]] = []
         n_frames = phase = 0
         for begin, end in self._stretches[clip]:
-            donor, first = self._donor(rng, clip, begin, end, phase)
-            said, after = bank.words_of(donor), first + end - begin
-            start = int(said[first, 1]) if begin else 0
-            if end < len(own) and after < len(said):
-                stop, phase = int(said[after, 1]), int(said[after, 3])
-            else:
-                stop, phase = int(said[after - 1, 2]) + 1, 0
-            stop = max(stop, start)
-            words += [(int(word), n_frames + int(at) - start) for word, at, _, _ in said[first:after]]
-            codes.append(bank.clip(donor)[start:stop])
-            n_frames += stop - start
-        codes.append(bank.clip(clip)[int(own[-1, 2]) + 1 :])
+            place = self._place(rng, int(bank.voices[clip]), text, begin, end, phase)
+            said, first = bank.words_of(place.clip).tolist(), place.word
+            after = first + end - begin
+            start = said[first][1] if begin else 0
+            stop, phase = said[after - 1][2] + 1, 0
+            if end < len(text) and after < len(said):
+                stop, phase = said[after][1], said[after][3]
+            words += [(word, n_frames + at - start) for word, at, _, _ in said[first:after]]
+            codes.append(bank.clip(place.clip)[start : max(stop, start)])
+            n_frames += len(codes[-1])
+        codes.append(bank.clip(clip)[int(bank.words_of(clip)[-1, 2]) + 1 :])
         return np.concatenate(codes), words
 
-    def _donor(self, rng: np.random.Generator, clip: int, begin: int, end: int, phase: int) -> tuple[int, int]:
-        """A clip that says the stretch, and its first word there: one that begins at about `phase` within a frame."""
-        voice, text = int(self._bank.voices[clip]), self._bank.words_of(clip)[:, 0].tolist()
+    def _place(self, rng: np.random.Generator, voice: int, text: list[int], begin: int, end: int, phase: int) -> Place:
+        """Where the voice says the words from `begin` to `end`, from about `phase` within a frame on."""
         alike = self._alike[voice, text[begin - 1] if begin else END, *text[begin:end]]
         if len(alike) == 1 and begin:
             alike = self._anywhere[voice, *text[begin:end]]
-        drawn = [alike[i] for i in rng.integers(len(alike), size=CANDIDATES if begin else 1)]
-        gaps = [abs(int(self._bank.words_of(donor)[first, 3]) - phase) for donor, first in drawn]
-        return drawn[gaps.index(min(gaps))]
+        drawn = [alike[i] for i in rng.integers(len(alike), size=CANDIDATES if begin else 1).tolist()]
+        return min(drawn, key=lambda place: abs(place.phase - phase))
