@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import mlx.core as mx
@@ -74,7 +75,7 @@ def _weights(ids: dict[str, int], spoken: list[str], *, again: bool) -> dict[str
     head = normal(len(ids), DIM, scale=0.05)
     tokens = [ids.get(word, ids.get(f"▁{word}", 0)) for word in spoken]
     chain = [ids["<assistant>"], *tokens, tokens[0] if again else ids["<end>"]] if spoken else []
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in pairwise(chain):
         head = head.at[after].add(embedding[before] / DIM * 40)
     if not spoken:  # every state has one direction in common, and what is no word lies against it
         embedding = weights["model.embed_tokens.weight"] = embedding + 1.0

@@ -62,7 +62,10 @@ def serving(model: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], s
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served")
-    with serving(write_llm(folder / "llm", "<think> one two </think> Good day. It is noon."), folder / "log") as (_, url):
+    with serving(write_llm(folder / "llm", "<think> one two </think> Good day. It is noon."), folder / "log") as (
+        _,
+        url,
+    ):
         yield url
 
 

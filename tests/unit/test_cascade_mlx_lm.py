@@ -111,7 +111,9 @@ def test_the_oldest_turns_are_left_out(random: Path) -> None:
         await model.check()
         assert model._loaded is not None
         tokenizer = model._loaded[1]
-        turns = [Message("user", f"q{i} " + "word " * 20) if i % 2 == 0 else Message("assistant", "yes") for i in range(41)]
+        turns = [
+            Message("user", f"q{i} " + "word " * 20) if i % 2 == 0 else Message("assistant", "yes") for i in range(41)
+        ]
         messages = [Message("system", "Be brief."), *turns]
         for most in (60, 200, 400):
             text, tokens = model._prompt(tokenizer, messages, most)
@@ -196,7 +198,7 @@ def test_a_model_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     async def use(model: MLXLanguageModel) -> None:
-        with pytest.raises(EngineError, match="no folder .*nor is that|cannot be loaded") as error:
+        with pytest.raises(EngineError, match=r"no folder .*nor is that|cannot be loaded") as error:
             await model.check()
         assert "\n" not in str(error.value) and model.name in str(error.value)
 
