@@ -128,10 +128,8 @@ class Relay:
                 self._remember("assistant", text)
             case AgentStarted() | AgentEnded():
                 self._model_speaks = isinstance(event, AgentStarted)
-                if is_muted:
-                    return None
-                self._told_speaking = self._model_speaks
-            case Interrupted() if is_muted:
+                return None if is_muted else self._tell_speaking(self._model_speaks)
+            case Interrupted() if is_muted or not self._told_speaking:
                 return None
             case UserStarted():
                 if self._heard is Heard.DEPUTY or self._n_repeated < self._n_told:
@@ -204,7 +202,7 @@ class Relay:
     def _ask(self, text: str) -> None:
         self._drop()
         self._remember("user", text)
-        *before, asked = self._history
+        *before, asked = (Message(role, said.strip()) for role, said in self._history)
         self._answering = asyncio.create_task(self._answer(asked.content, before), name="personaplex-answer")
         self._answering.add_done_callback(lambda _: self._moved.set())
 
