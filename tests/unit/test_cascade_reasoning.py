@@ -53,7 +53,8 @@ def test_what_can_be_said_is_said_at_once() -> None:
 
 @given(st.lists(st.sampled_from(PARTS), max_size=12), st.lists(st.integers(1, 9), min_size=1), st.booleans())
 def test_any_chunking_gives_the_same(parts: list[str], sizes: list[int], thinks: bool) -> None:
-    text, pieces, at = "".join(parts), [], 0
+    text, at = "".join(parts), 0
+    pieces: list[str] = []
     while at < len(text):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(text[at : at + size])
