@@ -13,6 +13,7 @@ import pytest
 from personaplex.cascade.delegated import Delegated
 from personaplex.cascade.deputy import Delegate, Deputy
 from personaplex.cascade.engine import Message
+from personaplex.cascade.relay import CATCH_UP_FRAMES, FADE_FRAMES
 from personaplex.conversation import (
     AgentEnded,
     AgentStarted,
@@ -43,8 +44,9 @@ E = TypeVar("E", bound=Event)
 class Model(Listener):
     """A script that says what it is given, and remembers what that was; its sound is its user's."""
 
-    def __init__(self, words: Sequence[str] = ()) -> None:
+    def __init__(self, words: Sequence[str] = (), *, repeats: bool = True) -> None:
         super().__init__(2, words, ABLE)
+        self.repeats = repeats
         self.acts: list[str] = []
 
     def open(self, settings: Settings = Settings()) -> ScriptedConversation:  # noqa: B008
@@ -53,7 +55,8 @@ class Model(Listener):
 
         def send_text(text: str) -> None:
             self.acts.append(text)
-            say(text)
+            if self.repeats:
+                say(text)
 
         def note_cancel() -> None:
             self.acts.append("<cancel>")
@@ -150,6 +153,27 @@ def test_the_model_is_not_heard_from_the_deputys_first_sound_until_it_has_said_t
     assert turns == [AgentStarted, AgentEnded], "the model was speaking, and the deputy goes on"
 
 
+def hiss(seconds: float) -> np.ndarray:
+    """What the model sounds like where it repeats its user, who is quiet."""
+    return np.full(round(seconds * 24_000), 0.02, np.float32)
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_the_model_is_silent_until_it_has_caught_up_or_never_will(repeats: bool, engines: Engines) -> None:
+    engines.recogniser.said = ["what time is it"]
+    model = Model(repeats=repeats)
+    events = hold(at_noon, silence(1), speech(1), hiss(6), model=model)
+    (ended,) = of(AgentEnded, events)
+    silent = [event.frame for event in of(Audio, events) if not event.pcm.any() and event.frame >= ended.frame]
+    most = CATCH_UP_FRAMES + FADE_FRAMES
+    assert silent == list(range(ended.frame, ended.frame + len(silent))) and silent[-1] + 1 < events[-1].frame
+    if repeats:
+        assert FADE_FRAMES < len(silent) < most, "it was given five words, and says one in five frames"
+    else:
+        assert len(silent) == most
+    assert model.acts.count("<cancel>") == (1 if repeats else 2) and text(events) == "It is noon. Good day."
+
+
 def test_who_speaks_interrupts_the_deputy(engines: Engines) -> None:
     engines.recogniser.said = ["what time is it", "no wait", "what time was it"]
     engines.synthesiser.seconds_per_word = 0.001
@@ -169,7 +193,9 @@ def test_who_speaks_interrupts_the_deputy(engines: Engines) -> None:
     assert 2 <= len(heard.split()) < 20
     given = model.acts[1 : model.acts.index("<cancel>", 1)]
     assert "".join(given).strip() == heard, "the model was given what was heard, and then cancelled"
+    assert model.acts.count("<cancel>") == 3, "for the answer, for the user, and for the next answer"
     assert asked[1] == ["what time is it", heard, "no wait"]
+    assert text([event for event in events if event.frame >= again]).startswith("one")
 
 
 def test_the_owner_can_cancel_and_type(engines: Engines) -> None:
@@ -226,6 +252,20 @@ def test_a_language_model_has_the_role_the_numbers_and_what_was_said(engines: En
         Message("user", "thank you"),
     ]
     assert engines.thinker.options[0] == {"temperature": 0.4, "max_tokens": 33, "seed": 3}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_another_role_is_the_deputys_too(keep: bool, engines: Engines) -> None:
+    engines.recogniser.said = ["what time is it", "thank you"]
+    backend = Delegated(Model(), Deputy("script-mind", PARTS), "script-ears", patient=True)
+    with backend.open(Settings(prompt="Your name is Adam.")) as call:
+        events = call.events()
+        listen(call, events, silence(1), speech(1), silence(3))
+        call.update(prompt="Your name is Eve.", keep_history=keep)
+        listen(call, events, speech(1), silence(1))
+    backend.close()
+    first, second = engines.thinker.asked
+    assert "Adam" in first[0].content and "Eve" in second[0].content and len(second) == (4 if keep else 2)
 
 
 def broken(said: str, history: Sequence[Message]) -> str:
