@@ -168,7 +168,7 @@ def test_the_model_is_silent_until_it_has_caught_up_or_never_will(repeats: bool,
     most = CATCH_UP_FRAMES + FADE_FRAMES
     assert silent == list(range(ended.frame, ended.frame + len(silent))) and silent[-1] + 1 < events[-1].frame
     if repeats:
-        assert FADE_FRAMES < len(silent) < most, "it was given five words, and says one in five frames"
+        assert FADE_FRAMES < len(silent) < CATCH_UP_FRAMES, "it was given five words, and says one in five frames"
     else:
         assert len(silent) == most
     assert model.acts.count("<cancel>") == (1 if repeats else 2) and text(events) == "It is noon. Good day."
@@ -305,6 +305,7 @@ def test_what_cannot_be_used_is_told_before_anything_is_opened(engines: Engines)
         (EngineError, "not pulled", lambda: Deputy("script-mind", PARTS)),
         (UsageError, "unknown thinker", lambda: Deputy("nobody", PARTS)),
         (PersonaError, "no voice 'three'", lambda: Deputy(at_noon, Parts(synthesiser="script-voice", voice="three"))),
+        (PersonaError, "no language 'xx'", lambda: Deputy(at_noon, Parts(synthesiser="script-voice", language="xx"))),
     ]
     for kind, told, make in mistakes:
         with pytest.raises(kind, match=told):

@@ -65,11 +65,15 @@ class Deputy:
             await self._engines.thinker(self._delegate)
         if aloud:
             self.voice = await self._engines.synthesiser(self.parts.synthesiser or "")
-            if self.parts.voice is not None and self.voice.voices and self.parts.voice not in self.voice.voices:
-                raise PersonaError(
-                    f"the synthesiser {self.parts.synthesiser} has no voice {self.parts.voice!r}; it has "
-                    f"{', '.join(self.voice.voices)}"
-                )
+            asked = {
+                "voice": (self.parts.voice, self.voice.voices),
+                "language": (self.parts.language, self.voice.languages),
+            }
+            for what, (choice, known) in asked.items():
+                if choice is not None and known and choice not in known:
+                    raise PersonaError(
+                        f"the synthesiser {self.parts.synthesiser} has no {what} {choice!r}; it has {', '.join(known)}"
+                    )
 
     async def answer(
         self, text: str, role: str, before: Sequence[Message], seed: int | None, worker: Worker

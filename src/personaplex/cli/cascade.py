@@ -135,5 +135,4 @@ def open_beside(engine: Backend, deputy: Deputy | None, options: Mapping[str, An
 
     if deputy is None:
         return Transcribed(engine, options["recogniser"] or "pocketsphinx", options["language"])
-    recogniser = delegate_parts(options).recogniser or "pocketsphinx"
-    return Delegated(engine, deputy, recogniser, options["language"], patient=patient)
+    return Delegated(engine, deputy, deputy.parts.recogniser or "", deputy.parts.language, patient=patient)
