@@ -13,7 +13,7 @@ import pytest
 from personaplex.cascade.delegated import Delegated
 from personaplex.cascade.deputy import Delegate, Deputy
 from personaplex.cascade.engine import Message
-from personaplex.cascade.relay import CATCH_UP_FRAMES, FADE_FRAMES
+from personaplex.cascade.relay import CATCH_UP_FRAMES, FADE_FRAMES, MOST_CHARACTERS
 from personaplex.conversation import (
     AgentEnded,
     AgentStarted,
@@ -266,6 +266,17 @@ def test_another_role_is_the_deputys_too(keep: bool, engines: Engines) -> None:
     backend.close()
     first, second = engines.thinker.asked
     assert "Adam" in first[0].content and "Eve" in second[0].content and len(second) == (4 if keep else 2)
+
+
+def test_what_a_model_says_for_hours_is_remembered_in_bounded_memory(engines: Engines) -> None:
+    engines.recogniser.said, words = ["what time is it"], ["something"] * 1000
+    backend = Delegated(Model(words), Deputy("script-mind", PARTS), "script-ears", patient=True)
+    with backend.open() as call:
+        listen(call, call.events(), silence(300), speech(1), silence(1))
+    backend.close()
+    (asked,) = engines.thinker.asked
+    (said,) = (message for message in asked if message.role == "assistant")
+    assert 3000 < len(said.content) <= MOST_CHARACTERS < 600 * len("something ")
 
 
 def broken(said: str, history: Sequence[Message]) -> str:

@@ -181,4 +181,5 @@ ENGINE = EngineSpec(
     "pip install 'personaplex-mlx[mlx-lm]'",
     "MIT; the model has its own",
     modules=("mlx_lm",),
+    remark="run with tiny random models only, not with real weights",
 )

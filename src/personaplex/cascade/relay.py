@@ -44,6 +44,9 @@ CATCH_UP_FRAMES = 38
 FADE_FRAMES = 6
 """Half a second: what a model still says of its last word, or when it is cancelled."""
 
+MOST_CHARACTERS = 4000
+"""Of one turn so much is remembered: a duplex model may talk for hours."""
+
 
 class Heard(Enum):
     """Whose sound is passed on. `NOBODY`: the deputy has ended, and the model still repeats what it said."""
@@ -97,6 +100,7 @@ class Relay:
 
     async def run(self) -> None:
         """From the first event to the last."""
+        self._over: asyncio.Future[Any] = asyncio.wrap_future(self._scribe.over)
         try:
             async for event in EventStream(self._scribe.mailbox, self._call):
                 if isinstance(event, Ended):
@@ -185,12 +189,11 @@ class Relay:
             return
         understood: Future[None] = Future()
         self._scribe.items.put(understood)
-        over: asyncio.Future[Any] = asyncio.wrap_future(self._scribe.over)
-        await asyncio.wait({asyncio.wrap_future(understood), over}, return_when=asyncio.FIRST_COMPLETED)
-        while self._is_answering and self._mouth.n_waiting < FRAME_SAMPLES and not over.done():
+        await asyncio.wait({asyncio.wrap_future(understood), self._over}, return_when=asyncio.FIRST_COMPLETED)
+        while self._is_answering and self._mouth.n_waiting < FRAME_SAMPLES and not self._over.done():
             self._moved.clear()
             moved: asyncio.Future[Any] = asyncio.ensure_future(self._moved.wait())
-            await asyncio.wait({moved, over}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({moved, self._over}, return_when=asyncio.FIRST_COMPLETED)
             moved.cancel()
 
     # The deputy's turn.
@@ -272,7 +275,7 @@ class Relay:
         if self._history and self._history[-1].role == role:
             before = self._history.pop().content
             text = before + text if role == "assistant" else f"{before} {text}"
-        self._history.append(Message(role, text))
+        self._history.append(Message(role, text[-MOST_CHARACTERS:]))
         del self._history[:-MOST_MESSAGES]
 
 

@@ -32,8 +32,8 @@ _OPTIONS = [
         metavar="NAME[:MODEL]",
         envvar="PERSONAPLEX_LLM",
         show_envvar=True,
-        help="Cascade: what answers, such as ollama:llama3.2:1b, or chat:MODEL at OPENAI_BASE_URL (default: "
-        "responder, a few rules and no language model).",
+        help="Cascade: what answers, such as ollama:llama3.2:1b, mlx-lm:FOLDER, or chat:MODEL at OPENAI_BASE_URL "
+        "(default: responder, a few rules and no language model).",
     ),
     click.option("--synthesiser", metavar="NAME[:MODEL]", help="Cascade: what speaks (default: flite)."),
     click.option(
