@@ -19,7 +19,7 @@ from personaplex.cascade.registry import open_thinker
 from personaplex.cascade.session import ChatSession
 from personaplex.errors import EngineError, UsageError
 from personaplex.persona import Parts
-from tests.tiny_llm import write_llm
+from tests.tiny_llm import TEMPLATE, write_llm
 
 QUESTION = [Message("system", "Be brief."), Message("user", "what time is it")]
 
@@ -127,19 +127,10 @@ def test_the_oldest_turns_are_left_out(random: Path) -> None:
     with_model(random, use, context_tokens=200)
 
 
-@pytest.mark.parametrize(
-    ("says", "template", "heard"),
-    [
-        ("<think> one two </think> It is noon.", None, "It is noon."),
-        ("one two </think> It is noon.", "<assistant> <think>", "It is noon."),
-    ],
-)
-def test_what_a_model_thinks_is_not_said_and_not_counted(
-    says: str, template: str | None, heard: str, tmp_path: Path
-) -> None:
-    from tests.tiny_llm import TEMPLATE
-
-    folder = write_llm(tmp_path / "llm", says, template=TEMPLATE.replace("<assistant>", template or "<assistant>"))
+@pytest.mark.parametrize("begins", ["<assistant>", "<assistant> <think>"])
+def test_what_a_model_thinks_is_not_said_and_not_counted(begins: str, tmp_path: Path) -> None:
+    template, heard = TEMPLATE.replace("<assistant>", begins), "It is noon."
+    folder = write_llm(tmp_path / "llm", "<think> one two </think> It is noon.", template=template)
 
     async def use(model: MLXLanguageModel) -> None:
         assert await said(model) == heard
@@ -155,7 +146,7 @@ def test_a_model_that_only_thinks_is_told_of(tmp_path: Path) -> None:
     folder = write_llm(tmp_path / "llm", "<think> one two three", context=60, again=True)
 
     async def use(model: MLXLanguageModel) -> None:
-        with pytest.raises(EngineError, match="thought until its 60 tokens were full"):
+        with pytest.raises(EngineError, match="until 60 tokens were full, and said nothing"):
             await said(model, max_tokens=9)
 
     with_model(folder, use)

@@ -135,7 +135,9 @@ class MLXLanguageModel:
         if said := spoken.flush():
             yield said
         elif not n_said and spoken.thinks:
-            raise EngineError(f"{self.name} thought until its {self._context} tokens were full, and said nothing")
+            raise EngineError(
+                f"{self.name} thought to its end, or until {self._context} tokens were full, and said nothing"
+            )
 
     def _prompt(self, tokenizer: Any, messages: list[Message], most: int) -> tuple[str, list[int]]:
         """As text and as tokens, at most so many: what was said first is left out first, question and answer together.
