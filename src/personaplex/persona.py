@@ -19,7 +19,8 @@ BUILT_IN = Path(__file__).parent / "personas.toml"
 class Parts:
     """What a persona chooses of the cascade; None leaves it to whoever opens the conversation.
 
-    Engines are NAME or NAME:MODEL; `voice` is one of the synthesiser's, `style` is added to the role prompt.
+    Engines are NAME or NAME:MODEL; `voice` is one of the synthesiser's, `style` is added to the role prompt. `delegate`
+    is a language model that answers in the duplex model's place (experimental).
     """
 
     recogniser: str | None = None
@@ -30,6 +31,7 @@ class Parts:
     style: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
+    delegate: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from personaplex.cascade.backend import Cascade
+from personaplex.cascade.delegated import Delegated
+from personaplex.cascade.deputy import Deputy
 from personaplex.cascade.transcribed import Transcribed
 from personaplex.conversation import (
     AgentEnded,
@@ -46,12 +48,13 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "duplex": lambda: tiny_engine(SLOTS),
     "cascade": lambda: Cascade(SLOTS),
     "transcribed": lambda: Transcribed(Scripted(SLOTS)),
+    "delegated": lambda: Delegated(Scripted(SLOTS, capabilities=ABLE), Deputy(lambda *_: None)),
 }
 
 
-able = pytest.mark.parametrize("backend", ["able script", "duplex"], indirect=True)
+able = pytest.mark.parametrize("backend", ["able script", "duplex", "delegated"], indirect=True)
 """A cascade answers what is typed, and says nothing unasked: `test_cascade.py` has its own."""
-changeable = pytest.mark.parametrize("backend", ["able script", "duplex", "cascade"], indirect=True)
+changeable = pytest.mark.parametrize("backend", ["able script", "duplex", "cascade", "delegated"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))

@@ -56,10 +56,13 @@ def understood(events: list[Event]) -> tuple[str, str, list[str]]:
     user = " ".join(event.text for event in events if isinstance(event, UserText) and event.final)
     agent = "".join(event.text for event in events if isinstance(event, AgentText))
     audible = [event.pcm for event in events if isinstance(event, Audio) and event.pcm.any()]
-    pcm = np.pad(np.concatenate(audible), 6_000)
+    return user, agent, words_in(np.concatenate(audible))
+
+
+def words_in(pcm: np.ndarray) -> list[str]:
     listening = open_recogniser("pocketsphinx").listen("en")
-    listening.push(soxr.resample(pcm, SAMPLE_RATE, 16_000))
-    return user, agent, listening.finish().text.split()
+    listening.push(soxr.resample(np.pad(pcm, 6_000), SAMPLE_RATE, 16_000))
+    return listening.finish().text.split()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,32 @@ def test_the_duplex_model_with_a_transcript(desk: Path, capsys: pytest.CaptureFi
     ):
         assert main([*duplex, *arguments]) == USAGE
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_duplex_model_with_a_delegate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    duplex = ["talk", "--plain", "--seed", "3", "--model", str(PARITY), "-i", "question.wav", "--max-seconds", "5"]
+    assert main([*duplex, "-o", "a.wav", "--delegate", "responder", "--record", "both.wav"]) == 0
+    shown = capsys.readouterr()
+    assert "you: what are your opening hours" in shown.err and "nine to five." in shown.out
+    assert "pocketsphinx hears, responder answers, flite speaks" in shown.err and "a few rules" in shown.err
+    assert json.loads((desk / "both.json").read_text())["delegate"] == "responder"
+    assert {"opening", "hours"} <= set(words_in(read_audio(desk / "a.wav"))), "flite's voice is heard"
+    (desk / "mine.toml").write_text('[me]\nprompt = "You are brief."\ncascade = { delegate = "responder" }\n')
+    assert (
+        main([*duplex, "-o", "b.wav", "--personas", "mine.toml", "--persona", "me", "--delegate-speech", "model"]) == 0
+    )
+    shown = capsys.readouterr()
+    assert "the model speaks" in shown.err and "nine to f" in shown.out
+    for arguments, code, told in (
+        (["--delegate", "nobody"], USAGE, "unknown thinker 'nobody'"),
+        (["--delegate", "chat:x", "--llm", "responder"], USAGE, "--llm is a cascade's"),
+        (["--delegate", "responder", "--delegate-speech", "model", "--synthesiser", "flite"], USAGE, "--synthesiser"),
+        (["--backend", "cascade", "--delegate", "responder"], USAGE, "in a cascade --llm answers"),
+        (["--delegate", "mlx-lm:/no/such/folder"], ENGINE, "/no/such/folder"),
+    ):
+        assert main([*duplex, "-q", *arguments]) == code
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
 
 
 def test_bench_shows_what_streaming_gains(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,8 +57,8 @@ class Server:
             await writer.wait_closed()
 
 
-def event(text: str | None, finish: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": {"content": text} if text else {}, "finish_reason": finish}
+def event(text: str | None, finish: str | None = None, *, field: str = "content") -> bytes:
+    choice = {"index": 0, "delta": {field: text} if text else {}, "finish_reason": finish}
     chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [choice]}
     return f"data: {json.dumps(chunk)}\n\n".encode()
 
@@ -89,6 +89,20 @@ async def refuses(writer: asyncio.StreamWriter) -> None:
 
 async def nonsense(writer: asyncio.StreamWriter) -> None:
     writer.write(b"data: {not json\n\n")
+    await writer.drain()
+
+
+async def thinks(writer: asyncio.StreamWriter) -> None:
+    for field in ("reasoning_content", "reasoning"):
+        writer.write(event("Who is it? ", field=field))
+    for text in ("<thi", "nk>A friend?", "</think>\n", "Hello. "):
+        writer.write(event(text))
+    writer.write(event("I am here.<", "stop"))
+    await writer.drain()
+
+
+async def only_thinks(writer: asyncio.StreamWriter) -> None:
+    writer.write(event("Who is it? ", field="reasoning") + event("<think>Well, ") + event(None, "length"))
     await writer.drain()
 
 
@@ -126,6 +140,20 @@ def test_an_answer_comes_in_pieces_with_the_options_asked_for() -> None:
     asyncio.run(ask())
 
 
+def test_what_a_model_thinks_is_neither_said_nor_remembered() -> None:
+    async def ask() -> None:
+        async with serving(thinks) as server:
+            assert await collect(Chat("tiny", server.url)) == ["Hello. ", "I am here.", "<"]
+            chat = Chat("tiny", server.url)
+            async with ChatSession(parts=Parts(llm="responder")) as session:
+                session._engines._thinkers["responder"] = chat
+                async for _ in session.say("Hello?"):
+                    pass
+                assert session.history[-1].content == "Hello. I am here.<"
+
+    asyncio.run(ask())
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "patience", "told", "n_before"),
     [
@@ -133,6 +161,7 @@ def test_an_answer_comes_in_pieces_with_the_options_asked_for() -> None:
         (hangs, 200, 2.0, "said nothing for 2 s", 1),
         (refuses, 404, 30.0, r"refused \(404\).*no such model", 0),
         (nonsense, 200, 30.0, "broke off", 0),
+        (only_thinks, 200, 30.0, "used up its allowed tokens and said nothing", 0),
     ],
 )
 def test_what_goes_wrong_with_a_server_is_one_line(

@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from personaplex.cascade.engine import EngineSpec, Message
+from personaplex.cascade.engine import EngineSpec, Message, first_line
+from personaplex.cascade.reasoning import Spoken
 from personaplex.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -85,11 +86,15 @@ class Chat:
         max_tokens: int | None = None,
         seed: int | None = None,
     ) -> AsyncGenerator[str, None]:
-        """Pieces as the server sends them. Raises EngineError when it is down, too slow, or ends in the middle."""
+        """Pieces as the server sends them, without what the model thinks, in `content` or in a field of its own.
+
+        Raises EngineError when the server is down, too slow, ends in the middle, or its model says nothing before
+        `max_tokens` are used up.
+        """
         options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         wanted: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         sent: list[Any] = [message._asdict() for message in messages]
-        finished, stream = False, None
+        spoken, is_silent, finished, stream = Spoken(), True, None, None
         try:
             with self._told():
                 async with asyncio.timeout(self._patience):
@@ -103,10 +108,18 @@ class Chat:
                     if chunk is None:
                         break
                     for choice in chunk.choices:
-                        finished = finished or choice.finish_reason is not None
-                        if choice.delta.content:
-                            yield choice.delta.content
-            if not finished:
+                        finished = finished or choice.finish_reason
+                        if said := spoken.push(choice.delta.content or ""):
+                            is_silent = False
+                            yield said
+            if said := spoken.flush():
+                yield said
+            elif is_silent and finished == "length":
+                raise EngineError(
+                    f"{self.name} used up its {max_tokens or 'allowed'} tokens and said nothing; if it reasons, turn "
+                    "that off at its server, or give the persona more max_tokens"
+                )
+            if finished is None:
                 raise EngineError(f"the server at {self._url} ended in the middle of an answer; look at its log")
         finally:
             if stream is not None:
@@ -128,22 +141,18 @@ class Chat:
             raise EngineError(f"no chat server answers at {self._url}; {remedy}") from error
         except openai.APIStatusError as error:
             raise EngineError(
-                f"the server at {self._url} refused ({error.status_code}): {_first_line(error)}"
+                f"the server at {self._url} refused ({error.status_code}): {first_line(error)}"
             ) from error
         except EngineError:
             raise
         except Exception as error:  # also the transport's own, whichever library that is
-            raise EngineError(f"the server at {self._url} broke off: {_first_line(error)}") from error
+            raise EngineError(f"the server at {self._url} broke off: {first_line(error)}") from error
 
     async def close(self) -> None:
         """Close the connections of this event loop."""
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.close()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _ollama(model: str | None = None, url: str | None = None, patience_seconds: float = PATIENCE_SECONDS) -> Chat:

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-import soxr
-
 from personaplex.cascade.ear import Ear
-from personaplex.cascade.engine import Piece, Recogniser, Synthesiser, as_error
+from personaplex.cascade.engine import Recogniser, Synthesiser, as_error
 from personaplex.cascade.inbox import Inbox
-from personaplex.cascade.mouth import Mark, Mouth
+from personaplex.cascade.mouth import Mouth
 from personaplex.cascade.sentences import SentenceSplitter
 from personaplex.cascade.session import ChatSession, Engines
 from personaplex.cascade.speakable import speakable
@@ -353,24 +350,10 @@ class Talk:
             parts, voice = self._session.parts, self._voice
             try:
                 pieces = self._voice_worker.iterate(partial(voice.say, text, parts.voice, parts.language))
-                await self._utter(turn, text, pieces)
+                await self._mouth.say(pieces, text, partial(self._happen, Voiced(turn)))
             except Exception as error:  # a synthesiser is somebody else's program
                 self._fail(as_error(error, "synthesiser"))
             self._happen(SentenceVoiced(turn))
-
-    async def _utter(self, turn: int, text: str, pieces: AsyncGenerator[Piece, None]) -> None:
-        resampler = None
-        async with aclosing(pieces) as made:
-            async for piece in made:
-                await self._mouth.room()
-                marks = [Mark(round(word.end * SAMPLE_RATE), word.text + " ") for word in piece.words]
-                if resampler is None:
-                    resampler = soxr.ResampleStream(piece.rate, SAMPLE_RATE, 1, dtype="float32")
-                    marks = marks or [Mark(0, text + " ")]
-                self._mouth.push(resampler.resample_chunk(np.asarray(piece.pcm, np.float32)), marks)
-                self._happen(Voiced(turn))
-        if resampler is not None:
-            self._mouth.push(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
     # Changes.
 

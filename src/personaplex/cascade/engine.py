@@ -191,6 +191,11 @@ def as_error(error: Exception, who: str) -> PersonaPlexError:
     return EngineError(f"the {who} failed: {type(error).__name__}: {error}")
 
 
+def first_line(error: BaseException) -> str:
+    """What somebody else's program says went wrong, as far as it fits into a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def _is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import NamedTuple
 
 import numpy as np
+import soxr
 
+from personaplex.cascade.engine import Piece
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
 
 MOST_SECONDS = 20.0
@@ -43,6 +46,21 @@ class Mouth:
         self._marks.extend(Mark(end + min(mark.at, len(pcm)), mark.text) for mark in marks)
         self._pieces.append(pcm)
         self._n_waiting += len(pcm)
+
+    async def say(self, pieces: AsyncGenerator[Piece, None], text: str, voiced: Callable[[], None]) -> None:
+        """Add what a synthesiser makes of `text`, as there is room for it; `voiced` is called after each piece."""
+        resampler = None
+        async with aclosing(pieces) as made:
+            async for piece in made:
+                await self.room()
+                marks = [Mark(round(word.end * SAMPLE_RATE), word.text + " ") for word in piece.words]
+                if resampler is None:
+                    resampler = soxr.ResampleStream(piece.rate, SAMPLE_RATE, 1, dtype="float32")
+                    marks = marks or [Mark(0, text + " ")]
+                self.push(resampler.resample_chunk(np.asarray(piece.pcm, np.float32)), marks)
+                voiced()
+        if resampler is not None:
+            self.push(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
     def next(self) -> tuple[np.ndarray, str]:
         """The next frame [1920], padded with silence, and the text that was said when it has been played."""

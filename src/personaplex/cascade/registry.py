@@ -21,6 +21,7 @@ _OWN = {
     "qwen3-asr": "personaplex.cascade.qwen_asr:ENGINE",
     "chat": "personaplex.cascade.chat:CHAT",
     "ollama": "personaplex.cascade.chat:OLLAMA",
+    "mlx-lm": "personaplex.cascade.mlx_lm:ENGINE",
     "responder": "personaplex.cascade.responder:ENGINE",
     "flite": "personaplex.cascade.fallback_voices:FLITE",
     "espeak": "personaplex.cascade.fallback_voices:ESPEAK",

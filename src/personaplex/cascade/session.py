@@ -198,7 +198,7 @@ class ChatSession:
         """
         parts = self.parts
         voice = await self._engines.synthesiser(parts.synthesiser or "")
-        async with aclosing(_ahead(_sentences(text))) as sentences:
+        async with aclosing(_ahead(sentences_of(text))) as sentences:
             async for sentence in sentences:
                 if said := speakable(sentence):
                     pieces = self._worker.iterate(partial(voice.say, said, parts.voice, parts.language))
@@ -238,18 +238,25 @@ class ChatSession:
         await self.close()
 
 
-async def _sentences(text: str | AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+async def sentences_of(text: str | AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """The sentences of a text, or of tokens as they come; where those fail, what came before is a sentence, too."""
     splitter = SentenceSplitter()
+    failure: Exception | None = None
     if isinstance(text, str):
         for sentence in splitter.push(text):
             yield sentence
     else:
-        async with aclosing(text) as tokens:
-            async for token in tokens:
-                for sentence in splitter.push(token):
-                    yield sentence
+        try:
+            async with aclosing(text) as tokens:
+                async for token in tokens:
+                    for sentence in splitter.push(token):
+                        yield sentence
+        except Exception as error:
+            failure = error
     for sentence in splitter.flush():
         yield sentence
+    if failure is not None:
+        raise failure
 
 
 async def _ahead(items: AsyncGenerator[str, None], most: int = 4) -> AsyncGenerator[str, None]:

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from concurrent.futures import Future
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -49,8 +50,8 @@ KEPT_SECONDS = 30.0
 UNREAD_FRAMES = 9_000
 """Twelve minutes of sound (70 MB) that nobody reads end a conversation; the backend cannot see that they are unread."""
 
-_Item: TypeAlias = "np.ndarray | int | UserStarted | UserStopped | Overrun"
-"""Sound that was sent, a frame that was lived, or an event."""
+_Item: TypeAlias = "np.ndarray | int | UserStarted | UserStopped | Overrun | Future[None]"
+"""Sound that was sent, a frame that was lived, an event, or somebody who waits until all before it was heard."""
 
 
 class Transcribed:
@@ -86,7 +87,7 @@ class TranscribedCall:
 
     def __init__(self, call: Conversation, recogniser: Recogniser, language: str | None) -> None:
         self._call = call
-        self._scribe = _Scribe(call, recogniser, language)
+        self._scribe = Scribe(call, recogniser, language)
         weakref.finalize(self, call.close).atexit = False
 
     def __getattr__(self, name: str) -> Any:
@@ -154,11 +155,12 @@ class TranscribedCall:
         await self._call.__aexit__(kind, error, trace)
 
 
-class _Scribe:
-    """Two threads of a conversation: one passes its events on, one recognises; both end with it."""
+class Scribe:
+    """Two threads of a conversation: one passes its events on, one recognises; both end with it, and it is `over`."""
 
     def __init__(self, call: Conversation, recogniser: Recogniser, language: str | None) -> None:
         self.mailbox = Mailbox()
+        self.over: Future[None] = Future()
         self.items: SimpleQueue[_Item | None] = SimpleQueue()
         self._recogniser = recogniser
         self._language = language
@@ -192,6 +194,7 @@ class _Scribe:
                 self._close()
                 self.mailbox.put(Error(self._frame, as_error(error, "recogniser")))
         self._close()
+        self.over.set_result(None)
 
     def _take(self, item: _Item) -> None:
         match item:
@@ -208,6 +211,8 @@ class _Scribe:
                     self.mailbox.put(UserText(frame, heard.text, True))
             case Overrun(dropped=dropped):
                 self._n_shed += dropped
+            case Future():
+                item.set_result(None)
             case int(frame):
                 before, self._n_lived = self._n_lived, (frame + 1 + self._n_shed) * FRAME_SAMPLES
                 if self._listening is not None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from personaplex.cli.options import DEFAULT_PERSONA, note, role_prompt
+from personaplex.cli.options import DEFAULT_PERSONA, find_persona, note, role_prompt
 from personaplex.errors import PersonaError, UsageError
 
 if TYPE_CHECKING:
     from personaplex.cascade.backend import Cascade
+    from personaplex.cascade.deputy import Deputy
+    from personaplex.cascade.transcribed import Transcribed
+    from personaplex.conversation import Backend
     from personaplex.persona import Parts, Persona
     from personaplex.turns import VoiceActivity
 
@@ -28,8 +32,8 @@ _OPTIONS = [
         metavar="NAME[:MODEL]",
         envvar="PERSONAPLEX_LLM",
         show_envvar=True,
-        help="Cascade: what answers, such as ollama:llama3.2:1b, or chat:MODEL at OPENAI_BASE_URL (default: "
-        "responder, a few rules and no language model).",
+        help="Cascade: what answers, such as ollama:llama3.2:1b, mlx-lm:FOLDER, or chat:MODEL at OPENAI_BASE_URL "
+        "(default: responder, a few rules and no language model).",
     ),
     click.option("--synthesiser", metavar="NAME[:MODEL]", help="Cascade: what speaks (default: flite)."),
     click.option(
@@ -95,3 +99,40 @@ def open_cascade(options: Mapping[str, Any], rule: VoiceActivity, *, patient: bo
         note(f"note: {NO_MODEL}", quiet=options["quiet"])
     manner = Manner(voice_activity=rule, patient=patient)
     return Cascade(1, parts=parts_of(options), personas=personas_of(options), manner=manner)
+
+
+def delegate_parts(options: Mapping[str, Any]) -> Parts:
+    """Who answers in a duplex model's place, if anybody, and what hears and says it. Raises PersonaError."""
+    from personaplex.cascade.session import chosen
+    from personaplex.persona import Parts
+
+    named = {name: options[name] for name in ("recogniser", "synthesiser", "language", "delegate")}
+    return chosen(find_persona(options), Parts(**named))
+
+
+@contextmanager
+def open_deputy(options: Mapping[str, Any]) -> Iterator[Deputy | None]:
+    """The deputy that options or a persona ask for, before minutes of loading. Raises what makes it impossible."""
+    parts = delegate_parts(options)
+    if parts.delegate is None:
+        yield None
+        return
+    from personaplex.cascade.deputy import Deputy
+
+    aloud = options["delegate_speech"] == "voice"
+    with closing(Deputy(parts.delegate, parts, aloud=aloud)) as deputy:
+        speaker = parts.synthesiser if aloud else "the model"
+        note(f"delegate: {parts.recogniser} hears, {parts.delegate} answers, {speaker} speaks", quiet=options["quiet"])
+        if parts.delegate == "responder":
+            note("note: answers come from a few rules, not from a language model", quiet=options["quiet"])
+        yield deputy
+
+
+def open_beside(engine: Backend, deputy: Deputy | None, options: Mapping[str, Any], *, patient: bool) -> Transcribed:
+    """The engine with a recogniser that listens in, and with the deputy."""
+    from personaplex.cascade.delegated import Delegated
+    from personaplex.cascade.transcribed import Transcribed
+
+    if deputy is None:
+        return Transcribed(engine, options["recogniser"] or "pocketsphinx", options["language"])
+    return Delegated(engine, deputy, deputy.parts.recogniser or "", deputy.parts.language, patient=patient)

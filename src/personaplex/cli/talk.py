@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from personaplex.audio import check_format, read_audio
-from personaplex.cli.cascade import cascade_options
+from personaplex.cli.cascade import cascade_options, delegate_parts, open_beside, open_deputy
 from personaplex.cli.options import (
     DEFAULT_PERSONA,
     TALKS_AS_ITSELF,
@@ -68,6 +68,19 @@ _PAUSES = {
 @click.option("--system-prompt-text", metavar="TEXT", help="The agent's role in your words; empty for none.")
 @cascade_options
 @click.option("--transcribe", is_flag=True, help="Duplex: show what you say, as --recogniser hears it (experimental).")
+@click.option(
+    "--delegate",
+    metavar="NAME[:MODEL]",
+    help="Duplex: a language model, as for --llm, that answers in the model's place what --recogniser hears "
+    "(experimental; default: the persona's, or none).",
+)
+@click.option(
+    "--delegate-speech",
+    type=click.Choice(["voice", "model"]),
+    default="voice",
+    show_default=True,
+    help="Who says what the delegate answers: --synthesiser, or the model itself.",
+)
 @click.option(
     "--resume",
     metavar="FILE",
@@ -144,11 +157,7 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
     from personaplex.live.recording import check_recording
     from personaplex.turns import VoiceActivity
 
-    if options["backend"] == "cascade" and options["transcribe"]:
-        raise UsageError("--transcribe is for the duplex model; a cascade always shows what it understood")
-    unused = ("llm", "synthesiser") if options["transcribe"] else ("recogniser", "llm", "synthesiser", "language")
-    if options["backend"] == "duplex" and (named := [name for name in unused if _is_typed(name)]):
-        raise UsageError(f"--{named[0]} is a cascade's; add --backend cascade")
+    _check_engines(options)
     for name, seconds in _PAUSES[options["backend"]].items():
         options[name] = seconds if options[name] is None else options[name]
     rule = VoiceActivity(options["onset"], options["offset"], options["speech_seconds"], options["silence_seconds"])
@@ -177,6 +186,21 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
         options["echo"] = "off" if silent else "cancel"
     echo_for(options["echo"], 0.0)
     return rule
+
+
+def _check_engines(options: Mapping[str, Any]) -> None:
+    """Whether the engines that are named have something to do."""
+    if options["backend"] == "cascade":
+        if options["transcribe"]:
+            raise UsageError("--transcribe is for the duplex model; a cascade always shows what it understood")
+        if options["delegate"] is not None:
+            raise UsageError("--delegate is for the duplex model; in a cascade --llm answers")
+        return
+    delegates = delegate_parts(options).delegate is not None
+    hears, speaks = options["transcribe"] or delegates, delegates and options["delegate_speech"] == "voice"
+    used = {"recogniser": hears, "llm": False, "synthesiser": speaks, "language": hears}
+    if named := [name for name, is_used in used.items() if _is_typed(name) and not is_used]:
+        raise UsageError(f"--{named[0]} is a cascade's; add --backend cascade")
 
 
 def _is_typed(name: str) -> bool:
@@ -261,31 +285,36 @@ def _duplex(roles: Roles, settings: Settings, rule: VoiceActivity, options: dict
     prompts = kept_prompts() if options["prompt_cache"] else None
     limits = Limits(context_seconds=seconds, prefix_folder=prompts, voice_activity=rule, kv_bits=kv_bits)
     resume: Path | None = options["resume"]
-    with Engine(options["model"], limits=limits) as engine:
+    with open_deputy(options) as deputy, Engine(options["model"], limits=limits) as engine:
         roles = replace(roles, model_voices=known_voices(engine.model.list_voices()))
         settings = _with_persona(roles, settings, options)
         if not engine.model.config.prompts:
             note(TALKS_AS_ITSELF, quiet=options["quiet"])
             settings = replace(settings, voice="", prompt="")
         about = _about(settings, options) | ({} if engine.model.config.prompts else {"persona": None})
+        about["delegate"] = None if deputy is None else delegate_parts(options).delegate
         opening = None if resume is None else lambda: engine.load(resume)
-        if not options["transcribe"]:
+        if deputy is None and not options["transcribe"]:
             yield _Line(engine.open, settings, roles, about, lambda: engine.step_ms, opening)
             return
-        from personaplex.cascade.transcribed import Transcribed
-
-        heard = Transcribed(engine, options["recogniser"] or "pocketsphinx", options["language"])
+        heard = open_beside(engine, deputy, options, patient=_is_patient(options))
         resumed = None if resume is None else lambda: heard.listen_in(engine.load(resume))
-        yield _Line(heard.open, settings, roles, about, lambda: engine.step_ms, resumed)
+        try:
+            yield _Line(heard.open, settings, roles, about, lambda: engine.step_ms, resumed)
+        finally:
+            heard.close()
+
+
+def _is_patient(options: Mapping[str, Any]) -> bool:
+    """No time passes while an answer is made, unless a clock's time is kept for both."""
+    return options["mode"] != "duplex" or (options["source"] is not None and not options["realtime"])
 
 
 @contextmanager
 def _cascade(roles: Roles, settings: Settings, rule: VoiceActivity, options: dict[str, Any]) -> Iterator[_Line]:
-    """No time passes while an answer is made, unless a clock's time is kept for both."""
     from personaplex.cli.cascade import open_cascade, parts_in_use
 
-    patient = options["mode"] != "duplex" or (options["source"] is not None and not options["realtime"])
-    with open_cascade(options, rule, patient=patient) as backend:
+    with open_cascade(options, rule, patient=_is_patient(options)) as backend:
         settings = replace(settings, voice=None, prompt=options["persona"] or DEFAULT_PERSONA, sampling=None)
         about = _about(settings, options) | {"model": "cascade"} | asdict(parts_in_use(options))
         yield _Line(backend.open, settings, replace(roles, by_name=True, find_voice=str), about)
