@@ -37,6 +37,7 @@ HEAVY = {
     "sounddevice": {"live"},
     "livekit": {"live"},
     "openai": {"cascade"},
+    "onnxruntime": {"cascade"},
     "pocketsphinx": {"cascade", "evaluate"},
 }
 """Third parties that only one part of the program knows."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from personaplex.cascade.ear import Ear
+from personaplex.cascade.ear import Ear, Pauses
 from personaplex.cascade.engine import Piece, Recogniser, Synthesiser, as_error
 from personaplex.cascade.inbox import Inbox
 from personaplex.cascade.mouth import Mark, Mouth
@@ -92,13 +92,15 @@ _TOLD: dict[str, Callable[[int], Event]] = {
 class Manner:
     """How conversations are held. `patient`: no time passes while an answer is made, as suits recordings.
 
-    Not `by_sentence`, an answer is made into sound when all of it was thought; to measure what streaming gains.
+    With `pauses` a silence ends the user's turn only where they say so. Not `by_sentence`, an answer is made into sound
+    when all of it was thought; to measure what streaming gains.
     """
 
     rules: Rules = field(default_factory=Rules)
     voice_activity: VoiceActivity = field(
         default_factory=lambda: VoiceActivity(speech_seconds=0.15, silence_seconds=0.6)
     )
+    pauses: Pauses | None = None
     detector: Callable[[], Detector] | None = None
     backlog_frames: int = 13
     patient: bool = False
@@ -141,7 +143,7 @@ class Talk:
         self._changing: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
         detector = (manner.detector or _detector)()
-        self._ear = Ear(detector, manner.voice_activity, self._happen, self._fail, self._moved.set)
+        self._ear = Ear(detector, manner.voice_activity, self._happen, self._fail, self._moved.set, manner.pauses)
         self._is_opening = True
         self._early: list[TurnEvent] = []
         self._task: asyncio.Task[None] | None = None
@@ -238,7 +240,8 @@ class Talk:
             if shed := self.inbox.take_shed():
                 self.n_dropped += shed
                 self.mailbox.put(Overrun(self.n_frames, shed, self.n_dropped))
-            self._ear.hear(frame)
+            # Who speaks into the agent's speech is not kept waiting for the rest of "uh-huh".
+            self._ear.hear(frame, may_pause=self._state.agent in (Agent.IDLE, Agent.THINKING))
             self._happen(Tick(self.n_frames, self._ear.is_voiced))
             await self._settle()
             if self._mouth.n_waiting == 0:

@@ -302,7 +302,10 @@ class Session:
         if self._is_ready:
             self.display.note(f"another role or voice, and {'all' if ready.kept else 'nothing'} remembered")
         else:
+            asked = self.floor.holder is Holder.AGENT
             self.floor.reset(ready.frame)
+            if asked:
+                self.floor.prompt()
             self.display.note(f"ready (seed {ready.seed})")
         self._note("ready", seed=ready.seed)
         self._is_ready = True
@@ -364,6 +367,7 @@ class Session:
 
     def _do_say(self, command: Command) -> None:
         self._call.send_text(command.argument)
+        self.floor.prompt()
         self._note("say", text=command.argument)
 
     def _do_stop(self, _: Command) -> None:
@@ -379,6 +383,7 @@ class Session:
         self._note("reset")
         self._call.close()
         self._fall_silent()
+        self.floor.reset()
         self._is_ready = self._agent_speaks = False
         self._n_sent = self._n_answered = self._n_dropped = 0
         self._begin(lambda: self.open(self.settings))
