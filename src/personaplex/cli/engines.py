@@ -55,14 +55,16 @@ def _engines() -> Iterator[dict[str, Any]]:
 
 
 def _print(engine: dict[str, Any]) -> None:
-    said = [engine["summary"], f"licence: {engine['licence']}", engine["remark"]]
+    said = [engine["summary"], f"licence: {engine['licence']}"]
+    if engine["remark"]:
+        said.append(f"note: {engine['remark']}")
     if engine["modules"]:
         said.append(f"needs: {', '.join(engine['modules'])}")
     if engine["missing"]:
         said.append(f"missing: {engine['missing']}")
     said.append(f"install: {engine['install']}")
     verdict = "ok" if engine["usable"] else "missing"
-    first, *rest = filter(None, said)
+    first, *rest = said
     click.echo(f"  {engine['name']:16}{verdict:9}{first}")
     for line in rest:
         click.echo(f"{'':27}{line}")

@@ -287,6 +287,8 @@ class Session:
                 if self.floor.holder is Holder.BOTH:
                     self._note("user started" if isinstance(event, UserStarted) else "user stopped")
             case _:
+                if isinstance(event, Interrupted) and not self._call.capabilities.full_duplex:
+                    self._fall_silent()  # what was made of the answer is dropped, and so is what waits here
                 self._n_answered += isinstance(event, Audio)
                 for taken in self.floor.take(event):
                     self._play(taken)
