@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soxr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from personaplex.cascade import registry
 from personaplex.cascade.engine import EngineSpec, Message
-from personaplex.cascade.fallback_voices import ascii_words
+from personaplex.cascade.fallback_voices import ascii_words, clauses
 from personaplex.cascade.registry import (
     find_engine,
     find_engines,
@@ -145,6 +147,28 @@ def test_offline_voices_say_any_text_with_the_times_of_its_words(engine: str, vo
         next(open_synthesiser(engine).say("a", "nobody"))
     with pytest.raises(UsageError, match="speaks 'xx'"):
         next(open_synthesiser(engine).say("a", None, "xx"))
+
+
+@given(st.lists(st.sampled_from(["one", "two,", "and", "three.", "of"]), max_size=60), st.integers(3, 12))
+def test_a_long_text_is_cut_into_short_pieces(words: list[str], most: int) -> None:
+    cut = list(clauses(words, most))
+    assert [word for clause in cut for word in clause] == words and all(0 < len(clause) <= most for clause in cut)
+    assert len(cut) == 1 or len(words) != most, "no more often than it must be"
+
+
+def test_flite_can_be_stopped_between_two_pieces() -> None:
+    text = "We are open from nine to five on weekdays, but on Sunday we have a day of rest for all of us here."
+    assert [" ".join(clause) for clause in clauses(text.split(), 10)] == [
+        "We are open from nine to five on weekdays,", "but on Sunday we have a day of rest", "for all of us here.",
+    ]  # fmt: skip
+    pieces = list(open_synthesiser("flite").say(text, "rms"))
+    assert [word.text for piece in pieces for word in piece.words] == text.split() and len(pieces) == 3
+    for piece in pieces:
+        assert 0 <= piece.words[0].start < piece.words[-1].end <= len(piece.pcm) / piece.rate + 1e-6
+    comma, joint, _ = pieces
+    assert comma.words[-1].end < len(comma.pcm) / comma.rate - 0.05, "a pause at a comma"
+    assert joint.words[-1].end == pytest.approx(len(joint.pcm) / joint.rate, abs=1e-3), "none where none is meant"
+    assert len(list(open_synthesiser("espeak").say(text))) == 1, "which takes no time"
 
 
 @pytest.mark.parametrize("voice", ["rms", "awb"])
