@@ -164,7 +164,7 @@ def test_flite_can_be_stopped_between_two_pieces() -> None:
     pieces = list(open_synthesiser("flite").say(text, "rms"))
     assert [word.text for piece in pieces for word in piece.words] == text.split() and len(pieces) == 3
     for piece in pieces:
-        assert 0 <= piece.words[0].start < piece.words[-1].end <= len(piece.pcm) / piece.rate + 1e-6
+        assert 0 <= piece.words[0].start < piece.words[-1].end <= len(piece.pcm) / piece.rate + 1e-3
     comma, joint, _ = pieces
     assert comma.words[-1].end < len(comma.pcm) / comma.rate - 0.05, "a pause at a comma"
     assert joint.words[-1].end == pytest.approx(len(joint.pcm) / joint.rate, abs=1e-3), "none where none is meant"
