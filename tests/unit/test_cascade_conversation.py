@@ -352,7 +352,7 @@ def test_a_long_answer_waits_in_bounded_memory(cascade: Cascade, engines: Engine
 
 def test_a_cancel_reaches_every_stage_and_a_close_the_recogniser_too(engines: Engines) -> None:
     """Tasks have ended, generators are closed, nothing waits to be played; what is native ends its piece."""
-    engines.thinker.tokens = ["One two three. "] * 20 + [60.0]
+    engines.thinker.tokens = [*["One two three. "] * 20, 60.0]
     engines.synthesiser.seconds_per_word = 0.005
     engines.recogniser.said = ["and also " * 9]
     with Cascade(1, parts=PARTS, manner=Manner(detector=LevelDetector)) as cascade:

@@ -54,7 +54,7 @@ class SmartTurn:
             (found, *_) = self._session.run(None, {INPUT: log_mel(heard)[None]})
         except Exception as error:  # ONNX Runtime has errors of its own, without a common root
             raise EngineError(f"Smart Turn failed: {error}") from error
-        return float(np.ravel(found)[0])
+        return float(np.asarray(found, np.float32).flat[0])
 
 
 def _open(path: Path) -> InferenceSession:
