@@ -118,6 +118,7 @@ class Session:
         self._is_ready = self._over = self._device_waits = self._told_nan = False
         self._n_sent = self._n_answered = self._n_dropped = self._n_captured = 0
         self._due: deque[tuple[int, Event]] = deque()
+        self._audible = (-1, 0)  # a frame of the agent, and after how many captured samples it is heard
         self._error: PersonaPlexError | None = None
         self._failed: PersonaPlexError | None = None
         self._seed: int | None = None
@@ -316,8 +317,11 @@ class Session:
         """Send sound to the speaker; what belongs to it is shown when it is audible."""
         if isinstance(event, Audio):
             self.playout.push(event.pcm)
-        else:
-            self._due.append((self._n_captured + max(0, self.playout.waiting - FRAME_SAMPLES), event))
+        if event.frame > self._audible[0] or isinstance(event, Audio):
+            # The text of a frame comes after its sound, and by then more may have been captured.
+            self._audible = (event.frame, self._n_captured + max(0, self.playout.waiting - FRAME_SAMPLES))
+        if not isinstance(event, Audio):
+            self._due.append((self._audible[1], event))
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, AgentText):
@@ -387,6 +391,7 @@ class Session:
         self._fall_silent()
         self.floor.reset()
         self._is_ready = self._agent_speaks = False
+        self._audible = (-1, 0)
         self._n_sent = self._n_answered = self._n_dropped = 0
         self._begin(lambda: self.open(self.settings))
 
