@@ -162,10 +162,10 @@ def test_talking_with_files(desk: Path, mode: str, capsys: pytest.CaptureFixture
     told = [event["event"] for event in about["events"]]
     assert "user text" in told and told.index("user text") < told.index("agent started")
     assert np.abs(read_audio(desk / "answer.wav")).max() > 0.1
-    if mode == "duplex":
-        shutil.copy("answer.wav", "before.wav")
-        assert main([*TALK, *files]) == 0
-        assert Path("before.wav").read_bytes() == Path("answer.wav").read_bytes(), "the same again"
+    shutil.copy("answer.wav", "before.wav")
+    assert main([*TALK, *files]) == 0
+    assert Path("before.wav").read_bytes() == Path("answer.wav").read_bytes(), "the same again"
+    assert json.loads((desk / "both.json").read_text())["events"] == about["events"]
 
 
 @pytest.mark.parametrize(

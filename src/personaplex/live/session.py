@@ -141,8 +141,8 @@ class Session:
                 self._recording = Recording(self.record, self.about) if self.record else None
                 self.device.proceed()
                 while not self._over:
-                    self._handle(self._next())
                     self._move_on()
+                    self._handle(self._next())
         except KeyboardInterrupt:
             pass  # the usual way to stop talking
         finally:
