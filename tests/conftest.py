@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One worker a core: BLAS threads of their own would only wait for each other's.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+
 import personaplex  # before mlx: it loads a fast BLAS where one is needed
 
 import mlx.core as mx  # isort: skip

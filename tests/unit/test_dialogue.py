@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -106,7 +107,9 @@ def _patterns(texts: tuple[str, ...]) -> set[str]:
     return {re.sub(r"\\\{\w+\\\}", "[A-Za-z' ]+", re.escape(text)) for text in texts}
 
 
-def test_training_lines_hold_nothing_held_out(plan: list[Line], lines: list[Line]) -> None:
+@pytest.mark.parametrize("invented", [0.0, 0.5])
+def test_training_lines_hold_nothing_held_out(invented: float, lines: list[Line]) -> None:
+    plan = agent_plan(np.random.default_rng(1), invented)
     unseen = {*HELD.names, *HELD.streets}
     for line in [*plan, *lines]:
         assert not unseen & {*line.text.split()}
@@ -120,6 +123,19 @@ def test_training_lines_hold_nothing_held_out(plan: list[Line], lines: list[Line
     assert not {key[0] for key in keys["opens"]} & {*HELD.opens}
     assert not {key[0] for key in keys["closes"]} & {*HELD.closes}
     assert not keys["hours"] & {*HELD.hours}
+
+
+def test_half_of_a_voices_names_are_invented_and_each_is_said_several_times() -> None:
+    known, plan = agent_plan(np.random.default_rng(1)), agent_plan(np.random.default_rng(1), invented=0.5)
+    assert {line.key[0] for line in known if line.intent == "greet"} <= {*TRAIN.names}
+    names, companies = (Counter(line.key[at] for line in plan if line.intent == "greet") for at in (0, 1))
+    for said, values in ((names, TRAIN.names), (companies, TRAIN.companies)):
+        new = {value: n for value, n in said.items() if value not in values}
+        assert len(new) > 150 and min(new.values()) >= 3
+        assert 0.45 < sum(new.values()) / said.total() < 0.55
+    assert {line.key[0] for line in plan if line.intent == "ask_name"} == {*names}
+    addresses = [line.key[0].split()[-2] for line in plan if line.intent == "address"]
+    assert 0.4 < sum(street not in TRAIN.streets for street in addresses) / len(addresses) < 0.6
 
 
 def test_training_prompts_hold_nothing_held_out() -> None:

@@ -228,7 +228,7 @@ def tiny_bank() -> Bank:
         lines=list(lines),
         rings=np.zeros(54, np.int64),
         pauses=np.zeros((54, 2), np.int64),
-        words=np.zeros((0, 3), np.int64),
+        words=np.zeros((0, 4), np.int64),
         word_begins=np.zeros(55, np.int64),
         vocabulary=[],
         start=np.zeros((40, 8), np.int64),

@@ -53,7 +53,7 @@ def toy_bank(voices: int = 1, users: int = 3000) -> Bank:
     for _, _, line in clips:
         at, said = 0, []
         for word in line.text.split() if line else []:
-            said.append((number[word], at, at + len(word) - 1))
+            said.append((number[word], at, at + len(word) - 1, len(word) % 16))
             at += len(word)
         words.append(said)
         lengths.append(at + 2 or 20)
@@ -64,7 +64,7 @@ def toy_bank(voices: int = 1, users: int = 3000) -> Bank:
         kinds=[kind for kind, _, _ in clips],
         voices=np.array([voice for _, voice, _ in clips]),
         lines=[(line.intent, line.key, line.text) if line else None for _, _, line in clips],
-        words=np.array([word for said in words for word in said]).reshape(-1, 3),
+        words=np.array([word for said in words for word in said]).reshape(-1, 4),
         word_begins=np.cumsum([0, *map(len, words)]),
         vocabulary=vocabulary,
         rings=np.zeros(len(clips), int),
@@ -294,7 +294,7 @@ def test_a_bank_made_in_parts_is_the_whole_bank() -> None:
     for first, last in ((0, 700), (700, 701), (701, len(whole.kinds))):
         words = whole.words[whole.word_begins[first] : whole.word_begins[last]]
         heard = sorted({whole.vocabulary[word] for word in words[:, 0]})
-        numbers = [[heard.index(whole.vocabulary[word]), begin, end] for word, begin, end in words]
+        numbers = [[heard.index(whole.vocabulary[word]), *times] for word, *times in words]
         parts.append(
             replace(
                 whole,
@@ -305,7 +305,7 @@ def test_a_bank_made_in_parts_is_the_whole_bank() -> None:
                 lines=whole.lines[first:last],
                 rings=whole.rings[first:last],
                 pauses=whole.pauses[first:last],
-                words=np.array(numbers).reshape(-1, 3),
+                words=np.array(numbers).reshape(-1, 4),
                 word_begins=whole.word_begins[first : last + 1] - whole.word_begins[first],
                 vocabulary=heard,
             )

@@ -35,9 +35,10 @@ def _one(rng: np.random.Generator, values: tuple[str, ...] | list[str]) -> str:
     return values[rng.integers(len(values))]
 
 
-def sample_address(rng: np.random.Generator, split: Split) -> str:
-    """A number, a street and its kind: "twelve oak street"."""
-    return f"{SPOKEN[rng.integers(1, 100)]} {_one(rng, VALUES[split].streets)} {_one(rng, KINDS_OF_STREET)}"
+def sample_address(rng: np.random.Generator, split: Split, street: str | None = None) -> str:
+    """A number, a street (one of the split's unless it is given) and its kind: "twelve oak street"."""
+    number = SPOKEN[rng.integers(1, 100)]
+    return f"{number} {street or _one(rng, VALUES[split].streets)} {_one(rng, KINDS_OF_STREET)}"
 
 
 def sample_facts(rng: np.random.Generator, split: Split) -> Facts:

@@ -5,9 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from personaplex.dialogue.facts import Facts, sample_address
+from personaplex.dialogue.invented import Inventor
 from personaplex.dialogue.line import TOLD, Line, agent_line, agent_lines, answer_key, filled, phrasings
 from personaplex.dialogue.numbers import SPOKEN
-from personaplex.dialogue.world import ITEMS, LISTS, THINGS, USER_INTENTS, USER_KEYS, VALUES, Key, Split
+from personaplex.dialogue.world import (
+    HELDOUT,
+    ITEMS,
+    LISTS,
+    NAMES,
+    STREETS,
+    THINGS,
+    USER_INTENTS,
+    USER_KEYS,
+    VALUES,
+    Key,
+    Split,
+)
 
 WEIGHTS = {
     **dict.fromkeys(USER_INTENTS, 1.0),
@@ -30,17 +43,44 @@ def _draw(rng: np.random.Generator, values: tuple[str, ...], n: int) -> list[str
     return [values[i] for i in np.concatenate(rounds)[:n]]
 
 
-def agent_plan(rng: np.random.Generator) -> list[Line]:
-    """Every line that one voice needs in a bank of clips: all closed answers, and a sample of the facts of roles."""
+_HELD = {word for kind in ("names", "companies", "streets") for value in HELDOUT[kind] for word in value.split()}
+_COMPANY_WORDS = {word for company in VALUES["train"].companies for word in company.split()}
+_NAME, _STREET = Inventor(NAMES, _HELD), Inventor(STREETS, _HELD)
+_COMPANY = Inventor(_COMPANY_WORDS, _HELD)
+
+
+def _company(rng: np.random.Generator) -> str:
+    """A company with an invented name, or half of one."""
+    first, second = _COMPANY.word(rng), _COMPANY.word(rng)
+    known = VALUES["train"].companies[rng.integers(len(VALUES["train"].companies))].split()
+    forms = (f"{first} {second}", f"{first} {known[-1]}", f"{known[0]} {second}", f"{first} and {known[-1]}")
+    two_words = len(known) == 2
+    return forms[rng.integers(3)] if two_words else forms[3]
+
+
+def _several(rng: np.random.Generator, known: tuple[str, ...], made_up: list[str], n: int) -> list[str]:
+    """n values in random order: as many of the invented ones, three times each, and the rest known ones."""
+    values = [*made_up * 3, *_draw(rng, known, n - 3 * len(made_up))]
+    return [values[i] for i in rng.permutation(n)]
+
+
+def agent_plan(rng: np.random.Generator, invented: float = 0.0) -> list[Line]:
+    """Every line that one voice needs in a bank of clips: all closed answers, and a sample of the facts of roles.
+
+    `invented` is the share of names, companies and streets that are made up and said by this voice alone.
+    """
     values = VALUES["train"]
+    made_up = [[make(rng) for _ in range(round(400 * invented))] for make in (_NAME.word, _company)]
     # Several companies to a name and prices to an item, or a voice would learn the pairs instead of reading its prompt.
-    names, companies = _draw(rng, values.names, 1200), _draw(rng, values.companies, 1200)
+    names, companies = _several(rng, values.names, made_up[0], 1200), _several(rng, values.companies, made_up[1], 1200)
     once: list[tuple[str, Key]] = [("greet", pair) for pair in zip(names, companies, strict=True)]
     once += [("ask_name", (name,)) for name in dict.fromkeys(names)]
     once += [("ask_company", (company,)) for company in dict.fromkeys(companies)]
     once += [("price", pair) for pair in zip(_draw(rng, ITEMS, 2000), _draw(rng, values.prices, 2000), strict=True)]
     once += [("hours", values.hours[i]) for i in rng.permutation(len(values.hours))[:250]]
-    once += [("address", (address,)) for address in dict.fromkeys(sample_address(rng, "train") for _ in range(800))]
+    streets = [_STREET.word(rng) if rng.random() < invented else None for _ in range(800)]
+    addresses = dict.fromkeys(sample_address(rng, "train", street) for street in streets)
+    once += [("address", (address,)) for address in addresses]
     once += [("has_item", (item, has)) for item in ITEMS for has in ("yes", "no")]
     told = {"name": _draw(rng, values.names, 220), "number": list(SPOKEN[1:])}
     told |= {what: list(LISTS[f"tell_{what}"]) for what in ("color", "pet", "place")}

@@ -41,9 +41,9 @@ class Bank:
 
     The last `rings[i]` frames of clip i are the silence after it, in which the codec still remembers it; `pauses[i]` is
     the first frame of a pause in mid-sentence and the first after it (0, 0 for none); its words are (index into
-    `vocabulary`, first frame, last frame) [n, 3]. `start` [40, 8] is what the codec makes of silence from its first
-    frame on, `silence` [8] what that settles to, and `sine` [8] the 440 Hz tone, which the user's streams hold while
-    the agent is prompted.
+    `vocabulary`, first frame, last frame, how far into the first it begins in 16ths of a frame) [n, 4]. `start` [40, 8]
+    is what the codec makes of silence from its first frame on, `silence` [8] what that settles to, and `sine` [8] the
+    440 Hz tone, which the user's streams hold while the agent is prompted.
     """
 
     codes: np.ndarray
@@ -69,7 +69,7 @@ class Bank:
         return self.codes[self.begins[index + 1] - self.rings[index] : self.begins[index + 1]]
 
     def words_of(self, index: int) -> np.ndarray:
-        """Words of one clip [n, 3]: vocabulary index, first frame, last frame."""
+        """Words of one clip [n, 4]: vocabulary index, first frame, last frame, 16ths of a frame into the first."""
         return self.words[self.word_begins[index] : self.word_begins[index + 1]]
 
     def index(self) -> dict[tuple[int, str], dict[Key, list[int]]]:
@@ -206,7 +206,10 @@ def _ring(clip: Clip) -> int:
 def _collected(mimi: Mimi, about: list[Clip], codes: list[np.ndarray]) -> Bank:
     vocabulary = sorted({word for clip in about for word, _, _ in clip.words})
     number = {word: i for i, word in enumerate(vocabulary)}
-    words = [[(number[word], first, last) for word, first, last in clip.words] for clip in about]
+    words = [
+        [(number[word], first, last, phase) for (word, first, last), phase in zip(clip.words, clip.phases, strict=True)]
+        for clip in about
+    ]
     quiet = np.array(mimi.encode(mx.zeros((1, 2 * _START_FRAMES * FRAME_SAMPLES)))[0]).T
     seconds = np.arange(2 * _START_FRAMES * FRAME_SAMPLES) / 24_000
     tone = _SINE_LEVEL * np.sin(2 * np.pi * _SINE_HERTZ * seconds).astype(np.float32)
@@ -219,7 +222,7 @@ def _collected(mimi: Mimi, about: list[Clip], codes: list[np.ndarray]) -> Bank:
         lines=[clip.line for clip in about],
         rings=np.array([_ring(clip) for clip in about]),
         pauses=np.array([clip.pause for clip in about]),
-        words=np.array([word for clip in words for word in clip]).reshape(-1, 3),
+        words=np.array([word for clip in words for word in clip]).reshape(-1, 4),
         word_begins=np.cumsum([0, *map(len, words)]),
         vocabulary=vocabulary,
         start=quiet[:_START_FRAMES],

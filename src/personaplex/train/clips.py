@@ -26,6 +26,9 @@ SHARD_CLIPS = 500
 LEAD_FRAMES, TAIL_FRAMES = 12, 2
 """Sound before a clip that its codes depend on, and frames after its last sample in which it still rings."""
 
+PHASES = 16
+"""Parts of a frame that are told apart where a word begins in it."""
+
 DEGRADED, OWN_NOISE = 0.5, 0.5
 """Share of the users' clips with a room, a microphone and noise; and of those, the share whose noise precedes them."""
 
@@ -37,10 +40,14 @@ FILLERS = ("um", "uh", "well", "so", "okay so", "hey", "hi", "excuse me", "sorry
 
 @dataclass(frozen=True)
 class ClipsConfig:
-    """How many lines each agent's voice says at most, and clips of users, of no speech, and of background noise."""
+    """How many lines each agent's voice says at most, and clips of users, of no speech, and of background noise.
+
+    `invented` is the share of the agents' names, companies and streets that nobody else has.
+    """
 
     seed: int = 1
     agent_lines: int = 10_000
+    invented: float = 0.5
     user_clips: int = 100_000
     sounds: int = 3_000
     beds: int = 1_500
@@ -68,9 +75,9 @@ class Job:
 class Clip:
     """What is known of a clip: frames count from its first, which holds the first sample of speech.
 
-    `words` are (word, frame in which it begins, frame in which it ends); `pause` is the first frame of a pause in
-    mid-sentence and the first after it. `lead` frames of its own noise precede the clip in the file; where it is 0 the
-    clip follows digital silence.
+    `words` are (word, frame in which it begins, frame in which it ends), `phases` how far into that frame each begins,
+    in 16ths; `pause` is the first frame of a pause in mid-sentence and the first after it. `lead` frames of its own
+    noise precede the clip in the file; where it is 0 the clip follows digital silence.
     """
 
     kind: str
@@ -80,6 +87,7 @@ class Clip:
     lead: int
     frames: int
     pause: tuple[int, int] = (0, 0)
+    phases: tuple[int, ...] = ()
 
 
 def plan(config: ClipsConfig) -> list[Job]:
@@ -88,7 +96,7 @@ def plan(config: ClipsConfig) -> list[Job]:
     if config.split == "train":
         for number, speaker in enumerate(AGENTS.values()):
             rng = np.random.default_rng([config.seed, 1, number])
-            lines = agent_plan(rng)
+            lines = agent_plan(rng, config.invented)
             chosen = rng.permutation(len(lines))[: config.agent_lines]
             jobs += [Job("agent", number, lines[i], speaker, False, 0) for i in chosen]
     rng = np.random.default_rng([config.seed, 2])
@@ -154,7 +162,7 @@ def _clip(entry: dict[str, object]) -> Clip:
     clip = Clip(**entry)  # type: ignore[arg-type]
     line = clip.line and (clip.line[0], tuple(clip.line[1]), clip.line[2])
     words = tuple((word, first, last) for word, first, last in clip.words)
-    return replace(clip, line=line, words=words, pause=(clip.pause[0], clip.pause[1]))
+    return replace(clip, line=line, words=words, pause=(clip.pause[0], clip.pause[1]), phases=tuple(clip.phases))
 
 
 def _table(folder: Path, shard: int) -> Path:
@@ -175,11 +183,13 @@ def _make_shard(shard: tuple[Path, ClipsConfig, int, list[Job]]) -> float:
 def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
     rng = np.random.default_rng([config.seed, 4, job.seed])
     words: tuple[tuple[str, int, int], ...] = ()
+    phases: tuple[int, ...] = ()
     if job.kind == "bed":
         pcm = noise(rng, (LEAD_FRAMES + config.bed_frames) * FRAME_SAMPLES)
         return Clip("bed", -1, None, (), LEAD_FRAMES, config.bed_frames), _int16(pcm)
-    # Speech may begin anywhere within a frame.
-    offset, pause = int(rng.integers(FRAME_SAMPLES)), (0, 0)
+    # A user may begin anywhere within a frame. What an agent says begins with one, so that lines which begin alike have
+    # their words at the same place in a frame, and can be joined there (train/splice.py).
+    offset, pause = 0 if job.kind == "agent" else int(rng.integers(FRAME_SAMPLES)), (0, 0)
     if job.speaker is not None and job.line is not None:
         said = say(job.speaker, job.line.text)
         if job.kind == "user" and len(said.words) > 3 and rng.random() < PAUSED:
@@ -191,6 +201,7 @@ def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
         words = tuple(
             (w.text, (offset + w.start) // FRAME_SAMPLES, (offset + w.end) // FRAME_SAMPLES) for w in said.words
         )
+        phases = tuple((offset + w.start) % FRAME_SAMPLES * PHASES // FRAME_SAMPLES for w in said.words)
     else:
         pcm = sound(rng, int(rng.integers(SAMPLE_RATE // 4, 3 * SAMPLE_RATE)))
     frames = -(-(offset + len(pcm)) // FRAME_SAMPLES)
@@ -203,7 +214,7 @@ def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
         padded *= 10 ** (rng.uniform(-12, 4) / 20)
     line = (job.line.intent, job.line.key, job.line.text) if job.line else None
     n_frames = len(padded) // FRAME_SAMPLES - lead
-    return Clip(job.kind, job.voice, line, words, lead, n_frames, pause), _int16(padded)
+    return Clip(job.kind, job.voice, line, words, lead, n_frames, pause, phases), _int16(padded)
 
 
 def _paused(said: Utterance, at: int, n: int) -> Utterance:

@@ -30,6 +30,7 @@ from personaplex.engine.prompt import SPACER_FRAMES
 from personaplex.errors import TrainingError
 from personaplex.text import Tokenizer
 from personaplex.train.bank import Bank, Key
+from personaplex.train.splice import Splicer
 from personaplex.train.timeline import Timeline
 from personaplex.units import N_CODEBOOKS
 
@@ -46,7 +47,11 @@ HEARING_FRAMES = 2
 
 @dataclass(frozen=True)
 class Composition:
-    """What dialogues are like. Shares are probabilities, delays and gaps are in frames."""
+    """What dialogues are like. Shares are probabilities, delays and gaps are in frames.
+
+    The text of what an agent says is `text_lead` frames ahead of its sound, so that the pieces of a word are there
+    before it is heard; `answer_delay` is that of the text.
+    """
 
     n_frames: int = 512
     context: int = 375
@@ -64,6 +69,7 @@ class Composition:
     quiet_calls: float = 0.06
     wrong_codes: float = 0.3
     answer_delay: tuple[int, ...] = (3, 3, 3, 4)
+    text_lead: int = 2
     stop_delay: tuple[int, ...] = (3, 4, 4)
     longest_prompt: int = 100
     quiet_frames: float = 0.12
@@ -96,6 +102,7 @@ class Composer:
         self.bank, self.tokenizer, self.config, self.seed = bank, tokenizer, config, seed
         self._clips = bank.index()
         self._voices = sorted({voice for voice, _ in self._clips if voice >= 0})
+        self.splicer = Splicer(bank, [i for i, voice in enumerate(bank.voices) if voice >= 0])
         self._tokens = [tokenizer.tokens(word) for word in bank.vocabulary]
         users = {intent: keys for (voice, intent), keys in self._clips.items() if voice == -1}
         self._beds = users.pop("bed", {}).get((), [])
@@ -357,18 +364,19 @@ class _Call:
         if last > first:
             self.line.decide(at + int(first), at + int(last) + 1)
         words = self.bank.words_of(clip)
-        for word, _, last in words:
+        for word, _, last, _ in words:
             self.line.hear(at + int(last) + HEARING_FRAMES, int(word))
         return int(at + words[-1, 2] + 1)
 
     def _agent(self, clip: int, at: int) -> int:
-        """Place an agent's clip with its words; returns the frame after."""
+        """Say an agent's line, text first, from frame `at`; returns the frame after."""
         intent, key, text = self.bank.lines[clip]  # type: ignore[misc]
         facts = set(key_words(Line(intent, key, text)))
-        end = self.line.agent(self.bank.clip(clip), at)
-        for word, first, _ in self.bank.words_of(clip):
+        codes, words = self.composer.splicer.say(self.rng, clip)
+        end = self.line.agent(codes, at + self.config.text_lead)
+        for word, first in words:
             marked = self.bank.vocabulary[word] in facts
-            self.line.word(self.composer._tokens[word], at + int(first), fact=marked)
+            self.line.word(self.composer._tokens[word], at + first, fact=marked)
         return end
 
 
