@@ -248,10 +248,10 @@ class Talk:
                 self._happen(RanOut(self._state.turn))
             await self._apply_change()
             pcm, said = self._mouth.next()
-            n_unread = self.mailbox.put(Audio(self.n_frames, pcm))
             if said:
                 self._said += said
                 self.mailbox.put(AgentText(self.n_frames, said))
+            n_unread = self.mailbox.put(Audio(self.n_frames, pcm))  # the last of a frame: then more time may pass
             self.n_frames += 1
             if n_unread > UNREAD_FRAMES:
                 self.end("unread")
