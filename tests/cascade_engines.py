@@ -162,4 +162,4 @@ def silence(seconds: float) -> np.ndarray:
 
 DOWN = EngineError("no chat server answers")
 
-__all__ = ["DOWN", "Engines", "LevelDetector", "silence", "speech"]
+__all__ = ["DOWN", "Engines", "LevelDetector", "Listening", "silence", "speech"]

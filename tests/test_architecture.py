@@ -40,6 +40,7 @@ HEAVY = {
     "openai": {"cascade"},
     "piper": {"cascade"},
     "kokoro_onnx": {"cascade"},
+    "onnxruntime": {"cascade"},
     "pocketsphinx": {"cascade", "evaluate"},
     "faster_whisper": {"cascade"},
     "mlx_whisper": {"cascade"},

@@ -222,6 +222,19 @@ def _nvidia(name: str, driver: int) -> Check:
     return Check("gpu", "ok", found)
 
 
+def check_cascade() -> Check:
+    """Whether the cascade's own recogniser and voice can be used."""
+    from personaplex.cascade.registry import find_engine
+    from personaplex.cascade.session import DEFAULTS
+
+    hears = find_engine("recogniser", DEFAULTS.recogniser or "")
+    speaks = find_engine("synthesiser", DEFAULTS.synthesiser or "")
+    for spec in (hears, speaks):
+        if lack := spec.missing():
+            return Check("cascade", "warning", f"the {spec.kind} {spec.name} cannot be used: {lack}", spec.install)
+    return Check("cascade", "ok", f"{hears.name} hears, {speaks.name} speaks; `personaplex engines` lists the others")
+
+
 def nvidia_card() -> tuple[str, int] | None:
     """Name and the driver's major version of the first NVIDIA card; None where there is none, or no driver."""
     program = shutil.which("nvidia-smi")
@@ -267,4 +280,5 @@ CHECKS: dict[str, Callable[[], Check]] = {
     "microphone": check_microphone,
     "speaker": check_speaker,
     "opus": check_opus,
+    "cascade": check_cascade,
 }

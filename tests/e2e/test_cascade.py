@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +19,17 @@ from personaplex.audio import read_audio, write_audio
 from personaplex.cascade.backend import Cascade
 from personaplex.cascade.conversation import Manner
 from personaplex.cascade.registry import open_recogniser, open_synthesiser
+from personaplex.cascade.session import ChatSession
 from personaplex.cli.main import main
 from personaplex.conversation import AgentText, Audio, Event, Settings, UserText
+from personaplex.live.floor import Holder, Key, Turns, Voice
+from personaplex.live.session import Roles, Session
+from personaplex.persona import Parts, read_personas
+from personaplex.turns import VoiceActivity
 from personaplex.units import SAMPLE_RATE
 from tests.conftest import AUDIO, PARITY
+from tests.unit.test_cascade_conversation import converse, eventually, left_behind
+from tests.unit.test_session import Seen, Typing
 
 TALK = ["talk", "--backend", "cascade", "--plain", "--seed", "3"]
 ENGINE, USAGE, PERSONA = 12, 2, 5
@@ -87,6 +97,51 @@ def test_a_recorded_question_is_heard_answered_and_understood(cascade: Cascade) 
     assert "three days" in agent and {"replacement", "three"} <= set(words)
 
 
+@pytest.mark.parametrize(("cue", "when"), [("voice", None), ("key", None), ("key", 6)])
+def test_what_is_written_is_answered_at_once_in_turns(cascade: Cascade, cue: str, when: int | None) -> None:
+    """Nobody speaks, before the conversation is ready or in it: the agent's time passes all the same."""
+    device, display = Typing(np.zeros(2 * SAMPLE_RATE, np.float32), None, realtime=False), Seen()
+    device.script = {} if when is None else {when: "!say What are your opening hours?"}
+    floor = Turns(Key() if cue == "key" else Voice(VoiceActivity()))
+    roles = Roles(read_personas(), by_name=True)
+    session = Session(cascade.open, Settings(prompt="aria", seed=3), device, floor, display, roles)
+    if when is None:
+        session.happenings.put("!say What are your opening hours?")
+    session.run()
+    assert "nine" in display.text and display.text.startswith("<") and display.text.endswith(">")
+    assert floor.holder is Holder.NOBODY
+
+
+@pytest.mark.parametrize("text", ["😀 `code` https://a.example.com/x?y=1, **well**: 50% & more! ```py\nx\n``` 你好"])
+def test_anything_can_be_spoken_and_10_000_words_begin_at_once(text: str) -> None:
+    async def speak() -> None:
+        async with ChatSession(parts=Parts(synthesiser="flite")) as session:
+            said = [word.text for piece in [p async for p in session.speak(text)] for word in piece.words]
+            assert "a dot example dot com, well: 50 percent and more!" in " ".join(said) and "screen." in said
+            assert [piece async for piece in session.speak("😀 ... 你好")] == []
+            async with aclosing(session.speak("One two three four five, six seven. " * 1429)) as pieces:
+                first = await anext(pieces)
+                assert 1 <= len(first.words) <= 10
+
+    asyncio.run(speak())
+
+
+def test_conversations_with_real_engines_leave_nothing_behind() -> None:
+    """As those with the tests' own engines (tests/unit/test_cascade_conversation.py)."""
+    seed = random.getrandbits(32)
+    print(f"seed {seed}")  # noqa: T201 - shown when it fails
+    voices = [np.pad(say("rms", text), 12_000) for text in ("Hello.", "No, please stop it now.")]
+    with Cascade(10) as live:
+        with live.open() as call:
+            call.send_text("hello")
+            call.feed(np.zeros(SAMPLE_RATE, np.float32))
+        eventually(lambda: not live._talks)
+        left, rng = left_behind(live), random.Random(seed)
+        for _ in range(10):
+            converse(live, rng, voices)
+        eventually(lambda: not left())
+
+
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a question in it."""
@@ -110,10 +165,10 @@ def test_talking_with_files(desk: Path, mode: str, capsys: pytest.CaptureFixture
     told = [event["event"] for event in about["events"]]
     assert "user text" in told and told.index("user text") < told.index("agent started")
     assert np.abs(read_audio(desk / "answer.wav")).max() > 0.1
-    if mode == "duplex":
-        shutil.copy("answer.wav", "before.wav")
-        assert main([*TALK, *files]) == 0
-        assert Path("before.wav").read_bytes() == Path("answer.wav").read_bytes(), "the same again"
+    shutil.copy("answer.wav", "before.wav")
+    assert main([*TALK, *files]) == 0
+    assert Path("before.wav").read_bytes() == Path("answer.wav").read_bytes(), "the same again"
+    assert json.loads((desk / "both.json").read_text())["events"] == about["events"]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +248,7 @@ def test_bench_shows_what_streaming_gains(capsys: pytest.CaptureFixture[str]) ->
     paced = "responder, 40 words/s + flite"
     first = rows["first audio, sentence by sentence", paced]
     assert first["max_ms"] < rows["first and all audio, whole answer at once", paced]["p50_ms"]
-    assert {name for name, _ in rows} >= {"transcript after the last word", "cancelled after the first audio"}
+    stopped = {f"stopped: {what}" for what in ("hearing", "thinking", "speaking", "the conversation")}
+    assert {name for name, _ in rows} >= {"transcript after the last word", *stopped}
     assert main(["bench", "cascade", "--model", "x"]) == USAGE
     assert main(["bench", "codec", "--llm", "responder"]) == USAGE

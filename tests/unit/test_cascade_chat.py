@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from personaplex.cascade.backend import Cascade
 from personaplex.cascade.chat import Chat
 from personaplex.cascade.engine import Message
 from personaplex.cascade.registry import open_thinker
@@ -28,7 +29,7 @@ class Server:
     def __init__(self, answer: Answer, models: tuple[str, ...] = ("tiny:latest",), status: int = 200) -> None:
         self.answer, self.models, self.status = answer, models, status
         self.asked: list[dict[str, Any]] = []
-        self.left = asyncio.Event()
+        self.reached, self.left = asyncio.Event(), asyncio.Event()
         self.handling: list[asyncio.Task[None]] = []
         self.url = ""
 
@@ -46,6 +47,7 @@ class Server:
             self.asked.append(json.loads(await reader.readexactly(length)))
             kind = "text/event-stream" if self.status == 200 else "application/json"
             writer.write(f"HTTP/1.1 {self.status} X\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n".encode())
+            self.reached.set()
             both = [asyncio.ensure_future(self.answer(writer)), asyncio.ensure_future(reader.read())]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             for task in both:
@@ -212,6 +214,25 @@ def test_who_stops_reading_ends_the_request() -> None:
                 assert await anext(tokens) == "Hello. "
             await asyncio.wait_for(server.left.wait(), 10)
             await chat.close()
+
+    asyncio.run(ask())
+
+
+def test_an_interrupted_conversation_ends_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    Engines(monkeypatch)
+
+    async def ask() -> None:
+        async with serving(hangs) as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            backend = Cascade(parts=Parts("script-ears", "chat:tiny", "script-voice", voice="one"))
+            try:
+                async with backend.open() as call:
+                    call.send_text("hello")
+                    await asyncio.wait_for(server.reached.wait(), 30)
+                    call.cancel()
+                    await asyncio.wait_for(server.left.wait(), 30)
+            finally:
+                await asyncio.to_thread(backend.close)
 
     asyncio.run(ask())
 

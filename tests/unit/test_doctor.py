@@ -166,6 +166,18 @@ def test_without_portaudio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert found.verdict == "warning" and "libportaudio2" in (found.mend or "")
 
 
+def test_the_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = doctor.check_cascade()
+    assert found.verdict == "ok" and "pocketsphinx hears, flite speaks" in found.found
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    assert doctor.check_cascade() == Check(
+        "cascade",
+        "warning",
+        "the recogniser pocketsphinx cannot be used: pocketsphinx is not installed",
+        "pip install pocketsphinx",
+    )
+
+
 def test_opus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.check_opus().verdict == "ok"
 

@@ -140,3 +140,37 @@ def test_a_cue_forgets_between_turns() -> None:
     voice._turn = UserTurn(True, 3)
     voice.reset()
     assert not voice.hear(np.zeros(FRAME_SAMPLES, np.float32))
+
+
+def answered(floor: Turns, *events: Event) -> list[Event]:
+    return [taken for event in events for taken in floor.take(event)]
+
+
+@pytest.mark.parametrize("n_before", [0, 7])
+def test_what_is_written_is_answered_at_once(n_before: int) -> None:
+    """Nobody speaks: the agent's time passes until it has answered, however shortly."""
+    floor = Turns(Key())
+    floor.reset(n_before)
+    assert floor.next(0, 3) is None
+    floor.prompt()
+    heard = floor.next(0, 3)
+    assert holder(floor) is Holder.AGENT and heard is not None and not heard.any()
+    events = [AgentStarted(n_before), audio(n_before), AgentText(n_before, "Hi."), AgentEnded(n_before + 3)]
+    assert answered(floor, *events) == events
+    assert holder(floor) is Holder.NOBODY and floor.next(0, 3) is None
+
+
+def test_what_is_written_while_somebody_speaks() -> None:
+    """The user's turn takes it along; an answer is cut short by the next, and its end is not the end of both."""
+    floor = Turns(Key())
+    floor.press()
+    floor.hear(FRAME)
+    floor.prompt()
+    assert holder(floor) is Holder.USER and floor.next(0, 3) is None
+    floor = after_utterance(3)
+    assert answered(floor, AgentStarted(4), audio(4)) == [AgentStarted(4), audio(4)]
+    assert holder(floor) is Holder.AGENT
+    floor.prompt()
+    second = [AgentEnded(5), AgentStarted(5), audio(5), AgentText(5, "Yes."), AgentEnded(5 + QUIET_FRAMES)]
+    assert answered(floor, *second[:4]) == second[:4] and holder(floor) is Holder.AGENT
+    assert answered(floor, second[4]) == second[4:] and holder(floor) is Holder.NOBODY

@@ -4,13 +4,17 @@ After the user's last word come: the silence that ends a turn (0.6 s in a conver
 the transcript, the language model's first sentence, and the making of its sound; then something is audible. Without
 streaming it is all of the answer, and all of its sound: that is measured on the same question and answer. So what
 streaming gains grows with the answer, and with the time that a token takes; the responder is no language model and
-takes none, so it is measured a second time at 40 words a second, as a small model might speak. The last row is how long
-a cancelled answer takes to be over for the event loop; a voice's thread ends after the piece that it is making.
+takes none, so it is measured a second time at 40 words a second, as a small model might speak.
+
+The last rows stop each stage at a random moment of its work, until it is free for the next: a recogniser's and a
+voice's thread end what they are computing, for native code cannot be stopped, so both are given small pieces. The
+conversation is stopped in the middle of an answer, until its user is told, from when on it plays silence.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -18,14 +22,18 @@ from contextlib import aclosing
 import numpy as np
 import soxr
 
-from personaplex.bench.report import Row
+from personaplex.bench.report import Row, measure
+from personaplex.cascade.backend import Cascade
+from personaplex.cascade.ear import FRAMES_AT_ONCE, Pauses
 from personaplex.cascade.engine import Recogniser, Synthesiser
 from personaplex.cascade.registry import open_recogniser, open_synthesiser
 from personaplex.cascade.session import ChatSession, chosen
 from personaplex.cascade.speakable import speakable
+from personaplex.cascade.worker import Worker
+from personaplex.conversation import AgentEnded, AgentStarted, Event, Settings
 from personaplex.errors import UsageError
 from personaplex.persona import Parts, read_personas
-from personaplex.units import FRAME_SECONDS
+from personaplex.units import FRAME_SAMPLES, FRAME_SECONDS, SAMPLE_RATE
 
 QUESTION = "What are your opening hours on Sunday please?"
 PERSONA = "sage"
@@ -33,8 +41,17 @@ PERSONA = "sage"
 
 WORDS_PER_SECOND = 40
 
+ANSWER = "We are open from nine to five on every day but Sunday, which is a day of rest for all of us here."
+"""A sentence that takes a voice a while."""
 
-def run(model: str | None, frames: int, compiled: bool | None = None, parts: Parts | None = None) -> list[Row]:
+
+def run(
+    model: str | None,
+    frames: int,
+    compiled: bool | None = None,
+    parts: Parts | None = None,
+    pauses: Pauses | None = None,
+) -> list[Row]:
     """Time `frames` questions and answers; rows carry the `engine` they measure."""
     if model is not None or compiled is not None:
         raise UsageError("this benchmark has no model of that kind; choose with --recogniser, --llm and --synthesiser")
@@ -42,19 +59,27 @@ def run(model: str | None, frames: int, compiled: bool | None = None, parts: Par
     used = chosen(read_personas()[PERSONA], asked)
     recogniser, synthesiser = open_recogniser(used.recogniser or ""), open_synthesiser(used.synthesiser or "")
     try:
-        rows = list(_hearing(recogniser, synthesiser, used, frames))
+        question = _question(synthesiser, used, SAMPLE_RATE)
+        rows = list(_hearing(recogniser, _question(synthesiser, used, recogniser.rate), used, frames))
+        if pauses is not None:
+            rows.append(Row("end of turn judged", measure(lambda: pauses.judge.probability(question), frames)))
         paces = [None, WORDS_PER_SECOND] if used.llm == "responder" else [None]
         for pace in paces:
             rows += asyncio.run(_answering(asked, used, synthesiser, frames, pace))
+        rows += asyncio.run(_stopping(asked, used, recogniser, synthesiser, frames))
+        rows.append(_interrupting(asked, used, frames))
     finally:
         recogniser.close()
         synthesiser.close()
     return rows
 
 
-def _hearing(recogniser: Recogniser, synthesiser: Synthesiser, used: Parts, n: int) -> Iterator[Row]:
-    said = [soxr.resample(piece.pcm, piece.rate, recogniser.rate) for piece in synthesiser.say(QUESTION, used.voice)]
-    pcm = np.asarray(np.concatenate(said), np.float32)
+def _question(synthesiser: Synthesiser, used: Parts, rate: int) -> np.ndarray:
+    said = [soxr.resample(piece.pcm, piece.rate, rate) for piece in synthesiser.say(QUESTION, used.voice)]
+    return np.asarray(np.concatenate(said), np.float32)
+
+
+def _hearing(recogniser: Recogniser, pcm: np.ndarray, used: Parts, n: int) -> Iterator[Row]:
     size = round(FRAME_SECONDS * recogniser.rate)
     frames, rest = [], []
     for _ in range(n + 1):
@@ -112,20 +137,74 @@ async def _answering(asked: Parts, used: Parts, synthesiser: Synthesiser, n: int
             await asyncio.to_thread(lambda: list(synthesiser.say(answer, used.voice, used.language)))
             note("first and all audio, whole answer at once", began)
 
-        async def cancelled() -> None:
-            pieces = session.speak(ask(time.perf_counter()))
-            await anext(pieces)
-            began = time.perf_counter()
-            await pieces.aclose()
-            note("cancelled after the first audio", began)
-
         async for _ in session.speak("One."):  # it loads its voice
             pass
         for _ in range(n):
             await by_sentence()
             await at_once()
-            await cancelled()
     return [Row(name, ms, {"engine": engines.get(name, both)}) for name, ms in times.items()]
+
+
+async def _stopping(asked: Parts, used: Parts, recogniser: Recogniser, synthesiser: Synthesiser, n: int) -> list[Row]:
+    """Each stage, stopped at a random moment of its work: until its thread is free, or its request closed."""
+    draw = random.Random(0)
+    pcm = np.tile(_question(synthesiser, used, recogniser.rate), 2)
+    at_once = round(FRAMES_AT_ONCE * FRAME_SECONDS * recogniser.rate)
+    times: dict[str, list[float]] = {"hearing": [], "thinking": [], "speaking": []}
+    answer = " ".join(ANSWER.split() * 3)
+
+    async def hear(worker: Worker) -> None:
+        listening = await worker.run(recogniser.listen, used.language)
+        try:
+            for start in range(0, len(pcm), at_once):
+                await worker.run(listening.push, pcm[start : start + at_once])
+        finally:
+            worker.do(listening.close)
+
+    async def speak(worker: Worker) -> None:
+        async with aclosing(worker.iterate(lambda: synthesiser.say(answer, used.voice, used.language))) as pieces:
+            async for _ in pieces:
+                pass
+
+    for _ in range(n):
+        for name, work in (("hearing", hear), ("speaking", speak)):
+            worker = Worker("bench")
+            task = asyncio.create_task(work(worker))
+            await asyncio.sleep(draw.uniform(0.01, 0.2))
+            began = time.perf_counter()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await worker.run(lambda: None)
+            times[name].append(_ms(began))
+            worker.close()
+        async with ChatSession(PERSONA, parts=asked) as session:
+            tokens = session.say(QUESTION)
+            await anext(tokens)
+            began = time.perf_counter()
+            await tokens.aclose()
+            times["thinking"].append(_ms(began))
+    engines = {"hearing": used.recogniser, "thinking": used.llm, "speaking": used.synthesiser}
+    return [Row(f"stopped: {name}", ms, {"engine": engines[name]}) for name, ms in times.items()]
+
+
+def _interrupting(asked: Parts, used: Parts, n: int) -> Row:
+    """A conversation is told to stop in the middle of an answer: until its user knows, and hears nothing more."""
+    silence, ms = np.zeros(FRAME_SAMPLES, np.float32), []
+    with Cascade(1, parts=asked) as backend, backend.open(Settings(prompt=PERSONA, seed=0)) as call:
+        events = call.events()
+
+        def until(kind: type[Event]) -> None:
+            while not isinstance(events.get(FRAME_SECONDS), kind):
+                call.send(silence)  # time passes
+
+        for _ in range(n):
+            call.send_text(QUESTION)
+            until(AgentStarted)
+            began = time.perf_counter()
+            call.cancel()
+            until(AgentEnded)
+            ms.append(_ms(began))
+    return Row("stopped: the conversation", ms, {"engine": f"{used.llm} + {used.synthesiser}"})
 
 
 def _ms(began: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from personaplex.cascade.ear import Ear
+from personaplex.cascade.ear import Ear, Pauses
 from personaplex.cascade.engine import Recogniser, Synthesiser, as_error
 from personaplex.cascade.inbox import Inbox
 from personaplex.cascade.mouth import Mouth
@@ -70,7 +70,7 @@ from personaplex.conversation import (
 from personaplex.errors import Closed, EngineError, PersonaError, PersonaPlexError, UsageError
 from personaplex.persona import Parts, Persona
 from personaplex.turns import VoiceActivity
-from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
+from personaplex.units import FRAME_SAMPLES
 from personaplex.vad import Detector, new_detector
 
 UNREAD_FRAMES = 750
@@ -89,13 +89,15 @@ _TOLD: dict[str, Callable[[int], Event]] = {
 class Manner:
     """How conversations are held. `patient`: no time passes while an answer is made, as suits recordings.
 
-    Not `by_sentence`, an answer is made into sound when all of it was thought; to measure what streaming gains.
+    With `pauses` a silence ends the user's turn only where they say so. Not `by_sentence`, an answer is made into sound
+    when all of it was thought; to measure what streaming gains.
     """
 
     rules: Rules = field(default_factory=Rules)
     voice_activity: VoiceActivity = field(
         default_factory=lambda: VoiceActivity(speech_seconds=0.15, silence_seconds=0.6)
     )
+    pauses: Pauses | None = None
     detector: Callable[[], Detector] | None = None
     backlog_frames: int = 13
     patient: bool = False
@@ -138,7 +140,7 @@ class Talk:
         self._changing: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
         detector = (manner.detector or new_detector)()
-        self._ear = Ear(detector, manner.voice_activity, self._happen, self._fail, self._moved.set)
+        self._ear = Ear(detector, manner.voice_activity, self._happen, self._fail, self._moved.set, manner.pauses)
         self._is_opening = True
         self._early: list[TurnEvent] = []
         self._task: asyncio.Task[None] | None = None
@@ -235,17 +237,18 @@ class Talk:
             if shed := self.inbox.take_shed():
                 self.n_dropped += shed
                 self.mailbox.put(Overrun(self.n_frames, shed, self.n_dropped))
-            self._ear.hear(frame)
+            # Who speaks into the agent's speech is not kept waiting for the rest of "uh-huh".
+            self._ear.hear(frame, may_pause=self._state.agent in (Agent.IDLE, Agent.THINKING))
             self._happen(Tick(self.n_frames, self._ear.is_voiced))
             await self._settle()
             if self._mouth.n_waiting == 0:
                 self._happen(RanOut(self._state.turn))
             await self._apply_change()
             pcm, said = self._mouth.next()
-            n_unread = self.mailbox.put(Audio(self.n_frames, pcm))
             if said:
                 self._said += said
                 self.mailbox.put(AgentText(self.n_frames, said))
+            n_unread = self.mailbox.put(Audio(self.n_frames, pcm))  # the last of a frame: then more time may pass
             self.n_frames += 1
             if n_unread > UNREAD_FRAMES:
                 self.end("unread")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import soxr
 
-from personaplex.cascade.engine import Listening, Recogniser, as_error
+from personaplex.cascade.engine import EndOfTurn, Listening, Recogniser, as_error
 from personaplex.cascade.turns import Final, Partial, TurnEvent, UserBegan, UserEnded
 from personaplex.cascade.worker import Worker
 from personaplex.errors import PersonaPlexError
@@ -23,6 +23,21 @@ LEAD_SECONDS = 0.5
 
 MOST_FRAMES = round(90 * FRAME_RATE)
 """Frames that may wait for a recogniser that is slower than speech; the rest of the utterance is not heard."""
+
+FRAMES_AT_ONCE = 5
+"""A recogniser is not given more in one call: what is native cannot be stopped before its end."""
+
+JUDGED_FRAMES = round(8 * FRAME_RATE)
+"""What is heard of a turn by whoever tells its end from a pause."""
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """`judge` tells whether a silence ends the user's turn, from probability `enough` on; what lasts `longest` does."""
+
+    judge: EndOfTurn
+    enough: float = 0.5
+    longest_seconds: float = 3.0
 
 
 @dataclass(eq=False)
@@ -42,6 +57,7 @@ class Ear:
     """The user of one conversation. `tell` is called in the event loop; `fail` with what a recogniser raises.
 
     `settled` is called whenever something that waited was recognised. `is_voiced`: somebody spoke in the last frame.
+    Without `pauses` every silence that `rule` knows ends a turn.
     """
 
     def __init__(
@@ -51,11 +67,17 @@ class Ear:
         tell: Callable[[TurnEvent], None],
         fail: Callable[[PersonaPlexError], None],
         settled: Callable[[], None],
+        pauses: Pauses | None = None,
     ) -> None:
         self._detector = detector
         self._rule = rule
         self._tell, self._fail, self._settled = tell, fail, settled
+        self._pauses = pauses
         self._turn = UserTurn()
+        self._n_paused: int | None = None  # frames of a silence within a turn that is not over
+        self._judging: asyncio.Task[None] | None = None
+        self._judged: deque[np.ndarray] = deque(maxlen=JUDGED_FRAMES)
+        self._judge_worker = Worker("end-of-turn")
         self.is_voiced = False
         self._recent: deque[np.ndarray] = deque(maxlen=round((LEAD_SECONDS + rule.speech_seconds) * FRAME_RATE) + 1)
         self._worker = Worker("ear")
@@ -65,20 +87,63 @@ class Ear:
 
     @property
     def is_busy(self) -> bool:
-        """Whether sound waits to be recognised."""
-        return any(utterance.n_due for utterance in self._tasks.values())
+        """Whether sound waits to be recognised, or a silence to be judged."""
+        return self._judging is not None or any(utterance.n_due for utterance in self._tasks.values())
 
-    def hear(self, frame: np.ndarray) -> None:
-        """Take the user's next frame [1920]: whether they speak, and what."""
+    def hear(self, frame: np.ndarray, *, may_pause: bool = True) -> None:
+        """Take the user's next frame [1920]: whether they speak, and what. Not `may_pause`, any silence ends a turn."""
         self._recent.append(frame)
+        self._judged.append(frame)
         if self._open is not None:
             self._open.push(frame)
         self.is_voiced = False
         for probability in self._detector.push(frame):
             self.is_voiced |= probability >= self._rule.onset
             before, self._turn = self._turn, self._turn.after(probability, self._rule)
-            if self._turn.speaking != before.speaking:
-                self._tell(UserBegan() if self._turn.speaking else UserEnded())
+            if self._turn.speaking and not before.speaking:
+                self._begin_turn()
+            elif before.speaking and not self._turn.speaking:
+                self._pause(may_pause)
+        if self._n_paused is not None and self._pauses is not None:
+            self._n_paused += 1
+            if self._n_paused >= self._pauses.longest_seconds * FRAME_RATE:
+                self._end_turn()
+
+    def _begin_turn(self) -> None:
+        if self._n_paused is None:
+            self._judged = deque(self._recent, maxlen=JUDGED_FRAMES)
+            self._tell(UserBegan())
+        self._stop_judging()
+
+    def _pause(self, may_pause: bool) -> None:
+        if self._pauses is None or not may_pause:
+            self._end_turn()
+        else:
+            self._n_paused = round(self._rule.silence_seconds * FRAME_RATE)
+            heard = np.concatenate(self._judged)
+            self._judging = asyncio.create_task(self._judge(self._pauses, heard), name="personaplex-end-of-turn")
+
+    def _end_turn(self) -> None:
+        self._stop_judging()
+        self._tell(UserEnded())
+
+    def _stop_judging(self) -> None:
+        self._n_paused = None
+        if self._judging is not None:
+            self._judging.cancel()
+            self._judging = None
+
+    async def _judge(self, pauses: Pauses, heard: np.ndarray) -> None:
+        """Whether the silence at the end of `heard` [S] ends the turn; one that cannot be judged does."""
+        try:
+            probability = await self._judge_worker.run(pauses.judge.probability, heard)
+        except Exception as error:  # whoever judges is somebody else's program
+            self._fail(as_error(error, "end of turn"))
+            probability = 1.0
+        self._judging = None
+        if probability >= pauses.enough:
+            self._end_turn()
+        self._settled()
 
     def listen(self, recogniser: Recogniser, language: str | None) -> None:
         """Begin an utterance, with the sound just before."""
@@ -134,16 +199,19 @@ class Ear:
                 self._worker.do(lambda: opened[0].close() if opened else None)
 
     async def _take(self, utterance: _Utterance) -> np.ndarray | None:
-        """All frames that wait, [S]; None after the last."""
+        """The next few frames that wait, [S]; None after the last."""
         frames = [await utterance.frames.get()]
-        while frames[-1] is not None and not utterance.frames.empty():
+        while frames[-1] is not None and len(frames) < FRAMES_AT_ONCE and not utterance.frames.empty():
             frames.append(utterance.frames.get_nowait())
         if frames[-1] is None and len(frames) > 1:
             utterance.frames.put_nowait(frames.pop())
         return None if frames[-1] is None else np.concatenate([frame for frame in frames if frame is not None])
 
     async def close(self) -> None:
-        """End every utterance and the thread."""
+        """End every utterance and the threads."""
         self.drop()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        judging = [self._judging] if self._judging is not None else []
+        self._stop_judging()
+        await asyncio.gather(*self._tasks, *judging, return_exceptions=True)
         self._worker.close()
+        self._judge_worker.close()

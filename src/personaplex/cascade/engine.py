@@ -19,7 +19,7 @@ import numpy as np
 
 from personaplex.errors import EngineError, PersonaPlexError, UsageError
 
-Kind: TypeAlias = Literal["recogniser", "thinker", "synthesiser"]
+Kind: TypeAlias = Literal["recogniser", "thinker", "synthesiser", "end of turn"]
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
 
@@ -134,6 +134,16 @@ class Synthesiser(Protocol):
         """Free the model."""
 
 
+class EndOfTurn(Protocol):
+    """Tells the end of a turn from a pause within it. Blocking, and called from many threads at once."""
+
+    def probability(self, pcm: np.ndarray) -> float:
+        """Probability that a turn is over of which float32 [S] at 24 kHz are the last seconds, with silence behind.
+
+        Raises EngineError.
+        """
+
+
 EngineT = TypeVar("EngineT")
 
 
@@ -168,8 +178,8 @@ class EngineSpec(Generic[EngineT]):
         try:
             if self.probe is not None:
                 self.probe()
-        except PersonaPlexError as error:
-            return str(error)
+        except Exception as error:  # somebody else's probe may raise anything
+            return str(as_error(error, self.kind))
         return None
 
     def open(self, **options: Any) -> EngineT:

@@ -17,30 +17,36 @@ _library = threading.Lock()
 
 
 class Fallback:
-    """One of the two. A sentence is one piece: neither can be stopped within one, and neither needs to be."""
+    """One of the two. Neither can be stopped within a piece, so a piece has `most_words`, where that takes long."""
 
-    def __init__(self, voices: Sequence[str], synthesise: Callable[[str, list[str]], Raw]) -> None:
+    def __init__(
+        self, voices: Sequence[str], synthesise: Callable[[str, list[str]], Raw], most_words: int = 1000
+    ) -> None:
+        self._most_words = most_words
         self.voices = tuple(voices)
         self.languages = ("en",)
         self._synthesise = synthesise
 
     def say(self, text: str, voice: str | None = None, language: str | None = None) -> Iterator[Piece]:
-        """One piece for the text, with the times of its words; nothing for a text without letters or digits."""
+        """Pieces with the times of their words: one for a short text, none for one without letters or digits."""
         if voice is not None and voice not in self.voices:
             raise UsageError(f"unknown voice {voice!r}; there are {', '.join(self.voices)}")
         if language not in (None, *self.languages):
             raise UsageError(f"no voice here speaks {language!r}; there is {', '.join(self.languages)}")
-        tokens = ascii_words(text)
-        if tokens:
+        begins = True
+        for clause in clauses(ascii_words(text), self._most_words):
             with _library:
-                raw = self._synthesise(voice or self.voices[0], tokens)
-            yield Piece(raw.pcm, raw.rate, tuple(_words(raw, tokens)))
+                raw = self._synthesise(voice or self.voices[0], clause)
+            ends = clause[-1][-1] in _PAUSES
+            yield _piece(raw, clause, keep_before=begins, keep_after=ends)
+            begins = ends
 
     def close(self) -> None:
         """Nothing to free: the libraries stay loaded."""
 
 
 _PAUSES = ",.!?;:"
+_JOINTS = frozenset("and but or that which who because if when while than to for with in on at of from as".split())
 
 
 def ascii_words(text: str) -> list[str]:
@@ -55,11 +61,30 @@ def ascii_words(text: str) -> list[str]:
     return words
 
 
-def _words(raw: Raw, tokens: list[str]) -> Iterator[TimedWord]:
+def clauses(words: list[str], most: int) -> Iterator[list[str]]:
+    """The words in runs of at most `most`, cut at a comma if there is one, else before a word that joins."""
+    while len(words) > most:
+        ends = range(most, most // 3, -1)
+        at_pause = (n for n in ends if words[n - 1][-1] in _PAUSES)
+        at_joint = (n for n in ends if words[n].lower() in _JOINTS)
+        cut = next(at_pause, None) or next(at_joint, most)
+        yield words[:cut]
+        words = words[cut:]
+    if words:
+        yield words
+
+
+def _piece(raw: Raw, tokens: list[str], *, keep_before: bool, keep_after: bool) -> Piece:
+    """The speech with its words; the silence around it only where a pause is meant."""
+    spoken = [segment for segment in raw.segments if segment.word >= 0]
+    begin = 0.0 if keep_before or not spoken else spoken[0].start
+    end = len(raw.pcm) / raw.rate if keep_after or not spoken else spoken[-1].end
+    words = []
     for index, token in enumerate(tokens):
-        own = [segment for segment in raw.segments if segment.word == index]
+        own = [segment for segment in spoken if segment.word == index]
         if own:
-            yield TimedWord(token, own[0].start, own[-1].end)
+            words.append(TimedWord(token, own[0].start - begin, own[-1].end - begin))
+    return Piece(raw.pcm[round(begin * raw.rate) : round(end * raw.rate)], raw.rate, tuple(words))
 
 
 def _flite(voice: str, tokens: list[str]) -> Raw:
@@ -85,7 +110,7 @@ _ESPEAK_VOICES = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-us+f3", "en
 FLITE = EngineSpec(
     "flite",
     "synthesiser",
-    lambda: Fallback(_FLITE_VOICES, _flite),
+    lambda: Fallback(_FLITE_VOICES, _flite, most_words=10),
     "small, natural, offline, English; the default",
     f"apt-get install {FLITE_PACKAGES}",
     "BSD-style (CMU)",

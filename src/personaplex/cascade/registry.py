@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple, cast
 
-from personaplex.cascade.engine import EngineSpec, Kind, Recogniser, Synthesiser, Thinker
+from personaplex.cascade.engine import EndOfTurn, EngineSpec, Kind, Recogniser, Synthesiser, Thinker
 from personaplex.errors import EngineError, UsageError
 
 GROUP = "personaplex.engines"
@@ -30,15 +30,27 @@ _OWN = {
     "qwen3-tts": "personaplex.cascade.mlx_voices:QWEN3",
     "cosyvoice": "personaplex.cascade.mlx_voices:COSYVOICE",
     "personaplex": "personaplex.cascade.mlx_voices:PERSONAPLEX",
+    "smart": "personaplex.cascade.smart_turn:ENGINE",
 }
 """Names and objects. Here and not in the package's metadata, so that a checkout has them too."""
 
 
-def find_engines(kind: Kind | None = None) -> dict[str, EngineSpec[Any]]:
-    """Every engine by name, installed or not. Raises EngineError for an entry point that is broken."""
+def survey() -> dict[str, EngineSpec[Any] | EngineError]:
+    """Every engine by name, installed or not; for an entry point that is broken, what is wrong with it."""
     points = [EntryPoint(name, value, GROUP) for name, value in _OWN.items()]
-    found = {point.name: _load(point) for point in [*points, *entry_points(group=GROUP)]}
-    return {name: spec for name, spec in found.items() if kind is None or spec.kind == kind}
+    found: dict[str, EngineSpec[Any] | EngineError] = {}
+    for point in [*points, *entry_points(group=GROUP)]:
+        try:
+            found[point.name] = _load(point)
+        except EngineError as broken:
+            found[point.name] = broken
+    return found
+
+
+def find_engines(kind: Kind | None = None) -> dict[str, EngineSpec[Any]]:
+    """Every engine by name, installed or not; those whose entry point is broken are left out."""
+    specs = {name: spec for name, spec in survey().items() if isinstance(spec, EngineSpec)}
+    return {name: spec for name, spec in specs.items() if kind in (None, spec.kind)}
 
 
 def _load(point: EntryPoint) -> EngineSpec[Any]:
@@ -67,11 +79,15 @@ def parse_choice(text: str) -> Choice:
 
 
 def find_engine(kind: Kind, name: str) -> EngineSpec[Any]:
-    """The engine `name`. Raises UsageError naming those there are."""
-    known = find_engines(kind)
-    if name not in known:
-        raise UsageError(f"unknown {kind} {name!r}; there are {', '.join(sorted(known))}")
-    return known[name]
+    """The engine `name`. Raises UsageError naming those there are, EngineError where its entry point is broken."""
+    known = survey()
+    found = known.get(name)
+    if isinstance(found, EngineError):
+        raise found
+    if found is None or found.kind != kind:
+        there = sorted(name for name, spec in known.items() if isinstance(spec, EngineSpec) and spec.kind == kind)
+        raise UsageError(f"unknown {kind} {name!r}; there are {', '.join(there)}")
+    return found
 
 
 def _open(kind: Kind, choice: str, options: dict[str, Any]) -> Any:
@@ -92,3 +108,8 @@ def open_thinker(choice: str, **options: Any) -> Thinker:
 def open_synthesiser(choice: str, **options: Any) -> Synthesiser:
     """Make the synthesiser `choice`, likewise."""
     return cast(Synthesiser, _open("synthesiser", choice, options))
+
+
+def open_end_of_turn(choice: str, **options: Any) -> EndOfTurn:
+    """Make what tells a turn's end from a pause, likewise."""
+    return cast(EndOfTurn, _open("end of turn", choice, options))

@@ -7,7 +7,7 @@ import importlib
 import click
 
 from personaplex.bench import BENCHES
-from personaplex.cli.cascade import cascade_options, parts_of
+from personaplex.cli.cascade import cascade_options, parts_of, pauses_of
 from personaplex.cli.options import note_blas
 from personaplex.errors import UsageError
 
@@ -31,7 +31,8 @@ def command(
 
     The benchmarks: codec (Mimi frame by frame), load (a model from disk, its memory, its frames), engine (many
     conversations at once: step time by slots, and how long until one is ready), cascade (recogniser, language model and
-    voice: each, first audio, all audio, with and without streaming by sentences; --frames are questions).
+    voice: each, first audio, all audio, with and without streaming by sentences, and how soon each can be stopped;
+    --frames are questions).
 
     The object holds bench, machine, mlx, commit and rows, each row with p50_ms, p95_ms, p99_ms and max_ms.
     """
@@ -42,9 +43,10 @@ def command(
         raise UsageError("--compile is for `bench load` and `bench engine`; `bench codec` has no such choice")
     module = importlib.import_module(f"personaplex.bench.{name}")
     if name == "cascade":
-        rows = module.run(model, frames, compiled, parts_of(engines))
+        rows = module.run(model, frames, compiled, parts_of(engines), pauses_of(engines))
     elif any(value is not None for value in engines.values()):
-        raise UsageError(f"--{next(k for k, v in engines.items() if v is not None)} is for `bench cascade`")
+        named = next(name for name, value in engines.items() if value is not None)
+        raise UsageError(f"--{named.replace('_', '-')} is for `bench cascade`")
     else:
         rows = module.run(model, frames, compiled)
     report = as_report(name, rows)

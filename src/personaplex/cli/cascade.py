@@ -14,6 +14,7 @@ from personaplex.errors import PersonaError, UsageError
 if TYPE_CHECKING:
     from personaplex.cascade.backend import Cascade
     from personaplex.cascade.deputy import Deputy
+    from personaplex.cascade.ear import Pauses
     from personaplex.cascade.transcribed import Transcribed
     from personaplex.conversation import Backend
     from personaplex.persona import Parts, Persona
@@ -41,6 +42,11 @@ _OPTIONS = [
         metavar="CODE",
         help="Cascade: the language, such as en (default: the engines' own).",
     ),
+    click.option(
+        "--end-of-turn",
+        metavar="silence|smart[:FILE]",
+        help="Cascade: silence alone ends your turn (default), or a silence in which Smart Turn hears its end.",
+    ),
 ]
 
 
@@ -61,6 +67,15 @@ def parts_of(options: Mapping[str, Any]) -> Parts:
             find_engine(kind, parse_choice(options[name]).name)  # type: ignore[arg-type]
     named = {name: options.get(name) for name in ("recogniser", "llm", "synthesiser", "voice", "language")}
     return Parts(**named, temperature=options.get("text_temp"))
+
+
+def pauses_of(options: Mapping[str, Any]) -> Pauses | None:
+    """What tells the end of a turn from a pause; None for silence alone. Raises UsageError or EngineError."""
+    from personaplex.cascade.ear import Pauses
+    from personaplex.cascade.registry import open_end_of_turn
+
+    choice = options["end_of_turn"]
+    return None if choice in (None, "silence") else Pauses(open_end_of_turn(choice))
 
 
 def personas_of(options: Mapping[str, Any]) -> dict[str, Persona]:
@@ -97,7 +112,7 @@ def open_cascade(options: Mapping[str, Any], rule: VoiceActivity, *, patient: bo
     note(f"cascade: {own.recogniser} hears, {own.llm} answers, {own.synthesiser} speaks", quiet=options["quiet"])
     if own.llm == "responder":
         note(f"note: {NO_MODEL}", quiet=options["quiet"])
-    manner = Manner(voice_activity=rule, patient=patient)
+    manner = Manner(voice_activity=rule, pauses=pauses_of(options), patient=patient)
     return Cascade(1, parts=parts_of(options), personas=personas_of(options), manner=manner)
 
 

@@ -14,7 +14,8 @@ from personaplex.cli.options import json_option
 @json_option
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """Check this machine: MLX, GPU driver, BLAS, memory, disk, Hub and token, microphone, speaker, Opus.
+    """Check this machine: MLX, GPU driver, BLAS, memory, disk, Hub and token, microphone, speaker, Opus,
+    the cascade.
 
     Each is ok, a warning (something cannot be done here, or is slow) or a problem (nothing runs), with what mends it.
     Ends with 0 when it can run, else with the exit code of the first problem. With HF_HUB_OFFLINE nothing is asked of

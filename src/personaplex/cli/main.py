@@ -21,6 +21,7 @@ COMMANDS = {
     "codec": "Mimi alone: audio to tokens and back.",
     "trace": "A token-level run, for people who port or check models.",
     "info": "Describe a model: architecture, bits, licence, memory.",
+    "engines": "List the cascade's recognisers, language models and voices.",
     "doctor": "Check this machine, and say what mends it.",
     "bench": "Measure this machine.",
     "convert": "Quantise a model, for less memory and faster steps.",

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 _PAUSES = {
     "duplex": {"speech_seconds": 0.25, "silence_seconds": 1.0},
     "cascade": {"speech_seconds": 0.15, "silence_seconds": 0.6},
+    "judged": {"speech_seconds": 0.15, "silence_seconds": 0.2},
 }
 
 
@@ -97,7 +98,11 @@ _PAUSES = {
 @click.option("--onset", type=float, default=0.5, show_default=True, help="Probability from which on it is speech.")
 @click.option("--offset", type=float, default=0.35, show_default=True, help="Probability below which it is silence.")
 @click.option("--speech-seconds", type=float, help="Speech that begins your turn (default 0.25; cascade: 0.15).")
-@click.option("--silence-seconds", type=float, help="Silence that ends it (default 1; cascade: 0.6).")
+@click.option(
+    "--silence-seconds",
+    type=float,
+    help="Silence that ends it (default 1; cascade: 0.6, 0.2 with --end-of-turn smart).",
+)
 @click.option("--headphones", is_flag=True, help="No echo to cancel: the microphone cannot hear the agent.")
 @click.option(
     "--echo",
@@ -155,12 +160,9 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
     from personaplex.checkpoint.tensors import TensorFile
     from personaplex.live.echo import echo_for
     from personaplex.live.recording import check_recording
-    from personaplex.turns import VoiceActivity
 
     _check_engines(options)
-    for name, seconds in _PAUSES[options["backend"]].items():
-        options[name] = seconds if options[name] is None else options[name]
-    rule = VoiceActivity(options["onset"], options["offset"], options["speech_seconds"], options["silence_seconds"])
+    rule = _voice_activity(options)
     check_sampling(options)
     if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
         raise UsageError("give --system-prompt or --system-prompt-text, not both")
@@ -198,9 +200,21 @@ def _check_engines(options: Mapping[str, Any]) -> None:
         return
     delegates = delegate_parts(options).delegate is not None
     hears, speaks = options["transcribe"] or delegates, delegates and options["delegate_speech"] == "voice"
-    used = {"recogniser": hears, "llm": False, "synthesiser": speaks, "language": hears}
+    used = {"recogniser": hears, "llm": False, "synthesiser": speaks, "language": hears, "end_of_turn": False}
     if named := [name for name, is_used in used.items() if _is_typed(name) and not is_used]:
-        raise UsageError(f"--{named[0]} is a cascade's; add --backend cascade")
+        raise UsageError(f"--{named[0].replace('_', '-')} is a cascade's; add --backend cascade")
+
+
+def _voice_activity(options: dict[str, Any]) -> VoiceActivity:
+    """When the user counts as speaking; what was not chosen is as the backend and the end of turn want it."""
+    from personaplex.turns import VoiceActivity
+
+    how = options["end_of_turn"] or "silence"
+    if how != "silence" and options["mode"] != "duplex":
+        raise UsageError(f"--end-of-turn {how} goes with --mode duplex; else silence or a key ends your turn")
+    for name, seconds in _PAUSES[options["backend"] if how == "silence" else "judged"].items():
+        options[name] = seconds if options[name] is None else options[name]
+    return VoiceActivity(options["onset"], options["offset"], options["speech_seconds"], options["silence_seconds"])
 
 
 def _is_typed(name: str) -> bool:

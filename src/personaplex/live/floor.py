@@ -60,6 +60,9 @@ class Floor(Protocol):
     def press(self) -> bool:
         """Enter was pressed; whether what still waits to be played is cut off."""
 
+    def prompt(self) -> None:
+        """Something was written to the agent, which is to answer it now."""
+
     def release(self) -> None:
         """The microphone's sound is over."""
 
@@ -90,6 +93,9 @@ class Open:
     def press(self) -> bool:
         """Nothing to press for."""
         return False
+
+    def prompt(self) -> None:
+        """Its time passes anyway."""
 
     def release(self) -> None:
         """Nothing held."""
@@ -171,6 +177,7 @@ class Turns:
         self._utterance: deque[np.ndarray] = deque()
         self._held: list[Event] = []
         self._n_sent = self._begins = 0
+        self._shortest = QUIET_FRAMES  # frames of the shortest answer
         self._agent_speaks = self._answers = False
 
     def reset(self, n_frames: int = 0) -> None:
@@ -223,6 +230,15 @@ class Turns:
         self._cue.press()
         return cuts
 
+    def prompt(self) -> None:
+        """Let the agent's time pass, with nothing to hear. Who is speaking finishes first."""
+        if self.holder is not Holder.USER:
+            # What ends now is the answer that this cuts short, if one was being given.
+            self._shortest = QUIET_FRAMES if self.holder is Holder.AGENT else 0
+            self._begins = self._n_sent + len(self._utterance)
+            self._answers = False
+            self.holder = Holder.AGENT
+
     def release(self) -> None:
         """The user's turn is over whatever the cue says."""
         if self.holder is Holder.USER and isinstance(self._cue, Key):
@@ -232,7 +248,7 @@ class Turns:
         since = event.frame - self._begins
         if isinstance(event, AgentEnded):
             # A word thrown in while the user spoke is no answer.
-            self._answers = since >= QUIET_FRAMES
+            self._answers = since >= self._shortest
             return self._answers
         patience = LONGEST_ANSWER_SECONDS * FRAME_RATE if self._answers else PATIENCE_FRAMES
         return isinstance(event, Audio) and since >= patience
@@ -259,4 +275,5 @@ class Turns:
         self._heard.clear()
         self._utterance = deque(pcm.reshape(-1, FRAME_SAMPLES))
         self._begins = self._n_sent + len(self._utterance)
+        self._shortest = QUIET_FRAMES
         self.holder = Holder.AGENT

@@ -118,6 +118,7 @@ class Session:
         self._is_ready = self._over = self._device_waits = self._told_nan = False
         self._n_sent = self._n_answered = self._n_dropped = self._n_captured = 0
         self._due: deque[tuple[int, Event]] = deque()
+        self._audible = (-1, 0)  # a frame of the agent, and after how many captured samples it is heard
         self._error: PersonaPlexError | None = None
         self._failed: PersonaPlexError | None = None
         self._seed: int | None = None
@@ -140,8 +141,8 @@ class Session:
                 self._recording = Recording(self.record, self.about) if self.record else None
                 self.device.proceed()
                 while not self._over:
-                    self._handle(self._next())
                     self._move_on()
+                    self._handle(self._next())
         except KeyboardInterrupt:
             pass  # the usual way to stop talking
         finally:
@@ -287,6 +288,8 @@ class Session:
                 if self.floor.holder is Holder.BOTH:
                     self._note("user started" if isinstance(event, UserStarted) else "user stopped")
             case _:
+                if isinstance(event, Interrupted) and not self._call.capabilities.full_duplex:
+                    self._fall_silent()  # what was made of the answer is dropped, and so is what waits here
                 self._n_answered += isinstance(event, Audio)
                 for taken in self.floor.take(event):
                     self._play(taken)
@@ -302,7 +305,10 @@ class Session:
         if self._is_ready:
             self.display.note(f"another role or voice, and {'all' if ready.kept else 'nothing'} remembered")
         else:
+            asked = self.floor.holder is Holder.AGENT
             self.floor.reset(ready.frame)
+            if asked:
+                self.floor.prompt()
             self.display.note(f"ready (seed {ready.seed})")
         self._note("ready", seed=ready.seed)
         self._is_ready = True
@@ -311,8 +317,11 @@ class Session:
         """Send sound to the speaker; what belongs to it is shown when it is audible."""
         if isinstance(event, Audio):
             self.playout.push(event.pcm)
-        else:
-            self._due.append((self._n_captured + max(0, self.playout.waiting - FRAME_SAMPLES), event))
+        if event.frame > self._audible[0] or isinstance(event, Audio):
+            # The text of a frame comes after its sound, and by then more may have been captured.
+            self._audible = (event.frame, self._n_captured + max(0, self.playout.waiting - FRAME_SAMPLES))
+        if not isinstance(event, Audio):
+            self._due.append((self._audible[1], event))
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, AgentText):
@@ -364,6 +373,7 @@ class Session:
 
     def _do_say(self, command: Command) -> None:
         self._call.send_text(command.argument)
+        self.floor.prompt()
         self._note("say", text=command.argument)
 
     def _do_stop(self, _: Command) -> None:
@@ -379,7 +389,9 @@ class Session:
         self._note("reset")
         self._call.close()
         self._fall_silent()
+        self.floor.reset()
         self._is_ready = self._agent_speaks = False
+        self._audible = (-1, 0)
         self._n_sent = self._n_answered = self._n_dropped = 0
         self._begin(lambda: self.open(self.settings))
 
