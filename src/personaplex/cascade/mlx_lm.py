@@ -20,7 +20,7 @@ import mlx.core as mx
 
 from personaplex.cascade.engine import EngineSpec, Message, first_line
 from personaplex.cascade.reasoning import Spoken, begins_thinking
-from personaplex.cascade.worker import Worker
+from personaplex.cascade.worker import MLXWorker
 from personaplex.errors import EngineError, PersonaPlexError, UsageError
 
 CONTEXT_TOKENS = 4096
@@ -44,7 +44,7 @@ class MLXLanguageModel:
             raise UsageError("which model? name a folder or a Hub repository after a colon, such as mlx-lm:OWNER/NAME")
         self.name = model
         self._context = context_tokens
-        self._worker = Worker("mlx-lm")
+        self._worker = MLXWorker("mlx-lm")
         self._loaded: tuple[Any, Any] | None = None
 
     async def check(self) -> None:

@@ -88,5 +88,5 @@ class Splicer:
         alike = self._alike[voice, text[begin - 1] if begin else END, *text[begin:end]]
         if len(alike) == 1 and begin:
             alike = self._anywhere[voice, *text[begin:end]]
-        drawn = [alike[i] for i in rng.integers(len(alike), size=CANDIDATES if begin else 1).tolist()]
+        drawn: list[Place] = [alike[i] for i in rng.integers(len(alike), size=CANDIDATES if begin else 1).tolist()]
         return min(drawn, key=lambda place: abs(place.phase - phase))
