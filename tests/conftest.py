@@ -56,6 +56,9 @@ def same(found: mx.array, expected: mx.array) -> bool:
 @pytest.fixture(autouse=True)
 def _no_cache_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERSONAPLEX_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
+    # What was downloaded on this machine decides which recogniser is the default.
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path.parent / f"{tmp_path.name}-hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path.parent / f"{tmp_path.name}-hub"))
 
 
 @pytest.fixture(scope="session")

@@ -224,10 +224,10 @@ def _nvidia(name: str, driver: int) -> Check:
 
 def check_cascade() -> Check:
     """Whether the cascade's own recogniser and voice can be used."""
-    from personaplex.cascade.registry import find_engine
+    from personaplex.cascade.registry import default_recogniser, find_engine
     from personaplex.cascade.session import DEFAULTS
 
-    hears = find_engine("recogniser", DEFAULTS.recogniser or "")
+    hears = find_engine("recogniser", default_recogniser())
     speaks = find_engine("synthesiser", DEFAULTS.synthesiser or "")
     for spec in (hears, speaks):
         if lack := spec.missing():

@@ -21,6 +21,7 @@ from personaplex.cascade import registry
 from personaplex.cascade.engine import EngineSpec, Message
 from personaplex.cascade.fallback_voices import ascii_words, clauses
 from personaplex.cascade.registry import (
+    default_recogniser,
     find_engine,
     find_engines,
     open_recogniser,
@@ -248,7 +249,7 @@ def test_personas_answer_the_same_prompt_differently() -> None:
 
 def test_personas_carry_parts_of_the_cascade() -> None:
     sage = read_personas()["sage"]
-    assert chosen(sage).voice == "rms" and chosen(sage).recogniser == "pocketsphinx"
+    assert chosen(sage).voice == "rms" and chosen(sage).recogniser == default_recogniser()
     assert chosen(sage, Parts(synthesiser="espeak")).voice is None, "another synthesiser has other voices"
     assert chosen(sage, Parts(llm="chat:x", temperature=0.0)).temperature == 0.0
     told = system_prompt(sage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from personaplex.cascade.engine import Recogniser, TimedWord, Transcript
-from personaplex.cascade.registry import find_engines, open_recogniser
+from personaplex.cascade.registry import default_recogniser, find_engines, open_recogniser
 from personaplex.cascade.whole import LONGEST_SECONDS, RATE, WholeUtterance
 from personaplex.errors import EngineError, UsageError
 from tests.whisper_model import LANGUAGE, WORDS, write_whisper
@@ -96,3 +97,28 @@ def test_engines_that_need_a_mac_say_what_was_not_tried() -> None:
         assert lack is None or lack.endswith("is not installed")
         with pytest.raises(UsageError, match="unexpected keyword argument"):
             engines[name].open(colour="blue")
+
+
+@pytest.mark.parametrize(
+    ("platform", "repo", "file", "name"),
+    [
+        ("linux", "Systran--faster-whisper-base", "model.bin", "faster-whisper"),
+        ("linux", "mlx-community--parakeet-tdt-0.6b-v3", "config.json", "pocketsphinx"),
+        ("darwin", "mlx-community--parakeet-tdt-0.6b-v3", "config.json", "parakeet-mlx"),
+        ("darwin", "Systran--faster-whisper-base", "model.bin", "pocketsphinx"),
+    ],
+)
+def test_the_default_is_what_hears_well_and_needs_no_download(
+    platform: str, repo: str, file: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("personaplex.cascade.engine._is_there", lambda module: True)
+    assert default_recogniser() == "pocketsphinx", "nothing was downloaded yet"
+    repository = Path(os.environ["HF_HUB_CACHE"]) / f"models--{repo}"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "snapshots" / "abc" / file).touch()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    assert default_recogniser() == name
+    monkeypatch.setattr("personaplex.cascade.engine._is_there", lambda module: module == "pocketsphinx")
+    assert default_recogniser() == "pocketsphinx", "the package is not installed"

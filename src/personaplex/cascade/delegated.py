@@ -30,7 +30,7 @@ class Delegated(Transcribed):
         self,
         backend: Backend,
         deputy: Deputy,
-        recogniser: str = "pocketsphinx",
+        recogniser: str | None = None,
         language: str | None = None,
         *,
         patient: bool = False,

@@ -153,7 +153,8 @@ class EngineSpec(Generic[EngineT]):
 
     `make(**options)` makes it; an option `model` is what follows the colon in `NAME:MODEL`. `modules` are what it
     imports (its module must not import them before `make`), `install` the line that brings them, `probe` raises
-    PersonaPlexError if something else is missing. `platforms` are values of `sys.platform`, empty for all. `remark` is
+    PersonaPlexError if something else is missing; `ready` says whether its usual model is on this machine, so that
+    nothing is downloaded when nobody asked for it. `platforms` are values of `sys.platform`, empty for all. `remark` is
     what a person should know, such as that no language model is at work, or that it was not run with real weights.
     """
 
@@ -167,6 +168,7 @@ class EngineSpec(Generic[EngineT]):
     probe: Callable[[], None] | None = None
     platforms: tuple[str, ...] = ()
     remark: str = ""
+    ready: Callable[[], bool] | None = None
 
     def missing(self) -> str | None:
         """What it lacks on this machine, in a clause; None when it can be made."""

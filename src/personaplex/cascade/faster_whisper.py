@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from personaplex.cascade.engine import EngineSpec, TimedWord, Transcript
-from personaplex.cascade.whole import RATE, WholeUtterance, check_language, loading
+from personaplex.cascade.whole import RATE, WholeUtterance, check_language, is_downloaded, loading
 
 MODEL = "base"
 _KNOWN = "a size (tiny, base, small, medium, large-v3, turbo), a Hugging Face repository, or a folder"
@@ -56,4 +56,5 @@ ENGINE = EngineSpec(
     "MIT; Whisper's weights MIT",
     modules=("faster_whisper",),
     remark="tested with random weights",
+    ready=lambda: is_downloaded(f"Systran/faster-whisper-{MODEL}", "model.bin"),
 )

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from personaplex.cascade.engine import EngineSpec, TimedWord, Transcript
-from personaplex.cascade.whole import RATE, WholeUtterance, check_language, loading
+from personaplex.cascade.whole import RATE, WholeUtterance, check_language, is_downloaded, loading
 from personaplex.cascade.worker import MLXWorker
 
 MODEL = "mlx-community/whisper-large-v3-turbo"
@@ -80,4 +80,5 @@ ENGINE = EngineSpec(
     "MIT; Whisper's weights MIT",
     modules=("mlx_whisper",),
     remark="not run with real weights",
+    ready=lambda: is_downloaded(MODEL, "config.json"),
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from personaplex.cascade.engine import EngineSpec, TimedWord, Transcript
-from personaplex.cascade.whole import RATE, WholeUtterance, check_language, loading
+from personaplex.cascade.whole import RATE, WholeUtterance, check_language, is_downloaded, loading
 from personaplex.cascade.worker import MLXWorker
 
 if TYPE_CHECKING:
@@ -82,4 +82,5 @@ ENGINE = EngineSpec(
     "Apache-2.0; the weights CC-BY-4.0",
     modules=("parakeet_mlx",),
     remark="not run with real weights",
+    ready=lambda: is_downloaded(MODEL, "config.json"),
 )

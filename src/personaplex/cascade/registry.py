@@ -5,6 +5,7 @@ An entry point names an `EngineSpec`. Another package's engine of the same name 
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple, cast
 
@@ -61,6 +62,15 @@ def _load(point: EntryPoint) -> EngineSpec[Any]:
     if not isinstance(spec, EngineSpec):
         raise EngineError(f"the engine {point.name} ({point.value}) is {type(spec).__name__}; expected an EngineSpec")
     return spec
+
+
+def default_recogniser() -> str:
+    """What hears when nobody says: one that hears well, where it and its usual model are here, else pocketsphinx."""
+    for name in ("parakeet-mlx", "mlx-whisper") if sys.platform == "darwin" else ("faster-whisper",):
+        spec = find_engine("recogniser", name)
+        if spec.missing() is None and spec.ready is not None and spec.ready():
+            return name
+    return "pocketsphinx"
 
 
 class Choice(NamedTuple):

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from personaplex.cascade.engine import Message, Piece, Recogniser, Synthesiser, Thinker
-from personaplex.cascade.registry import open_recogniser, open_synthesiser, open_thinker
+from personaplex.cascade.registry import default_recogniser, open_recogniser, open_synthesiser, open_thinker
 from personaplex.cascade.sentences import SentenceSplitter
 from personaplex.cascade.speakable import speakable
 from personaplex.cascade.worker import Worker
@@ -30,8 +30,8 @@ T = TypeVar("T")
 BREVITY = "You are spoken to and heard: answer in a few short sentences, without lists, markup, emoji or code."
 """What every role is told besides."""
 
-DEFAULTS = Parts(recogniser="pocketsphinx", llm="responder", synthesiser="flite", temperature=0.7, max_tokens=120)
-"""What nobody chose: all of it works offline. The responder is no language model."""
+DEFAULTS = Parts(llm="responder", synthesiser="flite", temperature=0.7, max_tokens=120)
+"""What nobody chose, beside the recogniser: all of it works offline. The responder is no language model."""
 
 MOST_MESSAGES = 200
 """Of a conversation's past so many are sent; older ones are remembered, and sent no more."""
@@ -43,7 +43,8 @@ def chosen(persona: Persona, overrides: Parts = Parts(), defaults: Parts = DEFAU
     if overrides.synthesiser not in (None, own.synthesiser):
         own = dataclasses.replace(own, voice=None)  # another synthesiser has other voices
     layers = [dataclasses.asdict(parts) for parts in (defaults, own, overrides)]
-    return Parts(**{name: value for layer in layers for name, value in layer.items() if value is not None})
+    parts = Parts(**{name: value for layer in layers for name, value in layer.items() if value is not None})
+    return parts if parts.recogniser else dataclasses.replace(parts, recogniser=default_recogniser())
 
 
 def system_prompt(persona: Persona) -> str:

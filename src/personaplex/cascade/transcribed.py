@@ -21,7 +21,7 @@ import soxr
 
 from personaplex.audio import as_chunk
 from personaplex.cascade.engine import Listening, Recogniser, as_error
-from personaplex.cascade.registry import open_recogniser
+from personaplex.cascade.registry import default_recogniser, open_recogniser
 from personaplex.conversation import (
     Audio,
     Backend,
@@ -57,10 +57,10 @@ _Item: TypeAlias = "np.ndarray | int | UserStarted | UserStopped | Overrun | Fut
 class Transcribed:
     """A `backend` whose conversations tell `UserText`. It is closed with this, and so is the recogniser."""
 
-    def __init__(self, backend: Backend, recogniser: str = "pocketsphinx", language: str | None = None) -> None:
+    def __init__(self, backend: Backend, recogniser: str | None = None, language: str | None = None) -> None:
         self._backend = backend
         self._language = language
-        self._recogniser = open_recogniser(recogniser)
+        self._recogniser = open_recogniser(recogniser or default_recogniser())
         self._recogniser.listen(language).close()  # what is wrong is known now, and what is slow is loaded
 
     @property

@@ -20,6 +20,13 @@ SHORTEST_SECONDS = 0.1
 """In less nothing can be said, and some models fail."""
 
 
+def is_downloaded(repo: str, file: str) -> bool:
+    """Whether a Hugging Face repository's file is in the cache of this machine. Asks nobody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, file), str)
+
+
 class WholeUtterance:
     """A `Listening` that has `hear` ([S] -> transcript) recognise what was said."""
 

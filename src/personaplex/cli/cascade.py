@@ -26,7 +26,7 @@ _OPTIONS = [
     click.option(
         "--recogniser",
         metavar="NAME[:MODEL]",
-        help="Cascade: what hears you (default: pocketsphinx).",
+        help="Cascade: what hears you (default: the best that is on this machine).",
     ),
     click.option(
         "--llm",
@@ -149,5 +149,5 @@ def open_beside(engine: Backend, deputy: Deputy | None, options: Mapping[str, An
     from personaplex.cascade.transcribed import Transcribed
 
     if deputy is None:
-        return Transcribed(engine, options["recogniser"] or "pocketsphinx", options["language"])
+        return Transcribed(engine, options["recogniser"], options["language"])
     return Delegated(engine, deputy, deputy.parts.recogniser or "", deputy.parts.language, patient=patient)

@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 @click.option(
     "--engine",
     metavar="NAME[:MODEL]",
-    default="pocketsphinx",
     envvar="PERSONAPLEX_RECOGNISER",
-    show_default=True,
     show_envvar=True,
-    help="The recogniser (docs/cascade.md).",
+    help="The recogniser (default: the best that is on this machine; docs/cascade.md).",
 )
 @click.option("--language", metavar="CODE", help="What is spoken, such as de (default: the engine's guess).")
 @click.option(
@@ -51,9 +49,9 @@ def command(**options: Any) -> None:
     hours take no more memory than short ones.
     """
     form = _check(options)
-    from personaplex.cascade.registry import open_recogniser
+    from personaplex.cascade.registry import default_recogniser, open_recogniser
 
-    recogniser = open_recogniser(options["engine"])
+    recogniser = open_recogniser(options["engine"] or default_recogniser())
     try:
         recogniser.listen(options["language"]).close()
         written = _written(options, form, recogniser)
