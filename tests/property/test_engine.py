@@ -225,7 +225,7 @@ def test_a_long_conversation_keeps_its_memory(record_property: Callable[[str, ob
             if at % 30 == 29:
                 sizes.append(engine.submit(mx.get_active_memory).result())
     assert max(sizes) - min(sizes) < 200_000
-    record_property("median step of each quarter, ms", [1000 * np.median(q) for q in np.array_split(times, 4)])
+    record_property("median step of each quarter, ms", [float(1000 * np.median(q)) for q in np.array_split(times, 4)])
 
 
 @pytest.mark.parametrize("ending", ["engine.close()", "pass"])
