@@ -79,8 +79,8 @@ class DelegatedCall(TranscribedCall):
         self.done = asyncio.run_coroutine_threadsafe(self._relay.run(), deputy.loop)
 
     def send_text(self, text: str) -> None:
-        """Give a text that the user typed; a deputy who is speaking stops."""
-        if text.strip() and self._relay.speaks:
+        """Give a text that the user typed; a deputy who is speaking stops, and a model that repeats it."""
+        if text.strip() and self._relay.is_muting:
             self.cancel()
         self._call.send_text(text)
 
