@@ -262,6 +262,33 @@ def test_who_goes_on_before_the_first_half_is_understood_is_not_spoken_into(engi
     assert text(events).endswith("It is noon."), "what was begun of an answer to the half is not gone on with"
 
 
+@pytest.mark.parametrize("act", ["type", "forget"])
+def test_a_deputy_who_still_thinks_is_stopped_too(act: str, engines: Engines) -> None:
+    engines.recogniser.said, asked, go_on = ["what time is it"], threading.Event(), threading.Event()
+
+    def think(said: str, history: Sequence[Message]) -> str:
+        asked.set()
+        go_on.wait(30)
+        return "It is noon."
+
+    backend = Delegated(Model(), Deputy(think, PARTS), "script-ears")
+    with backend.open() as call:
+        events = call.events()
+        found = listen(call, events, silence(1), speech(1), silence(0.2))
+        assert asked.wait(30)
+        if act == "type":
+            call.send_text("never mind")
+        else:
+            call.update(prompt="Your name is Eve.")
+        found += listen(call, events, silence(0.4))
+        go_on.set()
+        found += listen(call, events, silence(3))
+        call.finish()
+        found += list(events)
+    backend.close()
+    assert text(found) == ("never mind" if act == "type" else "") and not tone(found)
+
+
 def test_without_a_voice_the_model_says_it(engines: Engines) -> None:
     engines.recogniser.said = ["what time is it"]
     model = Model()

@@ -147,6 +147,7 @@ class Relay:
             case Ready(kept=False):
                 self._history.clear()
                 self._asked = ""
+                self._stop()
         self.mailbox.put(event)
         # A slow recogniser brings an utterance while the next is spoken: nobody is answered into their speech.
         if self._asked and not self._user_speaks:

@@ -126,11 +126,11 @@ def delegate_parts(options: Mapping[str, Any]) -> Parts:
 
 
 def check_recogniser(choice: str | None) -> None:
-    """Raise UsageError if there is none of that name."""
+    """Raise UsageError if there is none of that name, EngineError if it is not installed."""
     from personaplex.cascade.registry import find_engine, parse_choice
 
     if choice is not None:
-        find_engine("recogniser", parse_choice(choice).name)
+        find_engine("recogniser", parse_choice(choice).name).check()
 
 
 @contextmanager
