@@ -241,7 +241,11 @@ def test_the_duplex_model_with_a_delegate(desk: Path, capsys: pytest.CaptureFixt
         (["--delegate-speech", "model"], USAGE, "without --delegate"),
         (["--backend", "cascade", "--delegate-speech", "model"], USAGE, "in a cascade --llm answers"),
         (["--delegate", "chat:x", "--llm", "responder"], USAGE, "--llm is a cascade's"),
-        (["--delegate", "responder", "--delegate-speech", "model", "--synthesiser", "flite"], USAGE, "--synthesiser"),
+        (
+            ["--delegate", "x", "--delegate-speech", "model", "--synthesiser", "flite"],
+            USAGE,
+            "--synthesiser says nothing",
+        ),
         (["--backend", "cascade", "--delegate", "responder"], USAGE, "in a cascade --llm answers"),
         (["--delegate", "mlx-lm:/no/such/folder"], ENGINE, "/no/such/folder"),
     ):

@@ -90,7 +90,7 @@ class DelegatedCall(TranscribedCall):
         self._relay.stop()
 
     def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None, keep_history: bool = False) -> None:
-        """Change voice or prompt; the deputy has the prompt from its next answer on, and drops one that is forgotten."""
+        """Change voice or prompt; the deputy has it from its next answer on, and drops one that is forgotten."""
         self._call.update(voice=voice, prompt=prompt, keep_history=keep_history)
         if prompt is not None:
             self._relay.role = _role(prompt)

@@ -205,6 +205,8 @@ def _check_engines(options: Mapping[str, Any]) -> None:
         raise UsageError("--delegate-speech says nothing without --delegate")
     hears, speaks = options["transcribe"] or delegates, delegates and options["delegate_speech"] == "voice"
     used = {"recogniser": hears, "llm": False, "synthesiser": speaks, "language": hears, "end_of_turn": False}
+    if delegates and not speaks and _is_typed("synthesiser"):
+        raise UsageError("--synthesiser says nothing with --delegate-speech model")
     if named := [name for name, is_used in used.items() if _is_typed(name) and not is_used]:
         raise UsageError(f"--{named[0].replace('_', '-')} is a cascade's; add --backend cascade")
     if hears:
