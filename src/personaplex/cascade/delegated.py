@@ -51,7 +51,7 @@ class Delegated(Transcribed):
         delegated = DelegatedCall(call, self._recogniser, self._language, self._deputy, settings, patient=self._patient)
         self._relays.add(delegated.done)
         delegated.done.add_done_callback(self._relays.discard)
-        return delegated
+        return self._kept(delegated)
 
     def close(self) -> None:
         """Close the backend, the recogniser and the deputy."""
