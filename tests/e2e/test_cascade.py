@@ -232,8 +232,20 @@ def test_the_duplex_model_with_a_delegate(desk: Path, capsys: pytest.CaptureFixt
     assert "the model speaks" in shown.err and "nine to f" in shown.out
     for arguments, code, told in (
         (["--delegate", "nobody"], USAGE, "unknown thinker 'nobody'"),
+        (
+            ["--delegate", "responder", "--recogniser", "nobody", "--model", "none"],
+            USAGE,
+            "unknown recogniser 'nobody'",
+        ),
+        (["--transcribe", "--recogniser", "nobody", "--model", "none"], USAGE, "unknown recogniser 'nobody'"),
+        (["--delegate-speech", "model"], USAGE, "without --delegate"),
+        (["--backend", "cascade", "--delegate-speech", "model"], USAGE, "in a cascade --llm answers"),
         (["--delegate", "chat:x", "--llm", "responder"], USAGE, "--llm is a cascade's"),
-        (["--delegate", "responder", "--delegate-speech", "model", "--synthesiser", "flite"], USAGE, "--synthesiser"),
+        (
+            ["--delegate", "x", "--delegate-speech", "model", "--synthesiser", "flite"],
+            USAGE,
+            "--synthesiser says nothing",
+        ),
         (["--backend", "cascade", "--delegate", "responder"], USAGE, "in a cascade --llm answers"),
         (["--delegate", "mlx-lm:/no/such/folder"], ENGINE, "/no/such/folder"),
     ):

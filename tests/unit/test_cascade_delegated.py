@@ -27,13 +27,15 @@ from personaplex.conversation import (
     EventStream,
     Interrupted,
     Settings,
+    UserStarted,
+    UserStopped,
     UserText,
 )
 from personaplex.errors import EngineError, PersonaError, UsageError
 from personaplex.persona import Parts
 from personaplex.units import FRAME_SAMPLES
 from tests.cascade_engines import DOWN, Engines, silence, speech
-from tests.contract.scripted import ScriptedConversation
+from tests.contract.scripted import Scripted, ScriptedConversation
 from tests.unit.test_cascade_transcribed import Listener
 
 PARTS = Parts(synthesiser="script-voice", voice="two", temperature=0.4, max_tokens=33)
@@ -216,6 +218,77 @@ def test_the_owner_can_cancel_and_type(engines: Engines) -> None:
     assert "mind" in text(found[found.index(interrupted) :]), "the model says what was typed"
 
 
+def test_what_is_typed_while_the_model_still_repeats_is_not_cancelled_with_it(engines: Engines) -> None:
+    engines.recogniser.said, model = ["what time is it"], Model(repeats=False)
+    backend = Delegated(model, Deputy(at_noon, PARTS), "script-ears", patient=True)
+    with backend.open() as call:
+        events = call.events()
+        found = listen(call, events, silence(1), speech(1))
+        while not of(AgentEnded, found):
+            found += listen(call, events, silence(0.08))
+        call.send_text("never mind")
+        listen(call, events, silence(5))
+    backend.close()
+    assert model.acts[-2:] == ["<cancel>", "never mind"]
+
+
+def test_who_goes_on_before_the_first_half_is_understood_is_not_spoken_into(engines: Engines) -> None:
+    """A recogniser that is slow brings an utterance while the next is spoken."""
+    asked: list[str] = []
+
+    def answer(said: str, history: Sequence[Message]) -> str:
+        asked.append(said)
+        return "It is noon."
+
+    class Slow(Model):
+        def open(self, settings: Settings = Settings()) -> ScriptedConversation:  # noqa: B008
+            call = Scripted(1, ["well"] * 9, ABLE).open(settings)
+            for event in (UserStarted(0), UserStopped(1), UserStarted(2), UserText(2, "what time", True)):
+                call._mailbox.put(event)
+            hear = call._hear
+
+            def hear_and_tell(frame: np.ndarray) -> None:
+                hear(frame)
+                if call._n_frames == 20:
+                    call._mailbox.put(UserStopped(20))
+                if call._n_frames == 22:
+                    call._mailbox.put(UserText(22, "is it", True))
+
+            call._hear = hear_and_tell  # type: ignore[method-assign]
+            return call
+
+    events = hold(answer, silence(5), model=Slow())
+    assert min(tone(events)) >= 19 and asked[0] == "what time" and asked[-1].endswith("is it")
+    assert text(events).endswith("It is noon."), "what was begun of an answer to the half is not gone on with"
+
+
+@pytest.mark.parametrize("act", ["type", "forget"])
+def test_a_deputy_who_still_thinks_is_stopped_too(act: str, engines: Engines) -> None:
+    engines.recogniser.said, asked, go_on = ["what time is it"], threading.Event(), threading.Event()
+
+    def think(said: str, history: Sequence[Message]) -> str:
+        asked.set()
+        go_on.wait(30)
+        return "It is noon."
+
+    backend = Delegated(Model(), Deputy(think, PARTS), "script-ears")
+    with backend.open() as call:
+        events = call.events()
+        found = listen(call, events, silence(1), speech(1), silence(0.2))
+        assert asked.wait(30)
+        if act == "type":
+            call.send_text("never mind")
+        else:
+            call.update(prompt="Your name is Eve.")
+        found += listen(call, events, silence(0.4))
+        go_on.set()
+        found += listen(call, events, silence(3))
+        call.finish()
+        found += list(events)
+    backend.close()
+    assert text(found) == ("never mind" if act == "type" else "") and not tone(found)
+
+
 def test_without_a_voice_the_model_says_it(engines: Engines) -> None:
     engines.recogniser.said = ["what time is it"]
     model = Model()
@@ -307,7 +380,22 @@ def test_a_function_that_hangs_is_told(engines: Engines, monkeypatch: pytest.Mon
     engines.recogniser.said, go_on = ["what time is it"], threading.Event()
     events = hold(lambda *_: str(go_on.wait(30)), silence(1), speech(1), silence(1))
     go_on.set()
-    assert "no answer within 0.05 s" in str(of(Error, events)[0].error) and not text(events)
+    assert "gave nothing for 0.05 s" in str(of(Error, events)[0].error) and not text(events)
+
+
+def test_a_function_that_hangs_between_pieces_is_told(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaplex.cascade.deputy.PATIENCE_SECONDS", 0.05)
+    engines.recogniser.said, closed = ["what time is it"], []
+
+    async def hang(said: str, history: Sequence[Message]) -> AsyncIterator[str]:
+        try:
+            yield "It is "
+            await asyncio.sleep(60)
+        finally:
+            closed.append(said)
+
+    events = hold(hang, silence(1), speech(1), silence(2))
+    assert "gave nothing for 0.05 s" in str(of(Error, events)[0].error) and text(events) == "It is" and closed
 
 
 def test_what_cannot_be_used_is_told_before_anything_is_opened(engines: Engines) -> None:

@@ -7,11 +7,12 @@ import threading
 import numpy as np
 import pytest
 
+from personaplex.cascade.engine import Transcript
 from personaplex.cascade.transcribed import Transcribed
 from personaplex.conversation import Ended, Error, Settings, UserStarted, UserStopped, UserText
 from personaplex.errors import UsageError
 from personaplex.units import FRAME_SAMPLES
-from tests.cascade_engines import Engines, silence, speech
+from tests.cascade_engines import Engines, Listening, silence, speech
 from tests.contract.scripted import Scripted, ScriptedConversation
 
 
@@ -75,3 +76,24 @@ def test_what_cannot_listen_in_is_told_at_once(engines: Engines) -> None:
         Transcribed(Listener(1), "nobody")
     with pytest.raises(UsageError, match="English"):
         Transcribed(Listener(1), "pocketsphinx", "de")
+
+
+def test_the_recogniser_is_closed_when_nobody_uses_it_any_more(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hears, go_on, did = threading.Event(), threading.Event(), list[str]()
+    monkeypatch.setattr(engines.recogniser, "close", lambda: did.append("closed"))
+
+    def finish(listening: Listening) -> Transcript:
+        hears.set()
+        go_on.wait(0.3)
+        did.append("heard")
+        return Transcript("")
+
+    monkeypatch.setattr(Listening, "finish", finish)
+    backend = Transcribed(Listener(1), "script-ears")
+    call = backend.open()
+    call.send(np.concatenate([speech(1), silence(0.5)]))
+    assert hears.wait(30)
+    backend.close()
+    assert did == ["heard", "closed"]

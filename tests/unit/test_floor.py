@@ -174,3 +174,14 @@ def test_what_is_written_while_somebody_speaks() -> None:
     second = [AgentEnded(5), AgentStarted(5), audio(5), AgentText(5, "Yes."), AgentEnded(5 + QUIET_FRAMES)]
     assert answered(floor, *second[:4]) == second[:4] and holder(floor) is Holder.AGENT
     assert answered(floor, second[4]) == second[4:] and holder(floor) is Holder.NOBODY
+
+
+def test_what_is_written_into_an_answer_swallows_nothing_of_it() -> None:
+    """What was on its way then is played, and that the answer was cut short is told."""
+    floor = after_utterance(3)
+    assert answered(floor, AgentStarted(4), audio(4))
+    while floor.next(0, 3) is not None and floor._n_sent < 9:
+        pass
+    floor.prompt()
+    cut = [AgentText(5, "We"), AgentEnded(6), audio(6)]
+    assert answered(floor, *cut) == cut and holder(floor) is Holder.AGENT

@@ -15,6 +15,7 @@ from personaplex.cascade.conversation import Manner
 from personaplex.cascade.ear import Pauses
 from personaplex.cascade.registry import open_end_of_turn
 from personaplex.cascade.smart_turn import FILE, INPUT, N_FRAMES, REPO, SmartTurn, log_mel
+from personaplex.cascade.turns import Rules
 from personaplex.cli.main import main
 from personaplex.conversation import AgentStarted, Error, Event, UserStarted, UserStopped, UserText
 from personaplex.errors import EngineError
@@ -91,11 +92,30 @@ def test_the_end_of_what_was_said_is_judged(model: Path) -> None:
     assert 0 <= judge.probability(np.zeros(0, np.float32)) <= 1
 
 
-def call(engines: Engines, pauses: Pauses | None, *sounds: np.ndarray) -> list[Event]:
+def call(
+    engines: Engines,
+    pauses: Pauses | None,
+    *sounds: np.ndarray,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+) -> list[Event]:
     rule = VoiceActivity(speech_seconds=0.15, silence_seconds=0.2)
-    manner = Manner(voice_activity=rule, pauses=pauses, detector=LevelDetector, patient=True)
+    manner = Manner(rules, rule, pauses=pauses, detector=LevelDetector, patient=True)
     with Cascade(1, parts=PARTS, manner=manner) as cascade:
         return hold(cascade, *sounds)
+
+
+class Never:
+    """To whom no turn is over."""
+
+    def probability(self, pcm: np.ndarray) -> float:
+        return 0.0
+
+
+def test_who_goes_on_after_the_longest_utterance_and_a_pause_is_heard(engines: Engines) -> None:
+    engines.recogniser.said = ["a long story", "and its end"]
+    sounds = [silence(0.5), speech(3), silence(0.5), speech(1), silence(4)]
+    events = call(engines, Pauses(Never()), *sounds, rules=Rules(longest_seconds=2.0))
+    assert [event.text for event in of(UserText, events) if event.final] == ["a long story", "and its end"]
 
 
 def test_a_pause_does_not_end_a_turn_and_its_end_does(engines: Engines, model: Path) -> None:

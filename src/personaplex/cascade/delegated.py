@@ -51,7 +51,7 @@ class Delegated(Transcribed):
         delegated = DelegatedCall(call, self._recogniser, self._language, self._deputy, settings, patient=self._patient)
         self._relays.add(delegated.done)
         delegated.done.add_done_callback(self._relays.discard)
-        return delegated
+        return self._kept(delegated)
 
     def close(self) -> None:
         """Close the backend, the recogniser and the deputy."""
@@ -79,9 +79,9 @@ class DelegatedCall(TranscribedCall):
         self.done = asyncio.run_coroutine_threadsafe(self._relay.run(), deputy.loop)
 
     def send_text(self, text: str) -> None:
-        """Give a text that the user typed; a deputy who is speaking stops."""
-        if text.strip() and self._relay.speaks:
-            self.cancel()
+        """Give a text that the user typed; the deputy stops, and a model that repeats it."""
+        if text.strip():
+            (self.cancel if self._relay.is_muting else self._relay.stop)()
         self._call.send_text(text)
 
     def cancel(self) -> None:
@@ -90,7 +90,7 @@ class DelegatedCall(TranscribedCall):
         self._relay.stop()
 
     def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None, keep_history: bool = False) -> None:
-        """Change voice or prompt; the deputy has the prompt from its next answer on."""
+        """Change voice or prompt; the deputy has it from its next answer on, and drops one that is forgotten."""
         self._call.update(voice=voice, prompt=prompt, keep_history=keep_history)
         if prompt is not None:
             self._relay.role = _role(prompt)

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing
 from typing import Any, TypeAlias, TypeVar
 
 from personaplex.cascade.engine import Message, Synthesiser
@@ -18,7 +17,7 @@ from personaplex.persona import Parts, Persona
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 30.0
-"""How long a function may take to answer."""
+"""How long a function may take to answer, and for each piece of its answer."""
 
 Answer: TypeAlias = "str | Awaitable[str | None] | AsyncIterator[str] | None"
 Delegate: TypeAlias = "Callable[[str, Sequence[Message]], Answer]"
@@ -81,6 +80,7 @@ class Deputy:
         """Pieces of what is to be said; nothing to let the model answer. A function begins in the `worker`'s thread."""
         prompt = " ".join(filter(None, (role, self.parts.style, BREVITY)))
         history = [Message("system", prompt), *before]
+        patience = None if isinstance(self._delegate, str) else PATIENCE_SECONDS
         if isinstance(self._delegate, str):
             thinker = await self._engines.thinker(self._delegate)
             made: Any = thinker.answer(
@@ -90,24 +90,18 @@ class Deputy:
                 seed=seed,
             )
         else:
-            try:
-                async with asyncio.timeout(PATIENCE_SECONDS) as limit:
-                    made = await worker.run(self._delegate, text, history)
-                    if inspect.isawaitable(made):
-                        made = await made
-            except TimeoutError as error:
-                if not limit.expired():
-                    raise  # its own
-                raise EngineError(f"the delegate gave no answer within {PATIENCE_SECONDS:g} s") from error
+            made = await _within(patience, worker.run(self._delegate, text, history))
+            if inspect.isawaitable(made):
+                made = await _within(patience, made)
         if isinstance(made, str):
             yield made
-        elif isinstance(made, AsyncGenerator):
-            async with aclosing(made) as pieces:
-                async for piece in pieces:
-                    yield piece
         elif isinstance(made, AsyncIterator):
-            async for piece in made:
-                yield piece
+            try:
+                while (piece := await _within(patience, anext(made, None))) is not None:
+                    yield piece
+            finally:
+                if isinstance(made, AsyncGenerator):
+                    await made.aclose()
         elif made is not None:
             raise EngineError(f"the delegate answered with {type(made).__name__}; expected text, pieces of it, or None")
 
@@ -119,3 +113,14 @@ class Deputy:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+
+async def _within(seconds: float | None, work: Awaitable[T]) -> T:
+    """What `work` gives. Raises EngineError when that takes too long."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await work
+    except TimeoutError as error:
+        if not limit.expired():
+            raise  # its own
+        raise EngineError(f"the delegate gave nothing for {seconds:g} s") from error

@@ -110,7 +110,7 @@ class Ear:
                 self._end_turn()
 
     def _begin_turn(self) -> None:
-        if self._n_paused is None:
+        if self._n_paused is None or self._open is None:  # it goes on, unless it was ended for its length
             self._judged = deque(self._recent, maxlen=JUDGED_FRAMES)
             self._tell(UserBegan())
         self._stop_judging()

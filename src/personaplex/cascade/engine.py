@@ -191,9 +191,13 @@ class EngineSpec(Generic[EngineT]):
         except TypeError as error:
             known = ", ".join(inspect.signature(self.make).parameters) or "none"
             raise UsageError(f"the {self.kind} {self.name}: {error}; its options are: {known}") from error
+        self.check()
+        return self.make(**options)
+
+    def check(self) -> None:
+        """Raise EngineError, with what installs it, when something is missing."""
         if lack := self.missing():
             raise EngineError(f"the {self.kind} {self.name} cannot be used: {lack}; to install it: {self.install}")
-        return self.make(**options)
 
 
 def as_error(error: Exception, who: str) -> PersonaPlexError:

@@ -33,6 +33,7 @@ from personaplex.conversation import (
     Mailbox,
     Ready,
     UserStarted,
+    UserStopped,
     UserText,
 )
 from personaplex.errors import Closed, PersonaPlexError
@@ -77,6 +78,7 @@ class Relay:
         self._history: list[Message] = []
         self._heard, self._until, self._frame = Heard.MODEL, 0, 0
         self._told_speaking = self._model_speaks = False
+        self._user_speaks, self._asked = False, ""
         self._n_told = self._n_repeated = 0
         self._mouth = Mouth()
         self._answering: asyncio.Task[None] | None = None
@@ -87,9 +89,9 @@ class Relay:
     # Any thread.
 
     @property
-    def speaks(self) -> bool:
-        """Whether the deputy is heard."""
-        return self._heard is Heard.DEPUTY
+    def is_muting(self) -> bool:
+        """Whether the deputy is heard, or the model still repeats it unheard."""
+        return self._heard is not Heard.MODEL
 
     def stop(self) -> None:
         """The model was cancelled: the deputy is, too."""
@@ -136,14 +138,20 @@ class Relay:
             case Interrupted() if is_muted or not self._told_speaking:
                 return None
             case UserStarted():
-                if self._heard is Heard.DEPUTY or self._n_repeated < self._n_told:
-                    self._act(self._call.cancel)
-                self._stop()
+                self._user_speaks = True
+                self._interrupt()
+            case UserStopped():
+                self._user_speaks = False
+            case UserText(_, text, True):
+                self._asked += text + " "
             case Ready(kept=False):
                 self._history.clear()
+                self._asked = ""
+                self._stop()
         self.mailbox.put(event)
-        if isinstance(event, UserText) and event.final:
-            self._ask(event.text)
+        # A slow recogniser brings an utterance while the next is spoken: nobody is answered into their speech.
+        if self._asked and not self._user_speaks:
+            self._ask()
         return None
 
     def _play(self, frame: int, pcm: np.ndarray) -> None:
@@ -202,9 +210,12 @@ class Relay:
     def _is_answering(self) -> bool:
         return self._answering is not None and not self._answering.done()
 
-    def _ask(self, text: str) -> None:
+    def _ask(self) -> None:
+        if self._heard is Heard.DEPUTY:
+            self._interrupt()
         self._drop()
-        self._remember("user", text)
+        self._remember("user", self._asked.strip())
+        self._asked = ""
         *before, asked = (Message(role, said.strip()) for role, said in self._history)
         self._answering = asyncio.create_task(self._answer(asked.content, before), name="personaplex-answer")
         self._answering.add_done_callback(lambda _: self._moved.set())
@@ -244,6 +255,11 @@ class Relay:
         """Have the model say what is heard in its place."""
         self._act(partial(self._call.send_text, text))
         self._n_told += _n_letters(text)
+
+    def _interrupt(self) -> None:
+        if self._heard is Heard.DEPUTY or self._n_repeated < self._n_told:
+            self._act(self._call.cancel)
+        self._stop()
 
     def _stop(self) -> None:
         """The deputy says no more; the model was cancelled if it was to say something."""

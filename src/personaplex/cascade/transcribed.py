@@ -14,7 +14,7 @@ from collections import deque
 from concurrent.futures import Future
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import soxr
@@ -50,6 +50,8 @@ KEPT_SECONDS = 30.0
 UNREAD_FRAMES = 9_000
 """Twelve minutes of sound (70 MB) that nobody reads end a conversation; the backend cannot see that they are unread."""
 
+C = TypeVar("C", bound="TranscribedCall")
+
 _Item: TypeAlias = "np.ndarray | int | UserStarted | UserStopped | Overrun | Future[None]"
 """Sound that was sent, a frame that was lived, an event, or somebody who waits until all before it was heard."""
 
@@ -62,6 +64,7 @@ class Transcribed:
         self._language = language
         self._recogniser = open_recogniser(recogniser or default_recogniser())
         self._recogniser.listen(language).close()  # what is wrong is known now, and what is slow is loaded
+        self._heard: set[Future[None]] = set()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -74,11 +77,18 @@ class Transcribed:
 
     def listen_in(self, call: Conversation) -> TranscribedCall:
         """The same conversation, of which nobody has read events yet, with the user's text."""
-        return TranscribedCall(call, self._recogniser, self._language)
+        return self._kept(TranscribedCall(call, self._recogniser, self._language))
+
+    def _kept(self, call: C) -> C:
+        self._heard.add(call.heard)
+        call.heard.add_done_callback(self._heard.discard)
+        return call
 
     def close(self) -> None:
-        """Close the backend."""
+        """Close the backend, and the recogniser once nobody uses it any more."""
         self._backend.close()
+        for heard in list(self._heard):
+            heard.result()
         self._recogniser.close()
 
 
@@ -88,6 +98,7 @@ class TranscribedCall:
     def __init__(self, call: Conversation, recogniser: Recogniser, language: str | None) -> None:
         self._call = call
         self._scribe = Scribe(call, recogniser, language)
+        self.heard = self._scribe.over
         weakref.finalize(self, call.close).atexit = False
 
     def __getattr__(self, name: str) -> Any:
@@ -187,14 +198,16 @@ class Scribe:
                     call.close()
 
     def _hear(self) -> None:
-        while (item := self.items.get()) is not None:
-            try:
-                self._take(item)
-            except Exception as error:  # a recogniser is somebody else's program
-                self._close()
-                self.mailbox.put(Error(self._frame, as_error(error, "recogniser")))
-        self._close()
-        self.over.set_result(None)
+        try:
+            while (item := self.items.get()) is not None:
+                try:
+                    self._take(item)
+                except Exception as error:  # a recogniser is somebody else's program
+                    self._close()
+                    self.mailbox.put(Error(self._frame, as_error(error, "recogniser")))
+            self._close()
+        finally:
+            self.over.set_result(None)
 
     def _take(self, item: _Item) -> None:
         match item:

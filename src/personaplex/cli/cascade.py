@@ -125,6 +125,14 @@ def delegate_parts(options: Mapping[str, Any]) -> Parts:
     return chosen(find_persona(options), Parts(**named))
 
 
+def check_recogniser(choice: str | None) -> None:
+    """Raise UsageError if there is none of that name, EngineError if it is not installed."""
+    from personaplex.cascade.registry import find_engine, parse_choice
+
+    if choice is not None:
+        find_engine("recogniser", parse_choice(choice).name).check()
+
+
 @contextmanager
 def open_deputy(options: Mapping[str, Any]) -> Iterator[Deputy | None]:
     """The deputy that options or a persona ask for, before minutes of loading. Raises what makes it impossible."""

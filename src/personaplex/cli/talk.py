@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from personaplex.audio import check_format, read_audio
-from personaplex.cli.cascade import cascade_options, delegate_parts, open_beside, open_deputy
+from personaplex.cli.cascade import cascade_options, check_recogniser, delegate_parts, open_beside, open_deputy
 from personaplex.cli.options import (
     DEFAULT_PERSONA,
     TALKS_AS_ITSELF,
@@ -192,17 +192,25 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
 
 def _check_engines(options: Mapping[str, Any]) -> None:
     """Whether the engines that are named have something to do."""
+    says_how = _is_typed("delegate_speech")
     if options["backend"] == "cascade":
         if options["transcribe"]:
             raise UsageError("--transcribe is for the duplex model; a cascade always shows what it understood")
-        if options["delegate"] is not None:
+        if options["delegate"] is not None or says_how:
             raise UsageError("--delegate is for the duplex model; in a cascade --llm answers")
         return
-    delegates = delegate_parts(options).delegate is not None
+    parts = delegate_parts(options)
+    delegates = parts.delegate is not None
+    if says_how and not delegates:
+        raise UsageError("--delegate-speech says nothing without --delegate")
     hears, speaks = options["transcribe"] or delegates, delegates and options["delegate_speech"] == "voice"
     used = {"recogniser": hears, "llm": False, "synthesiser": speaks, "language": hears, "end_of_turn": False}
+    if delegates and not speaks and _is_typed("synthesiser"):
+        raise UsageError("--synthesiser says nothing with --delegate-speech model")
     if named := [name for name, is_used in used.items() if _is_typed(name) and not is_used]:
         raise UsageError(f"--{named[0].replace('_', '-')} is a cascade's; add --backend cascade")
+    if hears:
+        check_recogniser(parts.recogniser if delegates else options["recogniser"])
 
 
 def _voice_activity(options: dict[str, Any]) -> VoiceActivity:

@@ -176,7 +176,7 @@ class Turns:
         self._n_heard = 0
         self._utterance: deque[np.ndarray] = deque()
         self._held: list[Event] = []
-        self._n_sent = self._begins = 0
+        self._n_sent = self._begins = self._plays_from = 0
         self._shortest = QUIET_FRAMES  # frames of the shortest answer
         self._agent_speaks = self._answers = False
 
@@ -213,7 +213,7 @@ class Turns:
             self._agent_speaks = isinstance(event, AgentStarted)
         if self.holder is not Holder.AGENT:
             return []
-        if event.frame < self._begins:
+        if event.frame < self._plays_from:
             self._held = [*self._held, event] if self._agent_speaks else []
             return []
         released, self._held = [*self._held, event], []
@@ -236,6 +236,8 @@ class Turns:
             # What ends now is the answer that this cuts short, if one was being given.
             self._shortest = QUIET_FRAMES if self.holder is Holder.AGENT else 0
             self._begins = self._n_sent + len(self._utterance)
+            if self.holder is Holder.NOBODY:
+                self._plays_from = self._begins
             self._answers = False
             self.holder = Holder.AGENT
 
@@ -274,6 +276,6 @@ class Turns:
         pcm = np.pad(pcm, (0, frames_in(len(pcm)) * FRAME_SAMPLES - len(pcm)))
         self._heard.clear()
         self._utterance = deque(pcm.reshape(-1, FRAME_SAMPLES))
-        self._begins = self._n_sent + len(self._utterance)
+        self._begins = self._plays_from = self._n_sent + len(self._utterance)
         self._shortest = QUIET_FRAMES
         self.holder = Holder.AGENT
