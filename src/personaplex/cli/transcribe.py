@@ -48,10 +48,12 @@ def command(**options: Any) -> None:
     A recording is cut where nobody speaks, and each utterance is given out as soon as it is recognised. Recordings of
     hours take no more memory than short ones.
     """
-    form = _check(options)
     from personaplex.cascade.registry import default_recogniser, open_recogniser
 
-    recogniser = open_recogniser(options["engine"] or default_recogniser())
+    if options["engine"] is None:
+        options["engine"] = default_recogniser()
+    form = _check(options)
+    recogniser = open_recogniser(options["engine"])
     try:
         recogniser.listen(options["language"]).close()
         written = _written(options, form, recogniser)
