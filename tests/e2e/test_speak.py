@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +86,30 @@ def test_through_pipes_the_first_sentence_is_spoken_before_the_text_has_ended(tm
     assert header[:4] == b"RIFF" and header[8:16] == b"WAVEfmt " and header[36:40] == b"data"
     assert struct.unpack("<HHI", header[20:28]) == (1, 1, SAMPLE_RATE)
     assert spoken == output.read_bytes()[44:]
+
+
+def test_ctrl_c_does_not_wait_for_a_text_that_has_not_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path) -> AbstractContextManager[speak.Write]:
+        def write(pcm: np.ndarray) -> None:
+            time.sleep(0.5)  # meanwhile the next sentence is asked for, and its text is waited for
+            raise KeyboardInterrupt
+
+        return nullcontext(write)
+
+    reader, writer = os.pipe()
+    came = threading.Event()
+    give_up = threading.Timer(20, lambda: (came.set(), os.write(writer, b" More to say. And more.\n" * 9)))
+    with os.fdopen(reader, "r") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(speak, "audio_file", interrupted)
+        os.write(writer, f"{QUESTION} And".encode())
+        give_up.start()
+        assert main(["speak", "-", "-o", str(tmp_path / "x.wav")]) == 130
+        give_up.cancel()
+        os.close(writer)
+    assert not came.is_set() and "interrupted" in capsys.readouterr().err
 
 
 def test_nobody_reads_to_the_end_of_a_pipe() -> None:

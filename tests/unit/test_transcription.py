@@ -144,7 +144,9 @@ def test_cues_can_be_read_and_say_everything() -> None:
 
 @given(text=st.text("aé 你。, -", min_size=1, max_size=300), is_timed=st.booleans())
 def test_no_cue_has_more_than_two_lines(text: str, is_timed: bool) -> None:
-    words = tuple(TimedWord(word, 0.1 * i, 0.1 * i + 0.1) for i, word in enumerate(re.findall(r"[你。]|[^\s你。]+", text)))
+    words = tuple(
+        TimedWord(word, 0.1 * i, 0.1 * i + 0.1) for i, word in enumerate(re.findall(r"[你。]|[^\s你。]+", text))
+    )
     found = list(cues(Utterance(0, 20, text, words if is_timed else ())))
     assert "".join("".join(cue.text for cue in found).split()) == "".join(text.split())
     for cue in found:

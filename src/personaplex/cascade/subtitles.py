@@ -39,7 +39,8 @@ def cues(said: Utterance) -> Iterator[Cue]:
     for word in _timed(said):
         found = said.text.find(word.text, at)  # an engine may write a word in another way in its text
         end = at if found < 0 else found + len(word.text)
-        if shown is not None and (len(_wrapped(said.text[begin:end])) > 2 or word.end - shown > CUE_SECONDS) and at > begin:
+        is_full = len(_wrapped(said.text[begin:end])) > 2
+        if shown is not None and (is_full or word.end - shown > CUE_SECONDS) and at > begin:
             yield Cue(shown, until, said.text[begin:at].strip())
             begin, shown = at, None
         shown = word.start if shown is None else shown
