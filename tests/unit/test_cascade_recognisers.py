@@ -103,8 +103,11 @@ def test_engines_that_need_a_mac_say_what_was_not_tried() -> None:
     ("platform", "repo", "file", "name"),
     [
         ("linux", "Systran--faster-whisper-base", "model.bin", "faster-whisper"),
-        ("linux", "mlx-community--parakeet-tdt-0.6b-v3", "config.json", "pocketsphinx"),
-        ("darwin", "mlx-community--parakeet-tdt-0.6b-v3", "config.json", "parakeet-mlx"),
+        ("linux", "mlx-community--parakeet-tdt-0.6b-v3", "model.safetensors", "pocketsphinx"),
+        ("darwin", "mlx-community--parakeet-tdt-0.6b-v3", "model.safetensors", "parakeet-mlx"),
+        ("darwin", "mlx-community--parakeet-tdt-0.6b-v3", "config.json", "pocketsphinx"),
+        ("darwin", "mlx-community--whisper-large-v3-turbo", "weights.safetensors", "mlx-whisper"),
+        ("darwin", "mlx-community--whisper-large-v3-turbo", "config.json", "pocketsphinx"),
         ("darwin", "Systran--faster-whisper-base", "model.bin", "pocketsphinx"),
     ],
 )
