@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -17,8 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soxr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from personaplex.audio import read_audio
+from personaplex.cascade import aloud
 from personaplex.cascade.aloud import Unsaid, read_aloud
 from personaplex.cascade.engine import Piece
 from personaplex.cascade.registry import open_recogniser, open_synthesiser
@@ -62,7 +67,8 @@ def test_a_file_is_read_without_what_is_no_speech(tmp_path: Path, capsys: pytest
     same = f"{QUESTION}\nThe code is on the screen.\nSee example dot org."
     assert main(["speak", same, "-o", str(plain), "--quiet"]) == 0
     assert output.read_bytes() == plain.read_bytes() and capsys.readouterr().err == ""
-    with speak._text(str(text)) as parts:
+    stopped, stop = socket.socketpair()
+    with stopped, stop, speak._text(str(text), stopped) as parts:
         assert "".join(parts) == text.read_text(encoding="utf-8").removeprefix("\ufeff")
 
 
@@ -86,6 +92,20 @@ def test_through_pipes_the_first_sentence_is_spoken_before_the_text_has_ended(tm
     assert header[:4] == b"RIFF" and header[8:16] == b"WAVEfmt " and header[36:40] == b"data"
     assert struct.unpack("<HHI", header[20:28]) == (1, 1, SAMPLE_RATE)
     assert spoken == output.read_bytes()[44:]
+
+
+@given(cuts=st.lists(st.integers(0, 110), max_size=8))
+def test_a_sentence_goes_on_after_the_end_of_a_line(cuts: list[int]) -> None:
+    """As in a text whose lines were broken at a width; paragraphs, lists and headings stay apart."""
+    text = (
+        "# Times\n\nIt was the best, it\nwas the worst.\nSo it was\n\nand is:\n\n- milk\n- eggs\n1. One\nand\n2. Two\n"
+    )
+    at = [0, *sorted(cuts), len(text)]
+    parts = [text[first:last] for first, last in itertools.pairwise(at)]
+    assert list(aloud._sentences(parts)) == [
+        "# Times", "It was the best, it was the worst.", "So it was", "and is:",
+        "- milk", "- eggs", "1. One and", "2. Two",
+    ]  # fmt: skip
 
 
 def test_ctrl_c_does_not_wait_for_a_text_that_has_not_come(

@@ -218,6 +218,21 @@ def test_an_own_thread_makes_all_of_it_and_stops_when_nobody_asks(most: int) -> 
         thread.run(threading.get_ident)
 
 
+def test_what_is_no_exception_reaches_who_asked_an_own_thread_and_does_not_end_it() -> None:
+    """As a panic in an engine's Rust code."""
+
+    def panicking() -> Iterator[int]:
+        yield 1
+        raise SystemExit("panic")
+
+    with OwnThread[int]("test") as thread:
+        stream = thread.stream(panicking)
+        assert next(stream) == 1
+        with pytest.raises(SystemExit, match="panic"):
+            next(stream)
+        assert thread.run(lambda: "on") == "on"
+
+
 def test_closing_an_own_thread_ends_what_is_still_being_made() -> None:
     """As many as asked for are made ahead and no more; who still listens is told that it was no end."""
     begun: list[str] = []
