@@ -212,6 +212,8 @@ BAD = [
     (["x", "--language", "xx"], USAGE, "no voice here speaks 'xx'; there is en"),
     (["x", "--engine", "piper"], USAGE, "piper needs a voice"),
     (["x", "--engine", "piper:none.onnx"], ENGINE, "there is no file none.onnx"),
+    (["x", "--engine", "piper:."], ENGINE, "there is no file"),
+    (["x", "--engine", "piper:~no-such-user/x"], ENGINE, "there is no file ~no-such-user/x.onnx"),
     (["x", "--engine", "kokoro:none"], ENGINE, "there is no file none.onnx"),
     (["x", "-o", "a.doc"], USAGE, "the suffix must be one of"),
     (["x", "-o", "no/a.wav"], OUTPUT, "the folder no does not exist"),

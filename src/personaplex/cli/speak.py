@@ -184,8 +184,10 @@ def _parts(name: str, opened: BinaryIO, stopped: socket.socket) -> Iterator[str]
 
 def _read(opened: BinaryIO, stopped: socket.socket) -> bytes:
     """Some bytes as soon as there are any, none at the end."""
-    if not isinstance(opened, io.BytesIO) and stopped in select.select([opened, stopped], [], [])[0]:
-        raise UsageError("no more of the text is wanted")
+    if not isinstance(opened, io.BytesIO):
+        ready, _, _ = select.select([opened.fileno(), stopped.fileno()], [], [])
+        if stopped.fileno() in ready:
+            raise UsageError("no more of the text is wanted")
     return opened.read1(_BLOCK)  # type: ignore[attr-defined, no-any-return]
 
 
