@@ -119,8 +119,8 @@ def test_ctrl_c_does_not_wait_for_a_text_that_has_not_come(
         return nullcontext(write)
 
     reader, writer = os.pipe()
-    came = threading.Event()
-    give_up = threading.Timer(20, lambda: (came.set(), os.write(writer, b" More to say. And more.\n" * 9)))
+    came: list[int] = []
+    give_up = threading.Timer(20, lambda: came.append(os.write(writer, b" More to say. And more.\n" * 9)))
     with os.fdopen(reader, "r") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         monkeypatch.setattr(speak, "audio_file", interrupted)
@@ -129,7 +129,7 @@ def test_ctrl_c_does_not_wait_for_a_text_that_has_not_come(
         assert main(["speak", "-", "-o", str(tmp_path / "x.wav")]) == 130
         give_up.cancel()
         os.close(writer)
-    assert not came.is_set() and "interrupted" in capsys.readouterr().err
+    assert not came and "interrupted" in capsys.readouterr().err
 
 
 def test_nobody_reads_to_the_end_of_a_pipe() -> None:

@@ -249,7 +249,7 @@ def test_a_large_voice_that_cannot_be_used_leaves_no_thread(monkeypatch: pytest.
 def test_what_is_said_in_a_recorded_voice_must_be_text(tmp_path: Path) -> None:
     (tmp_path / "voice.wav").touch()
     (tmp_path / "voice.txt").write_bytes(b"\xff")
-    with pytest.raises(UsageError, match="voice.txt, what is said in the voice beside it, cannot be read as text"):
+    with pytest.raises(UsageError, match=r"voice\.txt, what is said in the voice beside it, cannot be read as text"):
         mlx_voices._recorded(str(tmp_path / "voice.wav"), ())
 
 
