@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from personaplex.cascade.engine import Recogniser, TimedWord, Transcript
-from personaplex.cascade.registry import default_recogniser, find_engines, open_recogniser
+from personaplex.cascade.registry import GROUP, default_recogniser, find_engines, open_recogniser
 from personaplex.cascade.whole import LONGEST_SECONDS, RATE, WholeUtterance
 from personaplex.errors import EngineError, UsageError
 from tests.whisper_model import LANGUAGE, WORDS, write_whisper
@@ -125,3 +126,9 @@ def test_the_default_is_what_hears_well_and_needs_no_download(
     assert default_recogniser() == name
     monkeypatch.setattr("personaplex.cascade.engine._is_there", lambda module: module == "pocketsphinx")
     assert default_recogniser() == "pocketsphinx", "the package is not installed"
+
+
+def test_a_broken_package_does_not_keep_the_default_from_hearing(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [EntryPoint(name, "nowhere.at_all:X", GROUP) for name in ("faster-whisper", "parakeet-mlx", "mlx-whisper")]
+    monkeypatch.setattr("personaplex.cascade.registry.entry_points", lambda group: broken)
+    assert default_recogniser() == "pocketsphinx"

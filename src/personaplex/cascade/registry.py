@@ -66,9 +66,10 @@ def _load(point: EntryPoint) -> EngineSpec[Any]:
 
 def default_recogniser() -> str:
     """What hears when nobody says: one that hears well, where it and its usual model are here, else pocketsphinx."""
+    known = find_engines("recogniser")  # without those that are broken
     for name in ("parakeet-mlx", "mlx-whisper") if sys.platform == "darwin" else ("faster-whisper",):
-        spec = find_engine("recogniser", name)
-        if spec.missing() is None and spec.ready is not None and spec.ready():
+        spec = known.get(name)
+        if spec and spec.missing() is None and spec.ready is not None and spec.ready():
             return name
     return "pocketsphinx"
 
