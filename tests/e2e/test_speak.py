@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import io
+import itertools
+import os
+import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soxr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from personaplex.audio import read_audio
+from personaplex.cascade import aloud
 from personaplex.cascade.aloud import Unsaid, read_aloud
 from personaplex.cascade.engine import Piece
 from personaplex.cascade.registry import open_recogniser, open_synthesiser
@@ -59,7 +67,8 @@ def test_a_file_is_read_without_what_is_no_speech(tmp_path: Path, capsys: pytest
     same = f"{QUESTION}\nThe code is on the screen.\nSee example dot org."
     assert main(["speak", same, "-o", str(plain), "--quiet"]) == 0
     assert output.read_bytes() == plain.read_bytes() and capsys.readouterr().err == ""
-    with speak._text(str(text)) as parts:
+    stopped, stop = socket.socketpair()
+    with stopped, stop, speak._text(str(text), stopped) as parts:
         assert "".join(parts) == text.read_text(encoding="utf-8").removeprefix("\ufeff")
 
 
@@ -83,6 +92,44 @@ def test_through_pipes_the_first_sentence_is_spoken_before_the_text_has_ended(tm
     assert header[:4] == b"RIFF" and header[8:16] == b"WAVEfmt " and header[36:40] == b"data"
     assert struct.unpack("<HHI", header[20:28]) == (1, 1, SAMPLE_RATE)
     assert spoken == output.read_bytes()[44:]
+
+
+@given(cuts=st.lists(st.integers(0, 110), max_size=8))
+def test_a_sentence_goes_on_after_the_end_of_a_line(cuts: list[int]) -> None:
+    """As in a text whose lines were broken at a width; paragraphs, lists and headings stay apart."""
+    text = (
+        "# Times\n\nIt was the best, it\nwas the worst.\nSo it was\n\nand is:\n\n- milk\n- eggs\n1. One\nand\n2. Two\n"
+    )
+    at = [0, *sorted(cuts), len(text)]
+    parts = [text[first:last] for first, last in itertools.pairwise(at)]
+    assert list(aloud._sentences(parts)) == [
+        "# Times", "It was the best, it was the worst.", "So it was", "and is:",
+        "- milk", "- eggs", "1. One and", "2. Two",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_does_not_wait_for_a_text_that_has_not_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path) -> AbstractContextManager[speak.Write]:
+        def write(pcm: np.ndarray) -> None:
+            time.sleep(0.5)  # meanwhile the next sentence is asked for, and its text is waited for
+            raise KeyboardInterrupt
+
+        return nullcontext(write)
+
+    reader, writer = os.pipe()
+    came: list[int] = []
+    give_up = threading.Timer(20, lambda: came.append(os.write(writer, b" More to say. And more.\n" * 9)))
+    with os.fdopen(reader, "r") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(speak, "audio_file", interrupted)
+        os.write(writer, f"{QUESTION} And".encode())
+        give_up.start()
+        assert main(["speak", "-", "-o", str(tmp_path / "x.wav")]) == 130
+        give_up.cancel()
+        os.close(writer)
+    assert not came and "interrupted" in capsys.readouterr().err
 
 
 def test_nobody_reads_to_the_end_of_a_pipe() -> None:
@@ -165,6 +212,8 @@ BAD = [
     (["x", "--language", "xx"], USAGE, "no voice here speaks 'xx'; there is en"),
     (["x", "--engine", "piper"], USAGE, "piper needs a voice"),
     (["x", "--engine", "piper:none.onnx"], ENGINE, "there is no file none.onnx"),
+    (["x", "--engine", "piper:."], ENGINE, "there is no file"),
+    (["x", "--engine", "piper:~no-such-user/x"], ENGINE, "there is no file ~no-such-user/x.onnx"),
     (["x", "--engine", "kokoro:none"], ENGINE, "there is no file none.onnx"),
     (["x", "-o", "a.doc"], USAGE, "the suffix must be one of"),
     (["x", "-o", "no/a.wav"], OUTPUT, "the folder no does not exist"),

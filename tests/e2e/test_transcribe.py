@@ -52,6 +52,19 @@ def test_a_line_for_each_utterance(desk: Path, capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr()
     first, second = shown.out.splitlines()
     assert HEARD["rms"] <= set(first.split()) and HEARD["awb"] <= set(second.split()) and shown.err == ""
+    assert transcribe("both.flac", "-o", "-") == 0
+    assert capsys.readouterr() == (shown.out, "") and not (desk / "-").exists()
+
+
+def test_a_terminal_shows_how_far_it_is_unless_it_shows_the_text(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert transcribe("both.flac", "-o", "both.txt") == 0
+    assert re.fullmatch(r"(\rboth\.flac: 0\.[01] min){2}\nwrote both\.txt\n", capsys.readouterr().err)
+    assert transcribe("both.flac") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_json_has_the_times_of_words_in_the_whole_recording(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,8 +104,11 @@ def test_engines_that_need_a_mac_say_what_was_not_tried() -> None:
     ("platform", "repo", "file", "name"),
     [
         ("linux", "Systran--faster-whisper-base", "model.bin", "faster-whisper"),
-        ("linux", "mlx-community--parakeet-tdt-0.6b-v3", "config.json", "pocketsphinx"),
-        ("darwin", "mlx-community--parakeet-tdt-0.6b-v3", "config.json", "parakeet-mlx"),
+        ("linux", "mlx-community--parakeet-tdt-0.6b-v3", "model.safetensors", "pocketsphinx"),
+        ("darwin", "mlx-community--parakeet-tdt-0.6b-v3", "model.safetensors", "parakeet-mlx"),
+        ("darwin", "mlx-community--parakeet-tdt-0.6b-v3", "config.json", "pocketsphinx"),
+        ("darwin", "mlx-community--whisper-large-v3-turbo", "weights.safetensors", "mlx-whisper"),
+        ("darwin", "mlx-community--whisper-large-v3-turbo", "config.json", "pocketsphinx"),
         ("darwin", "Systran--faster-whisper-base", "model.bin", "pocketsphinx"),
     ],
 )
@@ -125,7 +128,7 @@ def test_the_default_is_what_hears_well_and_needs_no_download(
     assert default_recogniser() == "pocketsphinx", "the package is not installed"
 
 
-def test_the_default_is_not_lost_with_a_package_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = [EntryPoint(name, "no_such_module:ENGINE", GROUP) for name in ("faster-whisper", "parakeet-mlx")]
+def test_a_broken_package_does_not_keep_the_default_from_hearing(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [EntryPoint(name, "nowhere.at_all:X", GROUP) for name in ("faster-whisper", "parakeet-mlx", "mlx-whisper")]
     monkeypatch.setattr("personaplex.cascade.registry.entry_points", lambda group: broken)
     assert default_recogniser() == "pocketsphinx"

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kokoro_onnx
@@ -14,6 +15,7 @@ import pytest
 from kokoro_onnx.config import DEFAULT_VOCAB
 from piper.phoneme_ids import DEFAULT_PHONEME_ID_MAP
 
+from personaplex.cascade import mlx_voices
 from personaplex.cascade.own_thread import OwnThread
 from personaplex.cascade.registry import find_engine, open_synthesiser
 from personaplex.errors import EngineError, SynthesisError, UsageError
@@ -216,6 +218,39 @@ def test_an_own_thread_makes_all_of_it_and_stops_when_nobody_asks(most: int) -> 
         next(thread.stream(lambda: iter([1])))
     with pytest.raises(EngineError, match="was closed"):
         thread.run(threading.get_ident)
+
+
+def test_what_is_no_exception_reaches_who_asked_an_own_thread_and_does_not_end_it() -> None:
+    """As a panic in an engine's Rust code."""
+
+    def panicking() -> Iterator[int]:
+        yield 1
+        raise SystemExit("panic")
+
+    with OwnThread[int]("test") as thread:
+        stream = thread.stream(panicking)
+        assert next(stream) == 1
+        with pytest.raises(SystemExit, match="panic"):
+            next(stream)
+        assert thread.run(lambda: "on") == "on"
+
+
+def test_a_large_voice_that_cannot_be_used_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SimpleNamespace(config=SimpleNamespace(tts_model_type="voice_design"))
+    monkeypatch.setattr(mlx_voices, "_load", lambda name: model)
+    with pytest.raises(EngineError, match="makes voices from descriptions"):
+        mlx_voices.QwenVoices("x")
+    model.config.tts_model_type, model.tokenizer = "base", None
+    with pytest.raises(EngineError, match="is not whole"):
+        mlx_voices.QwenVoices("x")
+    assert "personaplex-qwen3-tts" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_what_is_said_in_a_recorded_voice_must_be_text(tmp_path: Path) -> None:
+    (tmp_path / "voice.wav").touch()
+    (tmp_path / "voice.txt").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"voice\.txt, what is said in the voice beside it, cannot be read as text"):
+        mlx_voices._recorded(str(tmp_path / "voice.wav"), ())
 
 
 def test_closing_an_own_thread_ends_what_is_still_being_made() -> None:

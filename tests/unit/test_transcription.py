@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,13 @@ def test_who_speaks_without_a_pause_is_cut_where_speech_is_least_probable() -> N
     assert np.array_equal(joined, talking[-len(joined) :]) and len(joined) > 73 * SAMPLE_RATE, "and nothing is lost"
 
 
+def test_a_cut_in_a_pause_leaves_no_stretch_of_silence() -> None:
+    """The turn of 30 s is cut just after its last word; a model would make words of the silence that is left."""
+    for after in (3.2, 0.32):  # the turn ends, and the recording does
+        (stretch,) = stretches([recording(0.96, 29.184, after)], Loudness())
+        assert len(stretch.pcm) >= 29.184 * SAMPLE_RATE
+
+
 def test_times_are_those_of_the_whole_recording(tmp_path: Path) -> None:
     whisper = open_recogniser(f"faster-whisper:{write_whisper(tmp_path / 'whisper')}")
     found = list(transcribe([recording(2, 1, 5, 1.5, 2)], whisper, detector=LevelDetector()))
@@ -132,6 +140,26 @@ def test_cues_can_be_read_and_say_everything() -> None:
     assert cue == Cue(1, 2, "你好世界"), "spaces are the engine's own"
     (cue,) = cues(Utterance(1, 2, "it's 5", (TimedWord("its", 1, 1.5), TimedWord("five", 1.5, 2))))
     assert cue == Cue(1, 2, "it's 5"), "an engine may write words in two ways"
+
+
+@given(text=st.text("aé 你。, -", min_size=1, max_size=300), is_timed=st.booleans())
+def test_no_cue_has_more_than_two_lines(text: str, is_timed: bool) -> None:
+    words = tuple(
+        TimedWord(word, 0.1 * i, 0.1 * i + 0.1) for i, word in enumerate(re.findall(r"[你。]|[^\s你。]+", text))
+    )
+    found = list(cues(Utterance(0, 20, text, words if is_timed else ())))
+    assert "".join("".join(cue.text for cue in found).split()) == "".join(text.split())
+    for cue in found:
+        lines = srt(1, cue).splitlines()[2:-1]
+        assert all(len(line) <= LINE_CHARACTERS for line in lines)
+        assert len(lines) <= 2 or max(map(len, re.findall(r"[^\s你]+", text))) > LINE_CHARACTERS
+
+
+def test_where_no_spaces_are_cues_end_between_letters() -> None:
+    text = "今天天气很好，我们去公园散步吧。" * 8
+    found = list(cues(Utterance(0, 24, text)))
+    assert "".join(cue.text for cue in found) == text and len(found) >= 4
+    assert all(cue.end - cue.start <= CUE_SECONDS + 1e-6 and cue.text[0] not in "，。" for cue in found)
 
 
 def test_subtitles_are_written_as_their_formats_ask() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple, cast
@@ -14,6 +15,8 @@ from personaplex.cascade.sentences import SentenceSplitter
 from personaplex.cascade.speakable import speakable
 from personaplex.errors import AudioError, PersonaPlexError, SynthesisError, UsageError
 from personaplex.units import SAMPLE_RATE
+
+_WRAPPED = re.compile(r"(?<=\S)\n(?=(\w))")
 
 
 class Unsaid(NamedTuple):
@@ -50,9 +53,21 @@ def read_aloud(
 
 def _sentences(text: Iterable[str]) -> Iterator[str]:
     splitter = SentenceSplitter()
-    for part in text:
+    for part in _unwrapped(text):
         yield from splitter.push(part)
     yield from splitter.flush()
+
+
+def _unwrapped(text: Iterable[str]) -> Iterator[str]:
+    """The same, with a space where a line ends within a sentence: the next begins with a small letter."""
+    before = kept = ""
+    for part in text:
+        joined = _WRAPPED.sub(lambda end: " " if end[1].islower() else "\n", before + kept + part)[len(before) :]
+        kept = "\n" if joined.endswith("\n") else ""  # what follows decides
+        given = joined.removesuffix(kept)
+        before = given[-1:] or before
+        yield given
+    yield kept
 
 
 def _at_our_rate(pieces: Iterator[Piece]) -> Iterator[np.ndarray]:

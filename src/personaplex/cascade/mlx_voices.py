@@ -85,8 +85,10 @@ class QwenVoices(_MlxAudio):
     def __init__(self, model: str = "mlx-community/Qwen3-TTS-12Hz-0.6B-CustomVoice-8bit") -> None:
         super().__init__("qwen3-tts", model)
         if self._model.config.tts_model_type == "voice_design":
+            self.close()
             raise EngineError(f"{model} makes voices from descriptions; choose a CustomVoice or a Base model")
         if self._model.tokenizer is None or self._model.speech_tokenizer is None:
+            self.close()
             raise EngineError(f"{model} is not whole: its text tokenizer or its speech tokenizer could not be loaded")
         self.voices = tuple(self._model.get_supported_speakers())
         known = self._model.get_supported_languages()
@@ -134,7 +136,10 @@ def _recorded(voice: str, known: tuple[str, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"unknown voice {voice!r}: no such recording; there are {', '.join(known) or 'no others'}")
     words = path.with_suffix(".txt")
-    spoken = words.read_text(encoding="utf-8").strip() if words.is_file() else ""
+    try:
+        spoken = words.read_text(encoding="utf-8").strip() if words.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{words}, what is said in the voice beside it, cannot be read as text: {error}") from error
     pcm = read_audio(path)
     if len(pcm) > LONGEST_VOICE_SECONDS * SAMPLE_RATE:
         raise AudioError(f"voice {path} is {len(pcm) / SAMPLE_RATE:.1f} s long; at most 30 s is used")

@@ -80,5 +80,5 @@ ENGINE = EngineSpec(
     "MIT; Whisper's weights MIT",
     modules=("mlx_whisper",),
     remark="not run with real weights",
-    ready=lambda: is_downloaded(MODEL, "config.json"),
+    ready=lambda: is_downloaded(MODEL, "weights.safetensors") or is_downloaded(MODEL, "weights.npz"),
 )

@@ -21,8 +21,8 @@ def find_model(model: str, suffix: str, where_from: str) -> Path:
 
     Raises EngineError saying `where_from` it comes.
     """
-    given = Path(model).expanduser()
-    named = given if given.suffix == suffix else given.with_name(given.name + suffix)
+    given = Path(os.path.expanduser(model))  # noqa: PTH111 - Path's own raises for a user that does not exist
+    named = given if given.suffix == suffix else Path(f"{given}{suffix}")
     for path in (given, named, model_folder() / named):
         if path.is_file():
             return path

@@ -22,7 +22,7 @@ R = TypeVar("R")
 class _End:
     """After the last item: what went wrong, if anything did."""
 
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class _Room:
@@ -94,7 +94,7 @@ class OwnThread(Generic[T]):
         room = _Room(most)
 
         def produce() -> None:
-            error: Exception | None = EngineError(f"the engine was closed ({self._thread.name})")
+            error: BaseException | None = EngineError(f"the engine was closed ({self._thread.name})")
             try:
                 if room.wait():
                     with closing(cast(Any, begin())) as generator:
@@ -104,7 +104,7 @@ class OwnThread(Generic[T]):
                                 break
                         else:
                             error = None
-            except Exception as failed:  # whatever it is belongs to whoever asked
+            except BaseException as failed:  # whatever it is belongs to whoever asked, who waits
                 error = failed
             items.put(_End(error))
 

@@ -82,5 +82,5 @@ ENGINE = EngineSpec(
     "Apache-2.0; the weights CC-BY-4.0",
     modules=("parakeet_mlx",),
     remark="not run with real weights",
-    ready=lambda: is_downloaded(MODEL, "config.json"),
+    ready=lambda: is_downloaded(MODEL, "model.safetensors"),
 )

@@ -66,10 +66,10 @@ def _load(point: EntryPoint) -> EngineSpec[Any]:
 
 def default_recogniser() -> str:
     """What hears when nobody says: one that hears well, where it and its usual model are here, else pocketsphinx."""
-    known = find_engines("recogniser")  # without those of other packages that are broken
+    known = find_engines("recogniser")  # without those that are broken
     for name in ("parakeet-mlx", "mlx-whisper") if sys.platform == "darwin" else ("faster-whisper",):
         spec = known.get(name)
-        if spec is not None and spec.missing() is None and spec.ready is not None and spec.ready():
+        if spec and spec.missing() is None and spec.ready is not None and spec.ready():
             return name
     return "pocketsphinx"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,6 +15,10 @@ LINE_CHARACTERS = 42
 """What a line holds, and a cue two of; the usual measure."""
 
 CUE_SECONDS = 7.0
+
+_EAST_ASIAN = "\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_EAST_ASIAN}][^\s\w]*|[^\s{_EAST_ASIAN}]+")
+"""Kana and ideographs stand without spaces: each is a word here, with the marks behind it."""
 
 VTT_HEAD = "WEBVTT\n\n"
 
@@ -34,7 +39,8 @@ def cues(said: Utterance) -> Iterator[Cue]:
     for word in _timed(said):
         found = said.text.find(word.text, at)  # an engine may write a word in another way in its text
         end = at if found < 0 else found + len(word.text)
-        if shown is not None and (end - begin > 2 * LINE_CHARACTERS or word.end - shown > CUE_SECONDS) and at > begin:
+        is_full = len(_wrapped(said.text[begin:end])) > 2
+        if shown is not None and (is_full or word.end - shown > CUE_SECONDS) and at > begin:
             yield Cue(shown, until, said.text[begin:at].strip())
             begin, shown = at, None
         shown = word.start if shown is None else shown
@@ -49,11 +55,8 @@ def _timed(said: Utterance) -> Iterator[TimedWord]:
         yield from said.words
         return
     seconds = (said.end - said.start) / len(said.text)
-    at = 0
-    for word in said.text.split():
-        at = said.text.index(word, at)
-        yield TimedWord(word, said.start + at * seconds, said.start + (at + len(word)) * seconds)
-        at += len(word)
+    for word in _WORD.finditer(said.text):
+        yield TimedWord(word[0], said.start + word.start() * seconds, said.start + word.end() * seconds)
 
 
 def srt(number: int, cue: Cue) -> str:
@@ -67,7 +70,11 @@ def vtt(cue: Cue) -> str:
 
 
 def _lines(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, LINE_CHARACTERS, break_long_words=False, break_on_hyphens=False))
+    return "\n".join(_wrapped(text))
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, LINE_CHARACTERS, break_on_hyphens=False)
 
 
 def _times(cue: Cue, point: str) -> str:

@@ -84,10 +84,10 @@ def stretches(pieces: Iterable[np.ndarray], detector: Detector, rule: VoiceActiv
                 cut = most // 2 + int(np.argmin(probabilities[most // 2 :])) + 1
             else:
                 cut = 0
-            if cut:
+            if cut and max(probabilities[:cut]) >= rule.offset:  # or a cut in a pause would leave a stretch of silence
                 yield Stretch(first * CHUNK_SECONDS, sound[: cut * _CHUNK])
             elif not turn.speaking:
                 cut = max(0, len(probabilities) - lead)
             sound, probabilities, first = sound[cut * _CHUNK :], probabilities[cut:], first + cut
-    if turn.speaking:
+    if turn.speaking and max(probabilities, default=0) >= rule.offset:
         yield Stretch(first * CHUNK_SECONDS, sound)

@@ -21,7 +21,10 @@ SHORTEST_SECONDS = 0.1
 
 
 def is_downloaded(repo: str, file: str) -> bool:
-    """Whether a Hugging Face repository's file is in the cache of this machine. Asks nobody."""
+    """Whether a Hugging Face repository's file is in the cache of this machine. Asks nobody.
+
+    Ask for the weights: a download that was broken off has left the small files there.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(repo, file), str)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import io
+import select
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -56,14 +58,17 @@ def command(
     failure: Unsaid | None = None
     n_samples = 0
     with ExitStack() as stack:
-        text = stack.enter_context(_text(source))
+        stopped, stop = map(stack.enter_context, socket.socketpair())
+        text = stack.enter_context(_text(source, stopped))
         outputs = [stack.enter_context(opened) for opened in _outputs(output, play)]
         note(f"note: {engine}: {remark}", quiet=quiet or not remark)
         synthesiser = stack.enter_context(closing(open_synthesiser(engine)))
         voice = _voice(voice, synthesiser.voices, engine)
         thread: OwnThread[np.ndarray | Unsaid] = stack.enter_context(OwnThread("speak"))
         made = thread.stream(lambda: read_aloud(text, synthesiser, engine, voice, language), _AHEAD)
-        for piece in stack.enter_context(closing(made)):  # type: ignore[type-var]
+        stack.enter_context(closing(made))  # type: ignore[type-var]
+        stack.callback(stop.close)  # before the thread is waited for: it may be waiting for text
+        for piece in made:
             if isinstance(piece, Unsaid):
                 failure = piece
                 note(f"personaplex: not said: {piece.error}: {_short(piece.sentence)!r}")
@@ -123,13 +128,16 @@ def _stdout() -> Iterator[Write]:
 
 
 @contextmanager
-def _text(source: str) -> Iterator[Iterator[str]]:
-    """The text that an argument stands for, part by part; the first is read at once. Raises UsageError."""
+def _text(source: str, stopped: socket.socket) -> Iterator[Iterator[str]]:
+    """The text that an argument stands for, part by part, until `stopped` can be read; the first is read at once.
+
+    Raises UsageError.
+    """
     with ExitStack() as stack:
         name, opened = _open(source)
         if opened is not sys.stdin.buffer:
             stack.enter_context(opened)
-        parts = _parts(name, opened)
+        parts = _parts(name, opened, stopped)
         first = next(parts, "")
 
         def all_parts() -> Iterator[str]:
@@ -159,10 +167,10 @@ def _open(source: str) -> tuple[str, BinaryIO]:
     return "the text", io.BytesIO(source.encode("utf-8", "replace"))
 
 
-def _parts(name: str, opened: BinaryIO) -> Iterator[str]:
+def _parts(name: str, opened: BinaryIO, stopped: socket.socket) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
-        while block := opened.read1(_BLOCK):  # type: ignore[attr-defined]
+        while block := _read(opened, stopped):
             text = decoder.decode(block)
             if "\0" in text:
                 raise UsageError(f"{name} is not a text: it holds a zero byte")
@@ -172,6 +180,15 @@ def _parts(name: str, opened: BinaryIO) -> Iterator[str]:
         raise UsageError(f"{name} is not a text in UTF-8: {error.reason}") from error
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from error
+
+
+def _read(opened: BinaryIO, stopped: socket.socket) -> bytes:
+    """Some bytes as soon as there are any, none at the end."""
+    if not isinstance(opened, io.BytesIO):
+        ready, _, _ = select.select([opened.fileno(), stopped.fileno()], [], [])
+        if stopped.fileno() in ready:
+            raise UsageError("no more of the text is wanted")
+    return opened.read1(_BLOCK)  # type: ignore[attr-defined, no-any-return]
 
 
 def _short(sentence: str) -> str:

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     help="A line for each utterance, an object with the times of words for each recording, or subtitles "
     "(default: by --output's suffix, or text).",
 )
-@click.option("-o", "--output", metavar="FILE", help="Write here, whole or not at all (default: standard output).")
+@click.option(
+    "-o", "--output", metavar="FILE", help="Write here, whole or not at all (default, and -: standard output)."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only errors on stderr.")
 def command(**options: Any) -> None:
     """Write down what is said in recordings of any format and length; - is standard input.
@@ -48,10 +50,14 @@ def command(**options: Any) -> None:
     A recording is cut where nobody speaks, and each utterance is given out as soon as it is recognised. Recordings of
     hours take no more memory than short ones.
     """
-    form = _check(options)
     from personaplex.cascade.registry import default_recogniser, open_recogniser
 
-    recogniser = open_recogniser(options["engine"] or default_recogniser())
+    if options["output"] == "-":
+        options["output"] = None
+    if options["engine"] is None:
+        options["engine"] = default_recogniser()
+    form = _check(options)
+    recogniser = open_recogniser(options["engine"])
     try:
         recogniser.listen(options["language"]).close()
         written = _written(options, form, recogniser)
@@ -100,7 +106,7 @@ def _written(options: dict[str, Any], form: str, recogniser: Recogniser) -> Iter
     n_cues = 0
     for name in options["files"]:
         heard = _Counted(stream_audio(name))
-        utterances = _watched(transcribe(heard, recogniser, options["language"]), name, heard, options["quiet"])
+        utterances = _watched(transcribe(heard, recogniser, options["language"]), name, heard, options)
         if form == "json":
             yield _as_json(name, options["engine"], list(utterances), heard.n_samples / SAMPLE_RATE) + "\n"
             continue
@@ -128,9 +134,12 @@ class _Counted:
             yield piece
 
 
-def _watched(utterances: Iterator[Utterance], name: str, heard: _Counted, quiet: bool) -> Iterator[Utterance]:
+def _watched(
+    utterances: Iterator[Utterance], name: str, heard: _Counted, options: dict[str, Any]
+) -> Iterator[Utterance]:
     """The same; a person at a terminal sees how far it is, and everybody when there was nothing to write."""
-    shows = sys.stderr.isatty() and not sys.stdout.isatty() and not quiet
+    quiet, is_shown = options["quiet"], options["output"] is None and sys.stdout.isatty()
+    shows = sys.stderr.isatty() and not is_shown and not quiet
     n = 0
     for said in utterances:
         n += 1
