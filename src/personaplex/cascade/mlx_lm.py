@@ -14,14 +14,15 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import mlx.core as mx
+from typing import TYPE_CHECKING, Any
 
 from personaplex.cascade.engine import EngineSpec, Message, first_line
 from personaplex.cascade.reasoning import Spoken, begins_thinking
 from personaplex.cascade.worker import MLXWorker
 from personaplex.errors import EngineError, PersonaPlexError, UsageError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 CONTEXT_TOKENS = 4096
 """Of the conversation and its answer, where the model's own context is not smaller."""
@@ -102,6 +103,8 @@ class MLXLanguageModel:
         return self._loaded
 
     def _free(self) -> None:
+        import mlx.core as mx
+
         self._loaded = None
         mx.clear_cache()
 
@@ -162,6 +165,8 @@ class MLXLanguageModel:
 
 def _sampler(temperature: float, seed: int) -> Callable[[mx.array], mx.array]:
     """Draws tokens from log-probabilities [1, vocabulary], with nothing shared with who else draws."""
+    import mlx.core as mx
+
     keys: list[mx.array] = []
 
     def draw(logprobs: mx.array) -> mx.array:
