@@ -17,7 +17,7 @@ demo: setup ## Run the demonstration
 	@sh scripts/demo
 
 test: packages check ## Run the linters, the type checker and the tests
-	$(python) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(python) -m pytest -n auto --dist loadfile
 
 test-oldest: ## Run the tests with the oldest versions that pyproject.toml allows (in .venv-oldest, Python 3.11)
 	@"$${PYTHON:-python3.11}" -m venv --clear .venv-oldest
