@@ -37,7 +37,7 @@ WEIGHTS = {
 """How often each user intent comes up in `user_plan`; questions about facts are about 35 %."""
 
 
-ROLES = 1_200
+ROLES = 900
 """Pairs of name and company that each voice greets with."""
 
 
@@ -82,9 +82,9 @@ def agent_plan(rng: np.random.Generator, invented: float = 0.0) -> list[Line]:
     once: list[tuple[str, Key]] = [("greet", pair) for pair in zip(names, companies, strict=True)]
     once += [("ask_name", (name,)) for name in dict.fromkeys(names)]
     once += [("ask_company", (company,)) for company in dict.fromkeys(companies)]
-    once += [("price", pair) for pair in zip(_draw(rng, ITEMS, 2000), _draw(rng, values.prices, 2000), strict=True)]
+    once += [("price", pair) for pair in zip(_draw(rng, ITEMS, 1400), _draw(rng, values.prices, 1400), strict=True)]
     once += [("hours", values.hours[i]) for i in rng.permutation(len(values.hours))[:250]]
-    streets = [_STREET.word(rng) if rng.random() < invented else None for _ in range(800)]
+    streets = [_STREET.word(rng) if rng.random() < invented else None for _ in range(500)]
     addresses = dict.fromkeys(sample_address(rng, "train", street) for street in streets)
     once += [("address", (address,)) for address in addresses]
     once += [("has_item", (item, has)) for item in ITEMS for has in ("yes", "no")]
