@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from personaplex.audio import read_audio, write_audio
 from personaplex.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -33,9 +34,11 @@ def stand_in(text: str) -> str:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with a question in it."""
+    """An empty folder with the beginning of a question in it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "question.wav").write_bytes((ROOT / "examples" / "question.wav").read_bytes())
+    # Random weights never fall silent: without a limit they would talk for 16 s each time.
+    monkeypatch.setattr("personaplex.model.DEFAULT_MAX_STEPS", 8)
+    write_audio(tmp_path / "question.wav", read_audio(ROOT / "examples" / "question.wav")[:36_000])
     return tmp_path
 
 
