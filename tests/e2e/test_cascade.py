@@ -255,7 +255,7 @@ def test_the_duplex_model_with_a_delegate(desk: Path, capsys: pytest.CaptureFixt
 
 
 def test_bench_shows_what_streaming_gains(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "cascade", "--frames", "2", "--json"]) == 0
+    assert main(["bench", "cascade", "--frames", "1", "--json"]) == 0
     rows = {(row["name"], row["engine"]): row for row in json.loads(capsys.readouterr().out)["rows"]}
     paced = "responder, 40 words/s + flite"
     first = rows["first audio, sentence by sentence", paced]

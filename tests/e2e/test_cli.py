@@ -31,6 +31,14 @@ def question(tmp_path: Path, speech: np.ndarray) -> Path:
     return path
 
 
+@pytest.fixture
+def word(tmp_path: Path, speech: np.ndarray) -> Path:
+    """What is asked where only the agent's side matters: half a second."""
+    path = tmp_path / "word.wav"
+    write_audio(path, speech[:12_000])
+    return path
+
+
 def respond(*arguments: object) -> int:
     return main(["respond", *SPEAK, *map(str, arguments)])
 
@@ -49,7 +57,7 @@ def test_speech_in_speech_out(question: Path, tmp_path: Path, capsys: pytest.Cap
     assert (info.samplerate, info.channels, info.subtype, info.frames) == (24_000, 1, "PCM_16", 33 * 1920)
 
 
-def test_a_persona_is_a_role_a_voice_and_a_way_to_choose(question: Path, tmp_path: Path) -> None:
+def test_a_persona_is_a_role_a_voice_and_a_way_to_choose(question: Path, word: Path, tmp_path: Path) -> None:
     """Each of which an option of its own overrules; without a name it is the assistant."""
     mine = tmp_path / "mine.toml"
     mine.write_text(
@@ -58,7 +66,7 @@ def test_a_persona_is_a_role_a_voice_and_a_way_to_choose(question: Path, tmp_pat
     persona, out = ["--persona", "pirate", "--personas", mine], tmp_path / "answer.wav"
 
     def said(*options: object) -> bytes:
-        arguments = [*TINY, "--max-steps", 3, "--seed", 3, "-q", "-i", question, "-o", out, *options]
+        arguments = [*TINY, "--max-steps", 3, "--seed", 3, "-q", "-i", word, "-o", out, *options]
         assert main(["respond", *map(str, arguments)]) == 0
         return out.read_bytes()
 
@@ -81,9 +89,9 @@ def test_json_is_all_there_is_on_stdout(question: Path, tmp_path: Path, capsys: 
     assert isinstance(report["text"], str)
 
 
-def test_the_same_seed_writes_the_same_file(question: Path, tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_file(word: Path, tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
-        assert respond("-i", question, "-o", tmp_path / name, "--seed", 9, "--quiet") == 0
+        assert respond("-i", word, "-o", tmp_path / name, "--seed", 9, "--quiet") == 0
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
 
 
@@ -110,7 +118,7 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == PROMPTS
 
 
-def test_roles_from_presets_files_and_words(question: Path, tmp_path: Path) -> None:
+def test_roles_from_presets_files_and_words(word: Path, tmp_path: Path) -> None:
     role = tmp_path / "role.txt"
     role.write_text(PROMPTS["teacher"] + "\n")
     heard = []
@@ -120,17 +128,17 @@ def test_roles_from_presets_files_and_words(question: Path, tmp_path: Path) -> N
         ["--system-prompt-text", PROMPTS["teacher"]],
         ["--system-prompt-text", ""],
     ):
-        assert respond("-i", question, "-o", tmp_path / "a.wav", "--greedy", "--quiet", *choice) == 0
+        assert respond("-i", word, "-o", tmp_path / "a.wav", "--greedy", "--quiet", *choice) == 0
         heard.append((tmp_path / "a.wav").read_bytes())
     assert heard[0] == heard[1] == heard[2] != heard[3]
 
 
-def test_pipes(question: Path, tmp_path: Path) -> None:
+def test_pipes(word: Path, tmp_path: Path) -> None:
     """Standard input and output, whole and streamed, give the same samples as files."""
     out = tmp_path / "a.wav"
-    assert respond("-i", question, "-o", out, "--seed", 4, "--quiet") == 0
+    assert respond("-i", word, "-o", out, "--seed", 4, "--quiet") == 0
     for more in ([], ["--stream"]):
-        piped = run("respond", *SPEAK, "-i", "-", "-o", "-", "--seed", 4, "--quiet", *more, input=question.read_bytes())
+        piped = run("respond", *SPEAK, "-i", "-", "-o", "-", "--seed", 4, "--quiet", *more, input=word.read_bytes())
         assert (piped.returncode, piped.stderr) == (0, b"")
         samples = np.frombuffer(piped.stdout[44:], "<i2")
         stored, _ = soundfile.read(out, dtype="int16")
@@ -254,10 +262,10 @@ def test_help_answers_without_loading_mlx() -> None:
     assert done.stdout.splitlines()[-1] == "False" and "respond" in done.stdout
 
 
-def test_a_progress_bar_only_on_a_terminal(question: Path, tmp_path: Path) -> None:
+def test_a_progress_bar_only_on_a_terminal(word: Path, tmp_path: Path) -> None:
     import pty
 
-    arguments = ["respond", *SPEAK, "-i", str(question), "-o", str(tmp_path / "a.wav")]
+    arguments = ["respond", *SPEAK, "-i", str(word), "-o", str(tmp_path / "a.wav")]
     main_end, other_end = pty.openpty()
     command = [sys.executable, "-m", "personaplex", *arguments]
     child = subprocess.Popen(command, stderr=other_end, stdout=subprocess.PIPE)

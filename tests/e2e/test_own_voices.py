@@ -30,8 +30,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def desk(tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with four seconds of somebody, and one for voices that is not there yet."""
+    """A folder with four seconds of somebody, half a second of a question, and one for voices that is not there yet."""
     write_audio(tmp_path / "clip.wav", np.concatenate([speech, speech])[: 4 * 24_000])
+    write_audio(tmp_path / "question.wav", speech[:12_000])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERSONAPLEX_VOICES", str(tmp_path / "mine"))
     monkeypatch.setattr("sys.stdin", None)
@@ -65,10 +66,10 @@ def test_it_is_the_voice_of_the_clip_and_every_command_finds_it(desk: Path, mode
     mine, clip = model.load_voice(desk / "mine" / "ann.safetensors"), model.load_voice(desk / "clip.wav")
     assert mine.codes is not None and clip.codes is not None and np.array_equal(mine.codes, clip.codes)
     common = [*TINY, "--seed", "3", "-q"]
-    respond = ["respond", *common, "--max-steps", "3", "-i", "clip.wav"]
+    respond = ["respond", *common, "--max-steps", "3", "-i", "question.wav"]
     for voice in ("ann", "clip.wav"):
         assert main([*respond, "--voice", voice, "-o", f"r-{Path(voice).stem}.wav"]) == 0
-        talk = ["talk", *common, "--max-seconds", "0", "-i", "clip.wav", "-o", f"t-{Path(voice).stem}.wav"]
+        talk = ["talk", *common, "--max-seconds", "0", "-i", "question.wav", "-o", f"t-{Path(voice).stem}.wav"]
         assert main([*talk, "--voice", voice]) == 0
     assert (desk / "r-ann.wav").read_bytes() == (desk / "r-clip.wav").read_bytes()
     assert (desk / "t-ann.wav").read_bytes() == (desk / "t-clip.wav").read_bytes()
@@ -80,7 +81,7 @@ def test_a_persona_may_have_a_voice_of_ones_own(desk: Path) -> None:
     persona, role = ["--persona", "me", "--personas", "mine.toml"], ["--system-prompt-text", "You are Ann."]
     for command in (["respond", "--max-steps", "2"], ["talk", "--max-seconds", "0"]):
         for name, who in (("a.wav", persona), ("b.wav", [*role, "--voice", "ann"])):
-            assert main([*command, *TINY, "--seed", "3", "-q", "-i", "clip.wav", "-o", name, *who]) == 0
+            assert main([*command, *TINY, "--seed", "3", "-q", "-i", "question.wav", "-o", name, *who]) == 0
         assert (desk / "a.wav").read_bytes() == (desk / "b.wav").read_bytes()
 
 
@@ -89,7 +90,7 @@ def test_two_voices_are_blended(desk: Path, capsys: pytest.CaptureFixture[str]) 
     assert add() == 0
 
     def said(voice: str) -> bytes:
-        arguments = ["--max-steps", "3", "--seed", "3", "-q", "-i", "clip.wav", "-o", "a.wav", "--voice", voice]
+        arguments = ["--max-steps", "3", "--seed", "3", "-q", "-i", "question.wav", "-o", "a.wav", "--voice", voice]
         assert main(["respond", *TINY, *arguments]) == 0
         return (desk / "a.wav").read_bytes()
 
@@ -115,7 +116,7 @@ def test_two_voices_are_blended(desk: Path, capsys: pytest.CaptureFixture[str]) 
 def test_the_measurement_of_blends_counts_every_answer(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "measure_blend.py"))
     arguments = ["--model", str(PARITY), "--voices", "VOICE0", "clip.wav", "--answers", "2", "--weights", "0", "0.5"]
-    script["main"]([*arguments, "--input", "clip.wav", "--max-seconds", "0"])
+    script["main"]([*arguments, "--input", "question.wav", "--max-seconds", "0"])
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert head == "| weight of clip.wav | nearest to | distance to VOICE0 and clip.wav |" and len(rows) == 2
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -24,9 +25,16 @@ SAID = {"rms": "What are your opening hours on Sunday please?", "awb": "Will you
 HEARD = {"rms": {"what", "are", "your", "opening", "sunday", "please"}, "awb": {"will", "replacement", "tomorrow"}}
 
 
+@functools.cache
 def say(voice: str) -> np.ndarray:
     (piece,) = open_synthesiser("flite").say(SAID[voice], voice)
     return np.asarray(soxr.resample(piece.pcm, piece.rate, SAMPLE_RATE), np.float32)
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A recogniser that is done at once, and hears `WORDS` in everything."""
+    return f"faster-whisper:{write_whisper(tmp_path_factory.mktemp('model') / 'whisper')}"
 
 
 @pytest.fixture
@@ -57,8 +65,9 @@ def test_a_line_for_each_utterance(desk: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_terminal_shows_how_far_it_is_unless_it_shows_the_text(
-    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    desk: Path, whisper: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PERSONAPLEX_RECOGNISER", whisper)
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
     assert transcribe("both.flac", "-o", "both.txt") == 0
@@ -105,9 +114,10 @@ def test_several_recordings_and_standard_input(
     assert capsys.readouterr() == ("", "")
 
 
-def test_another_recogniser(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    model = write_whisper(desk / "whisper")
-    monkeypatch.setenv("PERSONAPLEX_RECOGNISER", f"faster-whisper:{model}")
+def test_another_recogniser(
+    desk: Path, whisper: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSONAPLEX_RECOGNISER", whisper)
     assert transcribe("both.flac", "--format", "json") == 0
     report = json.loads(capsys.readouterr().out)
     assert [said["text"] for said in report["utterances"]] == [" ".join(WORDS)] * 2

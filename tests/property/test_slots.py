@@ -60,13 +60,16 @@ def test_a_slot_without_a_frame_stays_where_it_is(moves: list[tuple[bool, bool]]
             assert np.array_equal(np.array(frame.pcm[slot]), expected)
 
 
+LONG = 40 if SOAK else 26
+"""Moves: more than the twelve frames of a window, also for who joins on the way."""
+
 ROUNDING = 1e-4
 """How far logits and latents may differ between engines of different slot counts, of the largest of them."""
 
 
 @given(
     slots=st.integers(2, 5),
-    moves=st.lists(st.tuples(st.sampled_from("jl."), st.integers(0, 4)), min_size=30, max_size=40),
+    moves=st.lists(st.tuples(st.sampled_from("jl."), st.integers(0, 4)), min_size=LONG - 10, max_size=LONG),
     seed=st.integers(0, 99),
 )
 def test_across_slot_counts_only_the_rounding_differs(slots: int, moves: list[tuple[str, int]], seed: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,31 @@ def test_speech_is_heard_and_noise_is_not() -> None:
     assert at == pytest.approx([1.5, 2 + len(question) / 24_000], abs=0.5)
     noise, detector = np.random.default_rng(0).normal(0, 0.05, 3 * 24_000).astype(np.float32), SpeechDetector()
     assert max(detector.push(noise)) < 0.5
+
+
+THREADS = """
+import sys
+import personaplex
+import mlx.core as mx
+import numpy as np
+from pathlib import Path
+from personaplex.vad import SpeechDetector
+
+if "blas" in sys.argv:
+    mx.eval(mx.ones((8, 8)) @ mx.ones((8, 8)))
+detector = SpeechDetector()
+before = len(list(Path("/proc/self/task").iterdir()))
+assert len(list(detector.push(np.zeros(24_000, np.float32)))) > 25
+print(len(list(Path("/proc/self/task").iterdir())) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux shows them")
+@pytest.mark.parametrize("loaded", ["", "blas"])
+def test_it_listens_in_the_thread_that_asks(loaded: str) -> None:
+    """Also once BLAS has brought an OpenMP of its own, which then is everybody's."""
+    done = subprocess.run([sys.executable, "-c", THREADS, loaded], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 PADDING = (0, 3)
