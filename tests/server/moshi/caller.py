@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
@@ -24,6 +25,7 @@ class Caller:
     writer: OpusWriter = field(default_factory=OpusWriter)
     reader: OpusReader = field(default_factory=OpusReader)
     received: list[bytes] = field(default_factory=list)
+    sound: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def say(self, pcm: np.ndarray) -> None:
         """Send frames [S], a multiple of 1920, each in a message; the two head pages go before the first."""
@@ -38,6 +40,8 @@ class Caller:
         message = self.socket.recv(WAIT)
         assert isinstance(message, bytes), "the server never sends text messages"
         self.received.append(message)
+        if message[:1] == b"\x01":
+            self.sound = np.concatenate([self.sound, self.reader.push(message[1:])])
         return message
 
     def until(self, kind: int) -> bytes:
@@ -47,11 +51,11 @@ class Caller:
         return message
 
     def hear(self, n_frames: int) -> np.ndarray:
-        """The next frames of the agent's sound [S]."""
-        heard = np.zeros(0, np.float32)
-        while len(heard) < n_frames * 1920:
-            heard = np.concatenate([heard, self.reader.push(self.until(1)[1:])])
-        return heard
+        """Wait for so many frames more of the agent's sound [S]."""
+        start = len(self.sound)
+        while len(self.sound) < start + n_frames * 1920:
+            self.next()
+        return self.sound[start:]
 
     def converse(self, pcm: np.ndarray) -> list[bytes]:
         """Say frame after frame, each when the one before was answered; all that was received."""
@@ -79,9 +83,9 @@ class Caller:
 
 
 @contextmanager
-def calling(address: str, query: str | dict[str, object] = "", **options: object) -> Iterator[Caller]:
+def calling(address: str, query: str | dict[str, object] = "", **options: Any) -> Iterator[Caller]:
     """A call to a server at `address` (http://...)."""
     asked = query if isinstance(query, str) else urlencode(query)
     url = f"ws{address.removeprefix('http')}/api/chat{'?' if asked else ''}{asked}"
-    with connect(url, compression=None, close_timeout=1, **options) as socket:  # type: ignore[arg-type]
+    with connect(url, compression=None, close_timeout=1, **options) as socket:
         yield Caller(socket)

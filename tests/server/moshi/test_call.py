@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from starlette.datastructures import QueryParams
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from personaplex.conversation import Settings
+from personaplex.conversation import AgentText, Error, Settings
+from personaplex.errors import BackendError, PersonaError
 from personaplex.server.moshi import ear
 from personaplex.server.moshi.ogg import Pages
 from personaplex.server.moshi.opus import OpusWriter
@@ -46,8 +50,6 @@ def _no_slot_leaks(service: Service) -> Iterator[None]:
 
 
 def asked(service: Service, query: str) -> Settings:
-    from starlette.datastructures import QueryParams
-
     return read_query(QueryParams(query), service)
 
 
@@ -79,7 +81,8 @@ def test_what_the_address_asks_for_is_what_the_backend_is_told(service: Service)
     )
     assert full == Settings(
         "NATM1", "You are Jo.", 7,
-        {"text_temperature": 0.5, "text_top_k": 10, "audio_temperature": 0.9, "audio_top_k": 100, "repetition_penalty": 1.1},
+        {"text_temperature": 0.5, "text_top_k": 10, "audio_temperature": 0.9, "audio_top_k": 100,
+         "repetition_penalty": 1.1},
     )  # fmt: skip
     assert asked(service, "voice_prompt=NATM1") == asked(service, "voice_prompt=NATM1.pt")
     assert asked(service, "voice_prompt=NATM1&text_prompt=").prompt == "", "an empty role is none"
@@ -200,7 +203,11 @@ def test_a_recording_sent_at_once_waits_for_time_to_go_by(server: str, monkeypat
 
 
 class Late(Scripted):
-    """Its conversations say that they are ready when `ready` is called."""
+    """Its conversation says that it is ready when `ready` is called."""
+
+    def __init__(self) -> None:
+        super().__init__(1, capabilities=ABLE)
+        self.came = threading.Event()
 
     def open(self, settings: Settings = Settings()) -> ScriptedConversation:  # noqa: B008
         self.opened = super().open(settings)
@@ -213,16 +220,17 @@ class Late(Scripted):
             hear(frame)
 
         self.opened._hear = count  # type: ignore[method-assign]
+        self.came.set()
         return self.opened
 
     def ready(self) -> None:
-        assert self.held is not None
+        assert self.came.wait(5) and self.held is not None
         self.opened._mailbox.put(self.held)
 
 
 @pytest.fixture
 def late() -> Iterator[tuple[Late, str]]:
-    backend = Late(1, capabilities=ABLE)
+    backend = Late()
     service = Service.of(
         Backends("late", backend, slots={"duplex": 1}, close=backend.close), settings(idle_seconds=0.5)
     )
@@ -269,14 +277,10 @@ def test_who_sends_nothing_for_long_is_let_go(late: tuple[Late, str]) -> None:
 
 
 def test_what_goes_wrong_in_the_conversation_is_told(late: tuple[Late, str]) -> None:
-    from personaplex.conversation import Error
-    from personaplex.errors import BackendError, PersonaError
-
     for error, code in ((PersonaError("the role is too long"), 1008), (BackendError("not finite"), 1011)):
         with calling(late[1]) as call:
-            while late[0]._open and not any(not conversation.ended for conversation in late[0]._open):
-                time.sleep(0.01)
-            call.socket.ping().wait(5)
+            assert late[0].came.wait(5)
+            late[0].came.clear()
             late[0].opened._mailbox.put(Error(0, error))
             late[0].opened.end("error")
             assert call.end() == (code, str(error))
@@ -300,7 +304,6 @@ def test_a_mistake_of_ours_tells_nothing_of_our_insides(
 
 def test_a_slow_reader_is_given_up_and_blocks_nobody(server: str, service: Service) -> None:
     """It says much and takes nothing: its answers stop at what the sockets hold, and after a second it is cut."""
-    import socket
 
     def cut() -> float:
         return service.metrics.registry.get_sample_value("personaplex_slow_readers_total") or 0.0
@@ -310,19 +313,18 @@ def test_a_slow_reader_is_given_up_and_blocks_nobody(server: str, service: Servi
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.connect((address[0], int(address[1])))
-    with calling(server, sock=raw, max_queue=1) as slow, calling(server) as other:
+    with calling(server, sock=raw, max_queue=1) as slow:
         slow.until(0)
-        conversation = next(iter(c for c in service.backends.duplex._open if not c.ended))  # type: ignore[union-attr]
-        from personaplex.conversation import AgentText
-
-        for _ in range(200):
+        (conversation,) = (c for c in service.backends.duplex._open if not c.ended)  # type: ignore[union-attr]
+        for _ in range(400):
             conversation._mailbox.put(AgentText(0, "x" * 30_000))
-        other.converse(SOUND)
-        until = time.monotonic() + 10
-        while cut() == before:
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        other.converse(SOUND)
+        with calling(server) as other:
+            other.converse(SOUND)
+            until = time.monotonic() + 10
+            while cut() == before:
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            other.converse(SOUND)
 
 
 def test_the_token_and_foreign_pages_are_seen_to_before_the_upgrade(scripted_service: Callable[..., Service]) -> None:
