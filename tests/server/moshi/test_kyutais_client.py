@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,9 +62,9 @@ def test_kyutais_client_hears_and_speaks(scripted_service: Callable[..., Service
     finally:
         card.close()
     assert out.startswith("good morning "), "what the agent says is printed as it comes"
-    assert "connected!" in told and "Lost connection" not in told
+    assert "connected!" in told
     # Of all it says, only the handshake is news to it: its server is told by that, and it prints that it is.
-    assert {line for line in told.splitlines() if "unknown message kind" in line} == {"Warning: unknown message kind 0"}
+    assert re.findall(r"unknown message kind (\d+)", told) == ["0"]
     loud = card.heard[np.abs(card.heard).argmax() :][:12_000]
     peak = np.abs(np.fft.rfft(loud * np.hanning(len(loud)))).argmax() * 24_000 / len(loud)
     assert abs(peak - 440) < 5, "what it plays is what it said"
