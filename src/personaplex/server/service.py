@@ -166,7 +166,8 @@ class Service:
     def close(self) -> None:
         """End every conversation and free the backends; waits for them. Harmless when it has been closed."""
         with self._lock:
-            was, self._closed, self._state = self._closed, True, "draining"
+            was, self._closed = self._closed, True
+            self._state = "failed" if self._state == "failed" else "draining"
             done = self.loaded.done() and self.loaded.exception() is None
         if not was and done:
             self.loaded.result().close()
