@@ -65,9 +65,7 @@ def read_audio(source: str | Path | BinaryIO, longest_seconds: float = LONGEST_S
     return np.concatenate([*stream_audio(source, longest_seconds)])
 
 
-def stream_audio(
-    source: str | Path | BinaryIO, longest_seconds: float = math.inf
-) -> Generator[np.ndarray, None, None]:
+def stream_audio(source: str | Path | BinaryIO, longest_seconds: float = math.inf) -> Generator[np.ndarray, None, None]:
     """Read a recording as `read_audio` does, a few seconds [S] at a time: any length in little memory."""
     name, opened = _open(source)
     with nullcontext() if isinstance(opened, str) else opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -64,6 +65,7 @@ def encoded(container: str, codec: str) -> bytes:
     pipe = Pipe()
     with av.open(pipe, "w", format=container) as output:
         stream = output.add_stream(codec, rate=24_000, layout="mono")
+        assert isinstance(stream, av.AudioStream)
         samples = np.rint(32767 * tone(24_000, 2.0)).astype(np.int16)
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate = 24_000
@@ -93,11 +95,14 @@ def test_a_playlist_is_no_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_thousand_channels_take_no_more_memory_than_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen = list[int]()
     read = soundfile.SoundFile.read
-    monkeypatch.setattr(
-        soundfile.SoundFile, "read", lambda self, frames, **more: seen.append(frames) or read(self, frames, **more)
-    )
+
+    def watched(self: soundfile.SoundFile, frames: int, **more: Any) -> np.ndarray:
+        seen.append(frames)
+        return np.asarray(read(self, frames, **more))
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", watched)
     found = read_audio(io.BytesIO(wav(np.repeat(tone(24_000)[:, None], 1000, axis=1), subtype="PCM_16")))
     assert max(seen) * 1000 <= 1 << 16 and rms(found) == pytest.approx(0.3 / 2**0.5, rel=0.01)
 

@@ -6,6 +6,7 @@ soundfile writes some of these too, but only where it can go back and fill in le
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from fractions import Fraction
 from typing import Literal, NamedTuple, TypeAlias, cast
@@ -125,7 +126,8 @@ class _Encoder:
     def __init__(self, coding: _Coding) -> None:
         self._sink = _Sink()
         self._container = av.open(self._sink, "w", format=coding.container, options=coding.options)
-        self._stream = self._container.add_stream(coding.codec, rate=SAMPLE_RATE, layout="mono")
+        stream = self._container.add_stream(coding.codec, rate=SAMPLE_RATE, layout="mono")
+        self._stream = cast(av.AudioStream, stream)
         self._n_samples = 0
 
     def push(self, samples: np.ndarray) -> bytes:
@@ -156,7 +158,7 @@ def _tempo(speed: float) -> Graph:
     source = graph.add_abuffer(format="s16", sample_rate=SAMPLE_RATE, layout="mono")
     filters = [graph.add("atempo", str(math.pow(speed, 1 / n))) for _ in range(n)]
     chain = [source, *filters, graph.add("aformat", "sample_fmts=s16"), graph.add("abuffersink")]
-    for one, next_one in zip(chain[:-1], chain[1:], strict=True):
+    for one, next_one in itertools.pairwise(chain):
         one.link_to(next_one)
     graph.configure()
     return graph
