@@ -40,7 +40,6 @@ HEAVY = {
     "uvicorn": {"server"},
     "prometheus_client": {"server"},
     "sqlalchemy": {"server"},
-    "sphn": {"server"},
     "sounddevice": {"live"},
     "livekit": {"live"},
     "mlx_lm": {"cascade"},

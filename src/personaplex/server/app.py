@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from personaplex import __version__
 from personaplex.errors import PersonaPlexError, UsageError
-from personaplex.server import health
+from personaplex.server import health, moshi
 from personaplex.server.auth import Guard
 from personaplex.server.http import routes as http_routes
 from personaplex.server.log import tell
@@ -57,6 +57,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _mistake)
     app.add_exception_handler(HTTPException, _plain)
     app.include_router(health.router(service))
+    app.include_router(moshi.router(service))
     app.include_router(http_routes.router(service))
     http_routes.describe(app)
     return app

@@ -90,7 +90,7 @@ class _Caller:
             finally:
                 for task in (telling, listening):
                     task.cancel()
-                await asyncio.gather(telling, listening, return_exceptions=True)
+                await asyncio.wait([telling, listening])
 
     async def _find(self) -> tuple[Chat, int | None]:
         query = self._websocket.query_params
