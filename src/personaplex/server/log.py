@@ -10,6 +10,9 @@ from typing import Literal
 
 Format = Literal["text", "json"]
 
+LOGGERS = ("personaplex", "uvicorn.error")
+"""Whose lines are shown."""
+
 _log = logging.getLogger("personaplex.server")
 
 
@@ -47,7 +50,7 @@ def set_up(form: Format, *, quiet: bool = False) -> logging.Handler:
     """Send what this package and uvicorn log to stderr; returns the handler, for whoever wants it off again."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(form))
-    for name in ("personaplex", "uvicorn.error"):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(logging.WARNING if quiet or name != "personaplex" else logging.INFO)
