@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 Format = Literal["text", "json"]
 
@@ -46,7 +46,7 @@ def _one_line(value: object) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def set_up(form: Format, *, quiet: bool = False) -> logging.Handler:
+def set_up(form: Format, *, quiet: bool = False) -> logging.StreamHandler[TextIO]:
     """Send what this package and uvicorn log to stderr; returns the handler, for whoever wants it off again."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(form))
