@@ -251,9 +251,9 @@ class _Watch:
         frame = AgentFrame(self._n_frames, event.pcm, self._text, np.array([bool(self._text)], np.int32), 0.0)
         self._text = ""
         self._n_frames += 1
-        self._answer.stopped = (
-            self._silence.is_over(self.heard, frame, self._n_frames - frames_in(len(self._user))) or ""
-        )
+        over = self._silence.is_over(self.heard, frame, self._n_frames - frames_in(len(self._user)))
+        if over == "silence":  # the limit is the end of what it is fed, and its last words come before `Ended`
+            self._answer.stopped = over
         return event.pcm
 
 
