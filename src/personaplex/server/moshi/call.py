@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from personaplex.conversation import AgentEnded, AgentText, Audio, Ended, EndReason, Error, Event, Ready
+from personaplex.conversation import AgentText, Audio, Ended, EndReason, Error, Event, Ready
 from personaplex.errors import Closed, PersonaPlexError, Unavailable, UsageError
 from personaplex.server.log import tell
 from personaplex.server.moshi import wire
@@ -47,8 +47,10 @@ async def answer(socket: WebSocket, service: Service) -> None:
     await socket.accept()
     line = _Line(socket, service)
     try:
-        with closing(service.open("duplex", read_query(socket.query_params, service), client=CLIENT)) as session:
-            await _Call(session, line, service).talk()
+        settings = read_query(socket.query_params, service)
+        record = socket.query_params.get("record", "").lower() in ("1", "true")  # ours; no client of theirs sends it
+        with closing(service.open("duplex", settings, client=CLIENT, record=record)) as session:
+            await _Call(session, line, service.settings.idle_seconds).talk()
     except _Gone:
         pass
     except _Over as over:
@@ -103,12 +105,10 @@ class _Line:
 
 
 class _Call:
-    def __init__(self, session: Session, line: _Line, service: Service) -> None:
+    def __init__(self, session: Session, line: _Line, idle_seconds: float) -> None:
         self._session = session
         self._line = line
-        self._idle_seconds = service.settings.idle_seconds
-        self._transcript = service.history.begin("moshi")
-        self._said = ""
+        self._idle_seconds = idle_seconds
         self._ear = Ear(session)
         self._opus = OpusWriter()
         self._ready = asyncio.Event()
@@ -121,7 +121,6 @@ class _Call:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            self._write_down()
             ended = [task for task in tasks if task.done()]
             for task in tasks:
                 task.cancel()
@@ -151,7 +150,6 @@ class _Call:
             if len(text) > MOST_TEXT:
                 raise UsageError(f"the text has {len(text)} characters; at most {MOST_TEXT} are taken at once")
             self._session.send_text(text)
-            self._transcript.say("user", text)
         except UnicodeDecodeError:
             await self._line.send(wire.error("the text is not UTF-8"))
         except Closed:
@@ -168,10 +166,7 @@ class _Call:
             await self._ear.answered()
             await self._line.send(wire.audio(self._opus.write(event.pcm)))
         elif isinstance(event, AgentText):
-            self._said += event.text
             await self._line.send(wire.text(event.text))
-        elif isinstance(event, AgentEnded):
-            self._write_down()
         elif isinstance(event, Ready) and not self._ready.is_set():
             self._ready.set()
             for data in (wire.HANDSHAKE, *(wire.audio(page) for page in self._opus.head())):
@@ -181,12 +176,6 @@ class _Call:
             await self._line.send(wire.error(message(event.error)))
         elif isinstance(event, Ended):
             await self._end(event.reason)
-
-    def _write_down(self) -> None:
-        """The agent's turn is over: it goes into the history."""
-        said, self._said = self._said.strip(), ""
-        if said:
-            self._transcript.say("assistant", said)
 
     async def _listen(self) -> None:
         await self._ready.wait()
