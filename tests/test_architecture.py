@@ -18,7 +18,7 @@ LEVELS = [
     {"models"},
     {"engine", "checkpoint"},
     {"reply", "diagnosis", "conversation"},
-    {"talk", "persona"},
+    {"talk", "persona", "by_turns"},
     {"model", "train"},
     {"runtime", "cascade"},
     {"bench", "evaluate", "live", "quality"},

@@ -136,7 +136,7 @@ def test_an_answer_comes_in_pieces_with_the_options_asked_for() -> None:
             tokens = await collect(chat, temperature=0.5, max_tokens=9, seed=3)
             assert tokens == ["Hel", "lo. ", "I am here."]
             (asked,) = server.asked
-            assert asked["messages"] == [message._asdict() for message in QUESTION] and asked["stream"]
+            assert asked["messages"] == [message.as_chat() for message in QUESTION] and asked["stream"]
             assert (asked["model"], asked["temperature"], asked["max_tokens"], asked["seed"]) == ("tiny", 0.5, 9, 3)
 
     asyncio.run(ask())
