@@ -82,6 +82,9 @@ class TurnBased(Conversation, Protocol):
     def add(self, message: Message) -> None:
         """Put a message into what was said, before the next answer; it is not answered by itself."""
 
+    def forget(self, message: Message) -> None:
+        """Take the last message with this role and text out of what was said; `Error` is told when there is none."""
+
     def respond(self, instructions: str | None = None, directions: Directions | None = None) -> None:
         """Have the agent answer what was said so far, once that is understood; these two hold for this answer only."""
 

@@ -146,6 +146,28 @@ def test_what_was_not_heard_of_the_last_answer_is_forgotten(call: CascadeCall, e
     assert answers == ["Good", "Good day. It is noon."]
 
 
+def test_a_message_can_be_taken_back(call: CascadeCall, engines: Engines) -> None:
+    events = call.events()
+    secret = Message("user", "My secret is blue.")
+    call.add(secret)
+    call.send_text("hello")
+    until(call, events, AnswerOver)
+    call.send_text("again")
+    until(call, events, AnswerBegan)
+    call.forget(secret)  # while an answer is made: from the next on
+    until(call, events, AnswerOver)
+    call.forget(secret)
+    (error,) = [event for event in until(call, events, Error) if isinstance(event, Error)]
+    assert "cannot be forgotten alone" in str(error.error)
+    call.truncate("Good")
+    call.send_text("and again")
+    until(call, events, AnswerOver)
+    assert [secret in asked for asked in engines.thinker.asked] == [True, True, False]
+    assert [message.content for message in engines.thinker.asked[-1][1:]] == [
+        "hello", "Good day. It is noon.", "again", "Good", "and again"
+    ]  # fmt: skip
+
+
 def test_by_hand_silence_ends_nothing_and_nobody_is_answered_unasked(call: CascadeCall, engines: Engines) -> None:
     engines.recogniser.said = ["what time is it"]
     events = call.events()

@@ -206,6 +206,11 @@ class CascadeCall:
         self._check()
         self._talk.call(self._talk.add, message)
 
+    def forget(self, message: Message) -> None:
+        """Take a message out of what was said."""
+        self._check()
+        self._talk.call(self._talk.forget, message)
+
     def respond(self, instructions: str | None = None, directions: Directions | None = None) -> None:
         """Have the agent answer what was said so far."""
         self._check()

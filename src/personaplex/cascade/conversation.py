@@ -148,7 +148,7 @@ class Talk:
         self._said, self._n_before = "", 0
         self._is_answering = False
         self._index: int | None = None  # of the last answer, in what was said
-        self._added: list[Message] = []
+        self._edits: list[Callable[[], None]] = []
         self._asked: tuple[str | None, Directions | None] = None, None
         self._work: set[asyncio.Task[None]] = set()
         self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
@@ -165,7 +165,7 @@ class Talk:
 
     def post(self, event: TurnEvent) -> None:
         """Have something happen in the loop, as soon as it is ready."""
-        self._loop.call_soon_threadsafe(lambda: self._early.append(event) if self._is_opening else self._happen(event))
+        self._loop.call_soon_threadsafe(self._occur, event)
 
     def call(self, act: Callable[..., None], *arguments: Any) -> None:
         """Have `act` done in the loop."""
@@ -185,6 +185,12 @@ class Talk:
                 self._loop.call_soon_threadsafe(self._stop)
 
     # The loop.
+
+    def _occur(self, event: TurnEvent) -> None:
+        if self._is_opening:
+            self._early.append(event)
+        else:
+            self._happen(event)
 
     def _stop(self) -> None:
         if self._task is not None:
@@ -362,8 +368,8 @@ class Talk:
             await asyncio.wait({self._changing})
         if self._changes:
             await self._become(*self._changes.pop())
-        while self._added:
-            self._session.add(self._added.pop(0))
+        while self._edits:
+            self._edits.pop(0)()
         self._n_before = len(self._session.history)
         self._index = self._n_before + bool(text)
         splitter = SentenceSplitter()
@@ -439,12 +445,32 @@ class Talk:
 
     def add(self, message: Message) -> None:
         """Put a message into what was said, before the next answer."""
-        self._added.append(message)
+        self._edit(lambda: self._session.add(message))
+
+    def forget(self, message: Message) -> None:
+        """Take the last such message out of what was said."""
+        self._edit(lambda: self._forget(message))
+
+    def _edit(self, edit: Callable[[], None]) -> None:
+        """Change what was said now, or where an answer is being made before the next."""
+        if self._is_answering:
+            self._edits.append(edit)
+        else:
+            edit()
+
+    def _forget(self, message: Message) -> None:
+        try:
+            at = self._session.forget(message)
+        except UsageError as error:
+            self._fail(error)
+            return
+        if self._index is not None and at <= self._index:
+            self._index = self._index - 1 if at < self._index else None
 
     def respond(self, instructions: str | None, directions: Directions | None) -> None:
         """Answer what was said so far."""
         self._asked = instructions, directions
-        self.post(Asked())
+        self._occur(Asked())
 
     def direct(self, directions: Directions) -> None:
         """How answers are made from now on."""
@@ -458,7 +484,7 @@ class Talk:
 
     def take_turns(self, turns: TurnTaking) -> None:
         """How turns are taken from now on; who is speaking has ended."""
-        self._happen(UserEnded())
+        self._occur(UserEnded())
         by_hand = turns.by == "hand"
         longest = BY_HAND_SECONDS if by_hand else self._manner.rules.longest_seconds
         self._rules = replace(
@@ -472,16 +498,16 @@ class Talk:
 
     def begin_turn(self) -> None:
         """The user begins to speak."""
-        self._happen(UserBegan())
+        self._occur(UserBegan())
 
     def end_turn(self) -> None:
         """The user has said it."""
-        self._happen(UserEnded())
+        self._occur(UserEnded())
         self._ear.forget()
 
     def drop_turn(self) -> None:
         """What the user is saying is to be forgotten."""
-        self._happen(Unsaid())
+        self._occur(Unsaid())
         self._ear.forget()
 
     def cancel(self) -> None:

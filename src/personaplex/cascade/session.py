@@ -23,7 +23,7 @@ from personaplex.cascade.registry import default_recogniser, open_recogniser, op
 from personaplex.cascade.sentences import SentenceSplitter
 from personaplex.cascade.speakable import speakable
 from personaplex.cascade.worker import Worker
-from personaplex.errors import ConversationError, EngineError, PersonaError
+from personaplex.errors import ConversationError, EngineError, PersonaError, UsageError
 from personaplex.persona import Parts, Persona, read_personas
 
 T = TypeVar("T")
@@ -219,6 +219,19 @@ class ChatSession:
     def add(self, message: Message) -> None:
         """Put a message into what was said; between two answers."""
         self._history.append(message)
+
+    def forget(self, message: Message) -> int:
+        """Take the last message with this role and text out of what was said; where it stood. Raises UsageError."""
+        for at in reversed(range(len(self._history))):
+            known = self._history[at]
+            if (known.role, known.content.strip(), known.call_id) == (
+                message.role,
+                message.content.strip(),
+                message.call_id,
+            ):
+                del self._history[at]
+                return at
+        raise UsageError("that was not remembered as a turn of its own, and cannot be forgotten alone")
 
     def heard(self, text: str, index: int = -1) -> None:
         """An answer, the last one, was cut off: only `text` of it was heard, and that is what is remembered."""
