@@ -340,6 +340,8 @@ class Talk:
     def _end_answer(self) -> None:
         if self._is_answering:
             self._is_answering = False
+            while self._edits:
+                self._edits.pop(0)()
             self.mailbox.put(AnswerOver(self.n_frames))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -368,8 +370,6 @@ class Talk:
             await asyncio.wait({self._changing})
         if self._changes:
             await self._become(*self._changes.pop())
-        while self._edits:
-            self._edits.pop(0)()
         self._n_before = len(self._session.history)
         self._index = self._n_before + bool(text)
         splitter = SentenceSplitter()
