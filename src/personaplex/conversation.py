@@ -137,7 +137,9 @@ class AnswerBegan(Event):
 
 @dataclass(frozen=True)
 class AnswerOver(Event):
-    """The answer was heard to its end, or dropped, or there was nothing to say."""
+    """The answer was heard to its end, or `dropped`, or there was nothing to say."""
+
+    dropped: bool
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Talk:
         self._mouth = Mouth()
         self._voice_worker = Worker("voice")
         self._said, self._n_before = "", 0
-        self._is_answering = False
+        self._is_answering = self._is_dropped = False
         self._index: int | None = None  # of the last answer, in what was said
         self._edits: list[Callable[[], None]] = []
         self._asked: tuple[str | None, Directions | None] = None, None
@@ -312,7 +312,7 @@ class Talk:
                 self._ear.drop()
             case Think(turn, text):
                 self._end_answer()
-                self._is_answering, self._index = True, None
+                self._is_answering, self._is_dropped, self._index = True, False, None
                 self.mailbox.put(AnswerBegan(self.n_frames))
                 self._said, self._n_before = "", len(self._session.history)
                 self._sentences = asyncio.Queue()
@@ -322,6 +322,7 @@ class Talk:
             case Voice(_, text):
                 self._sentences.put_nowait(text)
             case Drop(_, unheard):
+                self._is_dropped = True
                 self._drop_work()
                 self._mouth.clear()
                 if unheard:
@@ -342,7 +343,7 @@ class Talk:
             self._is_answering = False
             while self._edits:
                 self._edits.pop(0)()
-            self.mailbox.put(AnswerOver(self.n_frames))
+            self.mailbox.put(AnswerOver(self.n_frames, self._is_dropped))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work, name="personaplex-answer")
