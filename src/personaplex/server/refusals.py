@@ -35,7 +35,7 @@ OURS = Refusal(500, 1011, "server_error", "internal_error")
 
 REFUSALS: dict[type[PersonaPlexError], Refusal] = {
     Busy: Refusal(429, 1013, "rate_limit_error", "resource_exhausted"),
-    Unavailable: Refusal(503, 1012, "server_error", "unavailable"),
+    Unavailable: Refusal(503, 1013, "server_error", "unavailable"),
     Closed: Refusal(409, 1000, "invalid_request_error", "conversation_ended"),
     Unsupported: Refusal(400, 1008, "invalid_request_error", "unsupported"),
     UsageError: Refusal(400, 1008, "invalid_request_error", "invalid_value"),
