@@ -16,6 +16,7 @@ from personaplex.errors import PersonaPlexError
 from personaplex.server import health, moshi
 from personaplex.server.auth import Guard
 from personaplex.server.log import tell
+from personaplex.server.realtime import routes as realtime
 from personaplex.server.refusals import RETRY_SECONDS, body, refusal
 from personaplex.server.service import Service
 
@@ -47,6 +48,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _fail)
     app.include_router(health.router(service))
     app.include_router(moshi.router(service))
+    app.include_router(realtime.router(service))
     return app
 
 
