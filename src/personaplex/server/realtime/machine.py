@@ -316,8 +316,9 @@ class Machine:
             code = "persona_update_unsupported" if role else "voice_update_unsupported"
             raise Refused(code, "voice and role of this model cannot be changed in a conversation; start another")
         if role or voice:
-            changes: dict[str, Any] = {"voice": settings.voice} if voice else {}
-            changes |= {"prompt": settings.prompt} if role else {}
+            changes: dict[str, Any] = {"voice": settings.voice or ""} if voice else {}
+            # A turn's history is kept only with something to read, which a voice of one's own is not.
+            changes |= {"prompt": settings.prompt} if role or self.by_turns else {}
             keep = self.by_turns and any(changes.values())
             self._do("update", **changes, keep_history=keep)
 
