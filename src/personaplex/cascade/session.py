@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
@@ -238,6 +238,10 @@ class ChatSession:
         if -len(self._history) <= index < len(self._history) and self._history[index].role == "assistant":
             answer = self._history[index]
             self._history[index] = answer._replace(content=text or ("" if answer.calls else "..."))
+
+    def restore(self, messages: Iterable[Message]) -> None:
+        """Go on from what was said in another session, instead of what was said in this one."""
+        self._history = list(messages)
 
     def rewind(self, n_messages: int) -> None:
         """Forget all but the first `n_messages` of the history."""

@@ -100,14 +100,18 @@ class Session:
         self._conversation.close()
         self._ended(self.number, "closed")
 
+    def overran(self, dropped: int) -> None:
+        """Count that so many frames of input were shed on the way to the conversation."""
+        self._metrics.overruns.inc()
+        self._metrics.shed.inc(dropped)
+
     def saw(self, event: Event | None) -> Event | None:
         """Take the numbers of an event that the reader is about to get."""
         if isinstance(event, Audio) and self._began is not None:
             began, self._began = self._began, None
             self._metrics.first_audio.labels(self.client).observe(time.monotonic() - began)
         elif isinstance(event, Overrun):
-            self._metrics.overruns.inc()
-            self._metrics.shed.inc(event.dropped)
+            self.overran(event.dropped)
         elif isinstance(event, Ended):
             self._ended(self.number, event.reason)
         return event
