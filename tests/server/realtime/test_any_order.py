@@ -129,9 +129,10 @@ def test_whatever_is_no_message_is_an_error_and_nothing_else(texts: list[str]) -
 def test_the_rules_that_these_tests_hold_machines_to_can_be_broken() -> None:
     made = {"type": "response.created", "response": {"id": "r", "status": "in_progress", "output": []}}
     done = {"type": "response.done", "response": {"id": "r", "status": "completed", "output": []}}
-    item = {"type": "response.output_item.added", "response_id": "r", "output_index": 0}
-    item["item"] = {"id": "i", "type": "message"}
+    item = {"id": "i", "type": "message"}
+    added = {"type": "response.output_item.added", "response_id": "r", "output_index": 0, "item": item}
     check([made, done])
-    for wrong in ([made, made], [done], [made, item, done], [item], [made, {"type": "session.closed"}]):
+    worlds: list[list[dict[str, Any]]] = [[made, made], [done], [made, added, done], [added]]
+    for wrong in [*worlds, [made, {"type": "session.closed"}]]:
         with pytest.raises(AssertionError):
             check(wrong)

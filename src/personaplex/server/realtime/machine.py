@@ -308,8 +308,9 @@ class Machine:
         """Have a conversation that was started become what is asked for now. Raises Refused."""
         if not self.started:
             return
-        if (self.now.seed, self.now.sampling) != (before.seed, before.sampling):
-            raise Refused("session_started", "seed and sampling are chosen before the conversation starts")
+        chosen = [(now.seed, now.sampling, now.recording) for now in (before, self.now)]
+        if chosen[0] != chosen[1]:
+            raise Refused("session_started", "seed, sampling and recording are chosen before the conversation starts")
         role = (self.now.persona, self.now.instructions) != (before.persona, before.instructions)
         voice = self.now.voice != before.voice
         if (role or voice) and not self.about.capabilities.update:
