@@ -27,6 +27,7 @@ test('tap, talk, silence ends it, the answer is heard, and it listens again', ()
   assert.equal(turns.hears, false);
   assert.deepEqual(run(turns, 50, LOUD, LOUD), [], 'the user is not heard now');
   assert.deepEqual(run(turns, 10, 0, 0), ['listening@9 over']);
+  assert.equal(turns.enough, false);
 });
 
 test('an answer lasts as many steps as were asked for', () => {
@@ -37,6 +38,15 @@ test('an answer lasts as many steps as were asked for', () => {
   assert.equal(turns.state, 'answering');
   run(turns, 40, 0, 0);
   assert.deepEqual(run(turns, 200, 0, LOUD), ['listening@99 over'], '50 steps of 80 ms, from its first sound');
+  assert.equal(turns.enough, true);
+});
+
+test('an agent that answers into the silence has the turn at once, but not into a breath', () => {
+  const turns = new Turns({ block: 40, silence: 1000, overlap: 300 });
+  turns.tap();
+  assert.deepEqual(run(turns, 50, 0, LOUD), [], 'it may greet');
+  run(turns, 10, LOUD, LOUD);
+  assert.deepEqual(run(turns, 20, 0, LOUD), ['answering@7']);
 });
 
 test('an answer that never begins is waited for, and no longer than that', () => {
