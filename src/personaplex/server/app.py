@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from personaplex import __version__
 from personaplex.errors import PersonaPlexError
-from personaplex.server import health
+from personaplex.server import health, page
 from personaplex.server.auth import Guard
 from personaplex.server.log import tell
 from personaplex.server.refusals import RETRY_SECONDS, body, refusal
@@ -46,6 +46,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(PersonaPlexError, _refuse)
     app.add_exception_handler(Exception, _fail)
     app.include_router(health.router(service))
+    app.include_router(page.router(service))
     return app
 
 
