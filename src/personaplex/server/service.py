@@ -50,8 +50,9 @@ class Backends:
     `slots`: of each mode. `voices`: names of the duplex model's voices, with the user's own; `find_voice` makes one of
     these names what the backend opens. `cascade_voices`: the synthesiser's. `takes_prompts`: False for Moshi, whose
     voice and role cannot be set. `role_tokens` counts those of a role text, of the `context_frames` that the model
-    remembers; None where nobody counts. `sampling`: the duplex model's own. `parts`: what goes before the personas' choices of engines. `watch` has a function
-    called with the seconds of each step; `unheard` tells frames that wait, for each conversation. `close` closes all.
+    remembers; None where nobody counts. `sampling`: the duplex model's own. `parts`: what goes before the personas'
+    choices of engines. `watch` has a function called with the seconds of each step; `unheard` tells frames that wait,
+    for each conversation. `close` closes all.
     """
 
     model_name: str
