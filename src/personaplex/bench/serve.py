@@ -22,7 +22,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,10 +48,16 @@ class Caller:
     refused: str | None = None
     connected: float = 0.0
     ready: float = 0.0
+    """Or when it was refused."""
     sent: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     received: list[float] = field(default_factory=list)
     """When the answer to each frame came; not a number where the server shed the frame."""
+
+    @property
+    def opening(self) -> float:
+        """Milliseconds from dialling until it was ready, or refused."""
+        return 1000 * (self.ready - self.connected)
 
     @property
     def ticks(self) -> list[float]:
@@ -97,12 +103,12 @@ def run(
     if model is not None:
         server = ServerProcess(["--model", model, "--backend", "duplex", "--slots", str(max(callers))])
     with server as address:
-        return [row for n in callers for row in _rows(n, asyncio.run(call(address, n, frames, token)), frames)]
+        return [row for n in callers for row in rows(n, asyncio.run(call(address, n, frames, token)), frames)]
 
 
-def picture(rows: Sequence[dict[str, object]]) -> str:
-    """Percentiles of the tick by number of callers, as SVG; `rows` are those of a report."""
-    ticks = [row for row in rows if row["name"] == "tick"]
+def picture(measured: Sequence[dict[str, object]]) -> str:
+    """Percentiles of the tick by number of callers, as SVG; `measured` are the rows of a report."""
+    ticks = [row for row in measured if row["name"] == "tick"]
     if not ticks:
         raise EngineError("nobody was served, so there is nothing to draw")
     names = ("p50_ms", "p95_ms", "p99_ms")
@@ -112,11 +118,12 @@ def picture(rows: Sequence[dict[str, object]]) -> str:
     return svg("A frame's way there and back, by callers at once", "callers", "ms", curves, 1000 * FRAME_SECONDS)
 
 
-def _rows(n: int, calls: Sequence[Caller], frames: int) -> list[Row]:
+def rows(n: int, calls: Sequence[Caller], frames: int) -> list[Row]:
+    """What `n` callers saw, of whom each wanted `frames` answers; the first row counts what went wrong."""
     served = [one for one in calls if one.refused is None]
     ticks = [ms for one in served for ms in one.ticks]
     shed = sum(one.shed for one in served)
-    missing = sum(len(one.sent) - len(one.received) for one in served)
+    missing = sum(frames - len(one.received) for one in served)
     late = sum(ms > 1000 * FRAME_SECONDS for ms in ticks)
     refused = len(calls) - len(served)
     about: dict[str, object] = {
@@ -128,12 +135,16 @@ def _rows(n: int, calls: Sequence[Caller], frames: int) -> list[Row]:
         "shed": shed,
         "send_p99_ms": _percentile([1000 * late for one in served for late in one.late], 99),
     }
-    rows = [Row("tick", ticks, about)] if ticks else []
     heard = [next(filter(math.isfinite, one.received), None) for one in served]
-    first = [1000 * (at - one.sent[0]) for at, one in zip(heard, served, strict=True) if at is not None]
-    ready = [1000 * (one.ready - one.connected) for one in served]
-    more = {"first audio": first, "ready": ready}
-    return rows + [Row(name, ms, {"callers": n}) for name, ms in more.items() if ms]
+    measured = {
+        "tick": ticks,
+        "first audio": [1000 * (at - one.sent[0]) for at, one in zip(heard, served, strict=True) if at is not None],
+        "ready": [one.opening for one in served],
+        "refused": [one.opening for one in calls if one.refused is not None],
+    }
+    found = [Row(name, ms, {"callers": n}) for name, ms in measured.items() if ms]
+    found[0].extra.update(about)
+    return found
 
 
 def _percentile(values: Sequence[float], percent: float) -> float | None:
@@ -159,10 +170,12 @@ async def _one(address: str, number: int, frames: int, token: str | None, everyb
                 async with asyncio.timeout(READY_SECONDS):
                     await _until_ready(socket, seen, number)
             except ConnectionClosed as closed:
-                seen.refused = seen.refused or f"closed with {closed.code}: {closed.reason}"
+                seen.refused = seen.refused or f"closed with {closed.rcvd.code if closed.rcvd else 1006}"
+                seen.ready = time.perf_counter()
             await everybody.wait()
             if seen.refused is None:
-                await _talk(socket, seen, number, frames)
+                with suppress(ConnectionClosed):  # the answers that never came tell it
+                    await _talk(socket, seen, number, frames)
     except (OSError, InvalidStatus, TimeoutError) as error:
         await everybody.abort()
         why = f"{error}; is it running, and is that its token?"
@@ -180,7 +193,7 @@ async def _until_ready(socket: Any, seen: Caller, number: int) -> None:
         if event["type"] == "session.created":
             await socket.send(json.dumps({"type": "session.update", "session": session}))
         elif event["type"] == "error":
-            seen.refused = str(event["error"]["message"])
+            seen.refused, seen.ready = str(event["error"]["message"]), time.perf_counter()
             return
         elif event["type"] == "session.updated":
             seen.ready = time.perf_counter()
@@ -192,16 +205,18 @@ async def _talk(socket: Any, seen: Caller, number: int, frames: int) -> None:
     listening = asyncio.create_task(_listen(socket, seen, frames))
     voice = np.random.default_rng(number).normal(0, 0.05, (frames, FRAME_SAMPLES)).astype(np.float32)
     began = time.perf_counter()
-    for i, pcm in enumerate(voice):
-        due = began + i * FRAME_SECONDS
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        audio = base64.b64encode(pcm16(pcm).tobytes()).decode()
-        seen.sent.append(time.perf_counter())
-        seen.late.append(seen.sent[-1] - due)
-        await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
-    await asyncio.wait([listening], timeout=DRAIN_SECONDS)
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
+    try:
+        for i, pcm in enumerate(voice):
+            due = began + i * FRAME_SECONDS
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            audio = base64.b64encode(pcm16(pcm).tobytes()).decode()
+            seen.sent.append(time.perf_counter())
+            seen.late.append(seen.sent[-1] - due)
+            await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        await asyncio.wait([listening], timeout=DRAIN_SECONDS)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
 
 
 async def _listen(socket: Any, seen: Caller, frames: int) -> None:

@@ -74,7 +74,7 @@ def command(
         named = next(name for name, value in engines.items() if value is not None)
         raise UsageError(f"--{named.replace('_', '-')} is for `bench cascade`")
     elif name == "serve":
-        rows = module.run(model, frames, compiled, _counts(callers) or module.CALLERS, url, token)
+        rows = module.run(model, frames, compiled, module.CALLERS if callers is None else counts(callers), url, token)
     else:
         rows = module.run(model, frames, compiled)
     report = as_report(name, rows)
@@ -87,10 +87,8 @@ def command(
     click.echo(as_line(report))
 
 
-def _counts(text: str | None) -> list[int]:
+def counts(text: str) -> list[int]:
     """Numbers of callers as they are typed. Raises UsageError."""
-    if text is None:
-        return []
     try:
         found = sorted({int(part) for part in text.split(",")})
     except ValueError:
