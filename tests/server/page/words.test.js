@@ -86,6 +86,10 @@ test('sessions are created, named, chosen, and found again after a reload; what 
   assert.equal(JSON.stringify(kept.held).includes('secret'), false);
   sessions.clear();
   assert.equal(sessions.said.length, 0);
+  sessions.remove();
+  assert.deepEqual([sessions.all.length, sessions.current.name], [1, 'Plans']);
+  sessions.remove();
+  assert.equal(sessions.current, null);
 });
 
 test('a browser’s storage that holds nonsense is as good as an empty one', () => {
@@ -99,24 +103,33 @@ test('a chat comes back to its own session by itself, but not where it was refus
   const told = [];
   const waiting = [];
   const chat = new ChatSocket(
-    (session, persona) => {
+    (query) => {
       const socket = { readyState: 1, sent: [], send: (text) => socket.sent.push(JSON.parse(text)), close() {} };
-      opened.push({ session, persona, socket });
+      opened.push({ query, socket });
       return socket;
     },
     (event) => told.push(event),
     { later: (work, ms) => waiting.push({ work, ms }) },
   );
-  chat.connect(null, 'sage');
+  const says = (event) => opened.at(-1).socket.onmessage({ data: JSON.stringify(event) });
+  const ends = (code) => {
+    waiting.splice(0);
+    opened.at(-1).socket.onclose({ code, reason: '' });
+    waiting.splice(0).forEach(({ work }) => work());
+  };
+  chat.connect(null, { persona: 'sage', title: 'Chat 1' });
+  assert.deepEqual(opened[0].query, { persona: 'sage', title: 'Chat 1' });
   opened[0].socket.onopen();
-  opened[0].socket.onmessage({ data: '{"type": "session", "session_id": "abc"}' });
+  says({ type: 'session', session_id: 'abc', seq: 7 });
   waiting.shift().work();
   assert.deepEqual(opened[0].socket.sent, [{ type: 'ping' }], 'it says that it is there');
-  opened[0].socket.onclose({ code: 1006, reason: '' });
-  waiting.at(-1).work();
-  assert.deepEqual([opened[1].session, opened[1].persona], ['abc', 'sage']);
-  opened[1].socket.onclose({ code: 1008, reason: 'no' });
-  waiting.splice(0).forEach(({ work }) => work());
-  assert.equal(opened.length, 2);
+  says({ type: 'token', token: 'Hi', seq: 8 });
+  ends(1006);
+  assert.deepEqual(opened[1].query, { session_id: 'abc', after: '8' });
+  says({ type: 'error', error: { code: 'not_found', message: 'there is no session' } });
+  ends(1008);
+  assert.deepEqual(opened[2].query, { persona: 'sage', title: 'Chat 1' }, 'what the server has forgotten begins anew');
+  ends(1008);
+  assert.equal(opened.length, 3, 'who is refused does not insist');
   chat.close();
 });

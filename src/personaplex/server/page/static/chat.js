@@ -1,6 +1,6 @@
 /** The chat: sessions at the side, messages that grow token by token, who answers. */
 
-import { protocols, socketAddress } from './api.js';
+import { api, protocols, socketAddress } from './api.js';
 import { ChatSocket } from './chat-socket.js';
 import { option, title } from './form.js';
 import { Sessions } from './sessions.js';
@@ -25,6 +25,7 @@ export class Chat {
       element('message').focus();
     });
     element('session-clear').addEventListener('click', () => this.#clear());
+    element('session-delete').addEventListener('click', () => this.#delete());
     element('session-name').addEventListener('click', () => this.#rename());
     element('chat-persona').addEventListener('change', ({ target }) => this.#persona(target.value));
   }
@@ -51,12 +52,10 @@ export class Chat {
   #enter() {
     this.socket?.close();
     this.answer = null;
-    const { id, persona } = this.sessions.current;
-    this.socket = new ChatSocket(
-      (session, who) => new WebSocket(socketAddress(`/ws/chat?${new URLSearchParams({ ...(session && { session_id: session }), persona: who })}`), protocols('chat')),
-      (event) => this.#hear(event),
-    );
-    this.socket.connect(id, persona);
+    const { id, persona, name } = this.sessions.current;
+    const open = (query) => new WebSocket(socketAddress(`/ws/chat?${new URLSearchParams(query)}`), protocols('chat'));
+    this.socket = new ChatSocket(open, (event) => this.#hear(event));
+    this.socket.connect(id, { persona, title: name });
     element('chat-persona').value = persona;
     this.#drawSessions();
     this.#drawMessages();
@@ -65,36 +64,40 @@ export class Chat {
   #hear(event) {
     const told = {
       state: ({ state, reason }) => this.#state(state, reason),
-      session: ({ session_id: id, messages }) => this.#known(id, messages),
+      session: (about) => this.#known(about),
       token: ({ token }) => this.#grow(token),
       done: (about) => this.#done(about),
-      persona: ({ persona }) => this.sessions.change({ persona }),
-      error: ({ error }) => this.#failed(error?.message ?? 'Something went wrong.'),
+      error: ({ error }) => error.code === 'not_found' || this.#failed(error.message),
     };
     told[event.type]?.(event);
   }
 
   #state(state, reason) {
     element('chat-state').textContent = state === 'open' ? '' : reason || 'Connecting again…';
-    if (state !== 'open' && this.answer) this.#failed('The connection broke before the answer was complete.');
     this.#enable();
   }
 
-  #known(id, messages = []) {
-    const isNew = id !== this.sessions.current.id;
-    this.sessions.change({ id });
-    if (messages.length && !this.sessions.said.length) {
-      this.sessions.said.push(...messages.map(({ role, content }) => ({ who: role === 'user' ? 'user' : 'agent', text: content })));
-      this.#drawMessages();
-    } else if (isNew && !messages.length && this.sessions.said.length) {
-      element('chat-state').textContent = 'The server has forgotten what was said before';
-    }
+  /** The server says what it knows: all of it, or that nothing was missed. */
+  #known({ session_id: id, persona, messages, resumed }) {
+    const { said } = this.sessions;
+    const lost = this.sessions.current.id !== null && this.sessions.current.id !== id && said.length > 0;
+    this.sessions.change({ id, persona });
+    element('chat-persona').value = persona;
+    element('chat-state').textContent = lost ? 'The server has forgotten what was said' : '';
+    if (resumed || lost) return;
+    const timed = new Map(said.map((message) => [message.text, message]));
+    const known = messages.map(({ role, content }) => timed.get(content) ?? { who: role === 'user' ? 'user' : 'agent', text: content, persona });
+    said.splice(0, said.length, ...known);
+    this.answer = null;
+    this.#drawMessages();
+    this.#enable();
   }
 
   #send(event) {
     event.preventDefault();
+    if (this.answer) return this.socket?.say({ type: 'cancel' });
     const text = element('message').value.trim();
-    if (!text || this.answer || !this.socket?.say({ type: 'message', message: text })) return;
+    if (!text || !this.socket?.say({ type: 'message', message: text })) return undefined;
     element('message').value = '';
     this.sessions.said.push({ who: 'user', text });
     this.answer = { who: 'agent', text: '', state: 'thinking', persona: this.sessions.current.persona, began: performance.now(), first: null };
@@ -103,6 +106,7 @@ export class Chat {
     this.#drawSessions();
     this.#drawMessages();
     this.#enable();
+    return undefined;
   }
 
   #grow(token) {
@@ -113,10 +117,10 @@ export class Chat {
     this.#drawLast();
   }
 
-  #done({ text }) {
+  #done({ response, cancelled }) {
     if (!this.answer) return;
-    this.answer.text = text ?? this.answer.text;
-    this.answer.state = 'done';
+    this.answer.text = response;
+    this.answer.state = cancelled ? 'done stopped' : 'done';
     this.answer.took = performance.now() - this.answer.began;
     this.#drawLast();
     this.answer = null;
@@ -142,6 +146,15 @@ export class Chat {
     element('message').focus();
   }
 
+  async #delete() {
+    const { id } = this.sessions.current;
+    this.socket?.close();
+    if (id) await api(`/v1/history/${id}`, { method: 'DELETE' }).catch(() => {}); // it may never have been kept
+    this.sessions.remove();
+    if (!this.sessions.current) this.sessions.create(this.about.persona);
+    this.#enter();
+  }
+
   #persona(persona) {
     this.sessions.change({ persona });
     this.socket?.say({ type: 'switch_persona', persona });
@@ -153,8 +166,11 @@ export class Chat {
     element('rename-value').value = this.sessions.current.name;
     dialog.onclose = () => {
       if (dialog.returnValue !== 'ok') return;
-      this.sessions.change({ name: element('rename-value').value });
+      this.sessions.change({ name: element('rename-value').value.trim() });
       this.#drawSessions();
+      const { id, name } = this.sessions.current;
+      // A session in which nothing was said is not in the history yet.
+      if (id && this.sessions.said.length) api(`/v1/history/${id}`, { method: 'PATCH', body: JSON.stringify({ title: name }) }).catch(() => {});
     };
     dialog.returnValue = '';
     dialog.showModal();
@@ -162,7 +178,10 @@ export class Chat {
   }
 
   #enable() {
-    element('send').disabled = !element('message').value.trim() || this.answer !== null || !this.socket?.isOpen;
+    const stops = this.answer !== null;
+    element('send').disabled = !this.socket?.isOpen || (!stops && !element('message').value.trim());
+    element('send').setAttribute('aria-label', stops ? 'Stop' : 'Send');
+    element('send-icon').setAttribute('d', stops ? 'M7 7h10v10H7z' : 'M12 20V5m0 0l-6 6m6-6l6 6');
   }
 
   #drawSessions() {
@@ -223,8 +242,9 @@ function messageElement({ who, text, state = 'done', persona, first, took }) {
     words.textContent = text;
   }
   const footer = document.createElement('footer');
+  const stopped = state === 'done stopped' ? ['stopped'] : [];
   const times = took === undefined ? [] : [`first word ${seconds(first ?? took)}`, `all ${seconds(took)}`];
-  footer.textContent = [who === 'user' ? '' : title(persona ?? ''), ...times].filter(Boolean).join(' · ');
+  footer.textContent = [who === 'user' ? '' : title(persona ?? ''), ...times, ...stopped].filter(Boolean).join(' · ');
   element.append(words, footer);
   return element;
 }

@@ -64,6 +64,14 @@ export class Sessions {
     this.messages.set(this.current.key, []);
   }
 
+  /** Forget the one that is chosen; the newest other is chosen then. */
+  remove() {
+    this.messages.delete(this.current.key);
+    this.all = this.all.filter((entry) => entry !== this.current);
+    this.current = this.all[0] ?? null;
+    this.#keep();
+  }
+
   #keep() {
     this.storage.setItem(KEY, JSON.stringify(this.all));
   }
