@@ -192,10 +192,11 @@ async def _until_ready(socket: Any, seen: Caller, number: int) -> None:
         event = json.loads(message)
         if event["type"] == "session.created":
             await socket.send(json.dumps({"type": "session.update", "session": session}))
+            await socket.send(json.dumps({"type": "session.start"}))
         elif event["type"] == "error":
             seen.refused, seen.ready = str(event["error"]["message"]), time.perf_counter()
             return
-        elif event["type"] == "session.updated":
+        elif event["type"] == "session.ready":
             seen.ready = time.perf_counter()
             return
 
@@ -231,4 +232,4 @@ async def _listen(socket: Any, seen: Caller, frames: int) -> None:
             if len(seen.received) >= frames:
                 return
         elif event["type"] == "input_audio_buffer.overrun":
-            seen.received += [math.nan] * int(event["dropped_frames"])
+            seen.received += [math.nan] * round(int(event["dropped_ms"]) / (1000 * FRAME_SECONDS))

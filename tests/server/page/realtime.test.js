@@ -45,13 +45,14 @@ function lively() {
   it.opens();
   it.says({ type: 'session.created', server_event_seq: 0, session: { resume_token: 'back', resume_seconds: 30 } });
   it.says({ type: 'session.updated', server_event_seq: 1, session: {} });
+  it.says({ type: 'session.ready', server_event_seq: 2, seed: 5 });
   return it;
 }
 
 test('settings go in once the server answers, and it is live when they are taken', () => {
   const it = lively();
   assert.deepEqual(it.states(), ['connecting', 'preparing', 'live']);
-  assert.deepEqual(it.last().sent, [{ type: 'session.update', session: { instructions: 'Be kind.' } }]);
+  assert.deepEqual(it.last().sent, [{ type: 'session.update', session: { instructions: 'Be kind.' } }, { type: 'session.start' }]);
 });
 
 test('sound goes out as pcm16 and comes in as floats; nothing goes out before it is live', () => {
@@ -74,11 +75,13 @@ test('sound goes out as pcm16 and comes in as floats; nothing goes out before it
 test('a broken line is taken up where it was, and a person waits longer each time', () => {
   const it = lively();
   it.says({ type: 'response.output_audio_transcript.delta', server_event_seq: 17, delta: 'Hello', item_id: 'a' });
+  it.waiting.splice(0); // its heartbeats
   it.breaks(1006);
   assert.equal(it.call.state, 'resuming');
   assert.equal(it.call.send(new Float32Array(960)), false);
   const first = it.waiting[0].ms;
   it.wait(first);
+  it.waiting.splice(0);
   it.breaks(1006); // once more, before it was open
   assert.ok(it.waiting[0].ms > first);
   it.wait(1000);
@@ -93,6 +96,7 @@ test('a line that cannot be taken up in time is told as lost, and nothing is tri
   const it = lively();
   it.breaks(1006);
   it.wait(31_000);
+  it.waiting.splice(0);
   it.breaks(1006);
   assert.deepEqual(it.seen.slice(-2), [['problem', { code: 'lost', message: '' }], ['state', 'ended']]);
   assert.equal(it.waiting.length, 0);
@@ -102,6 +106,7 @@ test('a full server is told in its own words, and not tried again', () => {
   const it = line();
   it.call.start({});
   it.opens();
+  it.waiting.splice(0);
   it.says({ type: 'error', error: { code: 'resource_exhausted', message: 'all slots are taken: 1 of 1 in use' } });
   it.breaks(1013, 'full');
   const problem = it.seen.find(([what]) => what === 'problem')[1];
@@ -113,7 +118,9 @@ test('a full server is told in its own words, and not tried again', () => {
 test('an error in the middle is told, and the call goes on', () => {
   const it = lively();
   it.says({ type: 'error', error: { code: 'invalid_value', message: 'no such voice' } });
-  assert.equal(it.seen.at(-1)[1].goesOn, true);
+  assert.deepEqual(it.seen.at(-1), ['problem', { code: 'invalid_value', message: 'no such voice' }]);
+  it.says({ type: 'error', error: { code: 'response_cancel_not_active', message: 'it had just ended' } });
+  assert.equal(it.seen.filter(([what]) => what === 'problem').length, 1);
   assert.equal(it.call.state, 'live');
 });
 
@@ -131,12 +138,31 @@ test('hanging up says so, ends, and what comes later is not heard', () => {
 test('only a response that is open can be taken back, and what was taken back is told', () => {
   const it = lively();
   it.call.cancel();
-  assert.equal(it.last().sent.length, 1);
+  assert.equal(it.last().sent.length, 2);
   it.says({ type: 'response.created', response: { id: 'r1' } });
   it.call.cancel();
   assert.deepEqual(it.last().sent.at(-1), { type: 'response.cancel', response_id: 'r1' });
   it.says({ type: 'response.done', response: { id: 'r1', status: 'cancelled' } });
   assert.deepEqual(it.seen.at(-1), ['cut']);
+});
+
+test('a line on which nothing comes any more is broken off and taken up, although the browser holds it open', () => {
+  const it = lively();
+  it.wait(4000);
+  assert.deepEqual(it.last().sent.at(-1), { type: 'session.heartbeat' });
+  it.says({ type: 'session.heartbeat_ack' });
+  it.wait(4000);
+  it.wait(9000);
+  assert.equal(it.call.state, 'resuming');
+  assert.equal(it.sockets[0].readyState, 3);
+});
+
+test('what the server shed is told in frames, and the end it gives a call in words', () => {
+  const it = lively();
+  it.says({ type: 'input_audio_buffer.overrun', dropped_ms: 240, total_ms: 240 });
+  assert.deepEqual(it.seen.at(-1), ['lost', 3]);
+  it.says({ type: 'session.closed', reason: 'shutdown' });
+  assert.deepEqual(it.seen.slice(-2), [['problem', { code: 'unavailable', message: '' }], ['state', 'ended']]);
 });
 
 test('events of tomorrow do not disturb it', () => {

@@ -62,6 +62,7 @@ export class Call {
     this.awaited = null; // since when an answer is waited for, in turns
     this.agentLoud = 0;
     this.discarding = false;
+    this.item = null; // what is being said, and where in what was pushed it began
     this.latency.reset();
   }
 
@@ -142,21 +143,26 @@ export class Call {
   #hear(what, ...about) {
     const told = {
       state: (state) => (state === 'ended' ? this.live && this.#over() : this.show()),
-      audio: (pcm) => this.#play(pcm),
+      audio: (pcm, item) => this.#play(pcm, item),
+      pause: () => this.sound?.flush(),
       agent: (text, item) => this.discarding || this.captions.agent(text, this.pushed, item),
       user: (item, text, final) => this.captions.user(item, text, final),
       speech: (speaking) => this.#speech(speaking),
       cut: () => this.#cut(),
-      lost: (frames) => (this.atServer += frames),
+      lost: (frames) => {
+        this.atServer += frames;
+        this.latency.receive(0, performance.now(), frames * FRAME);
+      },
       resumed: () => this.captions.marker('Connected again'),
       problem: ({ code, message }) => this.trouble(code, message),
     };
     told[what]?.(...about);
   }
 
-  #play(pcm) {
+  #play(pcm, item) {
     this.latency.receive(pcm.length, performance.now());
     if (this.discarding) return;
+    if (this.item?.id !== item) this.item = { id: item, start: this.pushed };
     this.pushed += pcm.length;
     this.sound?.play(pcm);
   }
@@ -190,7 +196,9 @@ export class Call {
     this.#answered(said, waiting);
     this.dropped = Math.round(this.atServer + this.local + underruns + dropped / FRAME);
     if (++this.blocks % 5 === 0) this.#numbers(waiting);
-    if (this.blocks % 25 === 0) this.realtime.acknowledge((1000 * cursor) / 24000);
+    if (this.blocks % 25 === 0 && this.item && cursor > this.item.start) {
+      this.realtime.acknowledge(this.item.id, (1000 * (cursor - this.item.start)) / 24000);
+    }
     this.view.draw(this.captions, this.form.agentName);
   }
 

@@ -54,6 +54,16 @@ const WORDS = {
     text: 'It could not be taken up again in time, so the conversation has ended. What was said so far stays here.',
     action: 'New call',
   },
+  closed: {
+    title: 'The server ended the call',
+    text: 'What was said so far stays here.',
+    action: 'New call',
+  },
+  failed: {
+    title: 'Something went wrong on the server',
+    text: 'Its log says what. What was said so far stays here.',
+    action: 'New call',
+  },
   sound: {
     title: 'This browser cannot play or record here',
     text: 'It needs AudioWorklet: any Chromium, Firefox or Safari of the last years has it.',

@@ -85,7 +85,8 @@ export class CallForm {
     const persona = element('persona').value;
     const role = element('role').value.trim();
     const own = this.about.personas.find(({ name }) => name === persona);
-    const sampling = Object.fromEntries(NUMBERS.map((name) => [name, number(name)]).filter(([, value]) => value !== null));
+    const names = this.backend === 'duplex' ? NUMBERS : ['text_temperature']; // a language model has no other
+    const sampling = Object.fromEntries(names.map((name) => [name, number(name)]).filter(([, value]) => value !== null));
     const format = { type: 'audio/pcm', rate: 24000 };
     return {
       type: 'realtime',

@@ -8,10 +8,15 @@
 
 import { fromBase64, toBase64 } from './pcm.js';
 
+const BEAT = 4000; // milliseconds between heartbeats
+const SILENT = 12000; // without a word of the server the line is dead, whatever the browser believes
+const QUIET = ['item_not_found', 'response_cancel_not_active']; // what was asked for had just ended
+const FRAME_MS = 80;
 const WAITS = [200, 400, 800, 1500, 3000]; // milliseconds before each attempt to come back; the last one again and again
 const FULL = 1013;
 const RESTARTING = 1012;
 const NORMAL = 1000;
+const LOST = 1006;
 
 export class Realtime {
   /**
@@ -27,6 +32,7 @@ export class Realtime {
     this.sequence = 0; // of the last event that was received, for taking up again
     this.attempt = 0;
     this.lostAt = 0;
+    this.heardAt = 0;
     this.refused = null;
     this.response = null;
   }
@@ -47,6 +53,8 @@ export class Realtime {
   #connect() {
     const socket = this.open();
     this.socket = socket;
+    this.heardAt = this.now();
+    this.#beat(socket);
     socket.onopen = () => {
       if (this.resumeToken) {
         this.#say({ type: 'session.resume', resume_token: this.resumeToken, server_event_seq: this.sequence });
@@ -56,9 +64,23 @@ export class Realtime {
     socket.onclose = ({ code, reason }) => socket === this.socket && this.#closed(code, reason);
   }
 
+  #beat(socket) {
+    this.later(() => {
+      if (socket !== this.socket || this.state === 'ended' || this.state === 'resuming') return;
+      if (this.now() - this.heardAt > SILENT) {
+        socket.close();
+        this.#closed(LOST, '');
+        return;
+      }
+      this.#say({ type: 'session.heartbeat' });
+      this.#beat(socket);
+    }, BEAT);
+  }
+
   #closed(code, reason) {
     if (this.state === 'ended') return;
-    if (this.refused || code === FULL || code === RESTARTING || code === NORMAL || !this.resumeToken) {
+    const final = [FULL, RESTARTING, NORMAL].includes(code) || !this.resumeToken;
+    if (this.refused || final) {
       this.#end(this.refused ?? problemOf(code, reason, this.resumeToken !== null));
       return;
     }
@@ -71,6 +93,7 @@ export class Realtime {
       this.#end({ code: 'lost', message: '' });
       return;
     }
+    this.socket = null;
     this.later(() => this.state === 'resuming' && this.#connect(), WAITS[Math.min(this.attempt++, WAITS.length - 1)]);
   }
 
@@ -87,7 +110,7 @@ export class Realtime {
 
   /** 40 ms of the user. @returns {boolean} whether it went out @param {Float32Array} pcm */
   send(pcm) {
-    if (this.state !== 'live' || this.socket.bufferedAmount > 1 << 18) return false; // five seconds of sound
+    if (this.state !== 'live' || !this.socket || this.socket.bufferedAmount > 1 << 18) return false; // five seconds of sound
     this.#say({ type: 'input_audio_buffer.append', audio: toBase64(pcm) });
     return true;
   }
@@ -97,9 +120,9 @@ export class Realtime {
     if (this.response) this.#say({ type: 'response.cancel', response_id: this.response });
   }
 
-  /** How much of the agent's sound was heard. @param {number} milliseconds */
-  acknowledge(milliseconds) {
-    this.#say({ type: 'playback.ack', played_ms: Math.round(milliseconds) });
+  /** How much of an item's sound was heard. @param {string} item @param {number} milliseconds */
+  acknowledge(item, milliseconds) {
+    this.#say({ type: 'playback.ack', item_id: item, played_ms: Math.round(milliseconds) });
   }
 
   /** Hang up. */
@@ -109,6 +132,7 @@ export class Realtime {
   }
 
   #take(event) {
+    this.heardAt = this.now();
     this.sequence = event.server_event_seq ?? this.sequence;
     const own = HANDLERS[event.type.replace(/^response\.(audio|text)/, 'response.output_$1')];
     own?.call(this, event, (state) => this.#become(state), (problem) => this.#end(problem), (said) => this.#say(said));
@@ -116,11 +140,13 @@ export class Realtime {
 }
 
 function problemOf(code, reason, talked) {
-  if (code === NORMAL) return talked ? { code: 'closed', message: reason } : { code: 'unreachable', message: '' };
+  if (code === NORMAL) return talked ? { code: 'closed', message: '' } : { code: 'unreachable', message: '' };
   if (code === FULL) return { code: 'resource_exhausted', message: reason };
   if (code === RESTARTING) return { code: 'unavailable', message: reason };
   return { code: talked ? 'lost' : 'unreachable', message: '' };
 }
+
+const ENDS = { shutdown: 'unavailable', unread: 'lost', vanished: 'lost', error: 'failed' };
 
 /** What each of the server's events does. `this` is the call. @type {Record<string, Function>} */
 const HANDLERS = {
@@ -130,9 +156,10 @@ const HANDLERS = {
     this.on('session', session);
     become('preparing');
     say({ type: 'session.update', session: this.session });
+    say({ type: 'session.start' });
   },
-  'session.updated'({ session }, become) {
-    this.on('session', session);
+  'session.ready'({ seed }, become) {
+    this.on('seed', seed);
     become('live');
   },
   'session.resumed'(event, become) {
@@ -140,10 +167,8 @@ const HANDLERS = {
     this.on('resumed', event);
   },
   'session.closed'({ reason }, become, end) {
-    end(reason === 'client' || reason === 'closed' ? null : { code: 'closed', message: reason ?? '' });
-  },
-  'session.heartbeat'(event, become, end, say) {
-    say({ type: 'session.heartbeat_ack' });
+    this.refused ??= reason === 'client_close' ? null : { code: ENDS[reason] ?? 'closed', message: '' };
+    if (this.refused) end(this.refused);
   },
   'response.created'({ response }) {
     this.response = response.id;
@@ -154,8 +179,11 @@ const HANDLERS = {
     this.on('turn', response.status, response.id);
     if (response.status === 'cancelled') this.on('cut');
   },
-  'response.output_audio.delta'({ delta }) {
-    this.on('audio', fromBase64(delta));
+  'response.output_audio.delta'({ delta, item_id: item }) {
+    this.on('audio', fromBase64(delta), item);
+  },
+  'response.output_audio.done'() {
+    this.on('pause');
   },
   'response.output_audio_transcript.delta'({ delta, item_id: item }) {
     this.on('agent', delta, item);
@@ -175,12 +203,12 @@ const HANDLERS = {
   'conversation.item.input_audio_transcription.completed'({ item_id: item, transcript }) {
     this.on('user', item, transcript, true);
   },
-  'input_audio_buffer.overrun'({ dropped_frames: dropped }) {
-    this.on('lost', dropped);
+  'input_audio_buffer.overrun'({ dropped_ms: dropped }) {
+    this.on('lost', dropped / FRAME_MS);
   },
-  error({ error }) {
-    const fatal = ['resource_exhausted', 'unavailable', 'invalid_api_key', 'resume_failed'].includes(error.code);
-    if (fatal || this.state === 'connecting') this.refused = { code: error.code, message: error.message };
-    else this.on('problem', { code: error.code, message: error.message, goesOn: true });
+  error({ error: { code, message } }) {
+    if (QUIET.includes(code)) return;
+    if (this.state === 'live') this.on('problem', { code, message });
+    else this.refused = { code, message };
   },
 };
