@@ -41,7 +41,6 @@ HEAVY = {
     "uvicorn": {"server"},
     "prometheus_client": {"server"},
     "sqlalchemy": {"server"},
-    "sphn": {"server"},
     "sounddevice": {"live"},
     "livekit": {"live"},
     "mlx_lm": {"cascade"},

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
@@ -186,6 +186,10 @@ class ChatSession:
         """The last answer was cut off: only `text` of it was heard, and that is what is remembered."""
         if self._history and self._history[-1].role == "assistant":
             self._history[-1] = Message("assistant", text or "...")
+
+    def restore(self, messages: Iterable[Message]) -> None:
+        """Go on from what was said in another session, instead of what was said in this one."""
+        self._history = list(messages)
 
     def rewind(self, n_messages: int) -> None:
         """Forget all but the first `n_messages` of the history."""

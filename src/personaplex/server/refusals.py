@@ -11,6 +11,7 @@ from personaplex.errors import (
     AudioError,
     Busy,
     Closed,
+    ConversationError,
     EngineError,
     PersonaError,
     PersonaPlexError,
@@ -19,6 +20,14 @@ from personaplex.errors import (
     Unsupported,
     UsageError,
 )
+
+
+class Missing(UsageError):  # noqa: N818 - a state of affairs more than a mistake
+    """Something that a caller named and that is not there: a session, a model."""
+
+
+class TooLarge(UsageError):  # noqa: N818
+    """More than a caller may send at once."""
 
 
 class Refusal(NamedTuple):
@@ -35,10 +44,13 @@ OURS = Refusal(500, 1011, "server_error", "internal_error")
 
 REFUSALS: dict[type[PersonaPlexError], Refusal] = {
     Busy: Refusal(429, 1013, "rate_limit_error", "resource_exhausted"),
-    Unavailable: Refusal(503, 1012, "server_error", "unavailable"),
+    Unavailable: Refusal(503, 1013, "server_error", "unavailable"),
+    ConversationError: Refusal(409, 1008, "invalid_request_error", "conversation_in_use"),
     Closed: Refusal(409, 1000, "invalid_request_error", "conversation_ended"),
     Unsupported: Refusal(400, 1008, "invalid_request_error", "unsupported"),
     UsageError: Refusal(400, 1008, "invalid_request_error", "invalid_value"),
+    Missing: Refusal(404, 1008, "invalid_request_error", "not_found"),
+    TooLarge: Refusal(413, 1009, "invalid_request_error", "too_large"),
     PersonaError: Refusal(400, 1008, "invalid_request_error", "unknown_persona_or_voice"),
     AudioError: Refusal(400, 1007, "invalid_request_error", "unusable_audio"),
     EngineError: Refusal(502, 1011, "server_error", "engine_failed"),

@@ -24,6 +24,7 @@ from personaplex.cascade.session import ChatSession, Engines
 from personaplex.conversation import Backend, Settings
 from personaplex.errors import PersonaError, PersonaPlexError, Unavailable
 from personaplex.persona import Parts, Persona, read_personas
+from personaplex.server.history.store import History
 from personaplex.server.log import tell
 from personaplex.server.metrics import Metrics
 from personaplex.server.refusals import refusal
@@ -99,7 +100,9 @@ class Service:
         self._state: State = "loading"
         self._closed = False
         self._empty: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        self._engines = Engines()
+        self.engines = Engines()
+        """Recognisers, language models and synthesisers of those who do not need a slot; of one event loop."""
+        self._history = None if settings.history is None else self._open_history()
 
     @classmethod
     def of(cls, backends: Backends, settings: ServerSettings = ServerSettings()) -> Service:  # noqa: B008 - frozen
@@ -177,8 +180,23 @@ class Service:
             self.loaded.result().close()
 
     async def close_chat(self) -> None:
-        """Free the engines of `chat_session`, in the event loop that used them."""
-        await self._engines.close()
+        """Free the engines, in the event loop that used them, and write what the history has not written yet."""
+        await self.engines.close()
+        with self._lock:
+            history, self._history = self._history, None
+        if history is not None:
+            await history.close()
+
+    @property
+    def history(self) -> History:
+        """Where what is said is kept; any thread may write. In memory, it is made when it is first asked for."""
+        with self._lock:
+            if self._history is None:
+                self._history = self._open_history()
+            return self._history
+
+    def _open_history(self) -> History:
+        return History(self.settings.history, self.settings.retention_days)
 
     # Who can be talked with.
 
@@ -318,7 +336,7 @@ class Service:
         Raises PersonaError for an unknown persona.
         """
         parts = self.backends.parts
-        return ChatSession(self.persona(persona), personas=self.personas, parts=parts, engines=self._engines, seed=seed)
+        return ChatSession(self.persona(persona), personas=self.personas, parts=parts, engines=self.engines, seed=seed)
 
     def _gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         yield "personaplex_ready", "1 if a caller would be taken.", {}, float(self.is_ready)

@@ -22,9 +22,9 @@ class ServerSettings:
     other hosts that may call (scheme://host[:port], or * for all). `certificate`, `key`: files, for TLS. `history`: a
     SQLAlchemy URL; None keeps everything in memory. `drain_seconds`: how long running conversations may go on after
     SIGTERM. `resume_seconds`: how long a conversation waits for a caller whose connection broke. `silent_seconds`: a
-    connection from which nothing comes for so long, not even an answer to a ping, is dead. `unsent_seconds`: sound that
-    may wait for a slow reader before its connection is closed. `most_message_bytes`: of one WebSocket message;
-    `most_upload_bytes`: of one HTTP request.
+    connection from which nothing comes for so long, not even an answer to a ping, is dead. `idle_seconds`: a caller who
+    lives, but sends nothing for so long, is let go. `unsent_seconds`: how long a slow reader may keep a message
+    waiting. `most_message_bytes`: of one WebSocket message; `most_upload_bytes`: of one HTTP request.
     """
 
     host: str = DEFAULT_HOST
@@ -40,6 +40,7 @@ class ServerSettings:
     drain_seconds: float = 30.0
     resume_seconds: float = 30.0
     silent_seconds: float = 20.0
+    idle_seconds: float = 300.0
     unsent_seconds: float = 10.0
     most_message_bytes: int = 1 << 20
     most_upload_bytes: int = 100 << 20
@@ -64,7 +65,7 @@ class ServerSettings:
             parts = urlsplit(origin)
             if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path):
                 raise UsageError(f"origin {origin!r}: expected scheme://host[:port] without a path, or *")
-        for name in ("drain_seconds", "resume_seconds", "silent_seconds", "unsent_seconds"):
+        for name in ("drain_seconds", "resume_seconds", "silent_seconds", "idle_seconds", "unsent_seconds"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be 0 or more")
 

@@ -1,0 +1,356 @@
+"""`/api/chat` over a real socket, on a scripted backend: order and bytes of messages, and every way a call ends."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from starlette.datastructures import QueryParams
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from personaplex.conversation import AgentText, Error, Settings
+from personaplex.errors import BackendError, PersonaError
+from personaplex.server.moshi import ear
+from personaplex.server.moshi.ogg import Pages
+from personaplex.server.moshi.opus import OpusWriter
+from personaplex.server.moshi.query import read_query
+from personaplex.server.service import Backends, Service
+from tests.contract.scripted import Scripted, ScriptedConversation
+from tests.server.conftest import ABLE, scripted_backends, serving, settings
+from tests.server.moshi.caller import calling
+
+SOUND = (0.3 * np.sin(np.arange(1920 * 6) ** 1.5 / 4000)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    made = Service.of(scripted_backends(slots=2), settings(unsent_seconds=1.0))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def server(service: Service) -> Iterator[str]:
+    with serving(service) as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def _no_slot_leaks(service: Service) -> Iterator[None]:
+    """Whatever a test does to a call, its slot comes back."""
+    yield
+    until = time.monotonic() + 10
+    while service.in_use():
+        assert time.monotonic() < until, "a slot leaked"
+        time.sleep(0.01)
+
+
+def asked(service: Service, query: str) -> Settings:
+    return read_query(QueryParams(query), service)
+
+
+def test_handshake_then_the_two_head_pages_then_a_packet_a_frame_silence_too(server: str) -> None:
+    with calling(server, "voice_prompt=NATF0.pt&text_prompt=You%20enjoy%20having%20a%20good%20conversation.") as call:
+        assert call.next() == b"\x00", "NVIDIA's server sends the bare byte"
+        assert [call.next(), call.next()] == [b"\x01" + page for page in OpusWriter().head()]
+        call.converse(np.zeros(1920 * 6, np.float32))
+        kinds = [message[0] for message in call.received[3:]]
+        assert kinds == [1, 2, 1, 1, 1, 1, 1] + [2] * (len(kinds) - 7), kinds
+        pages = [next(Pages().push(message[1:])) for message in call.received[3:] if message[0] == 1]
+        assert [page.sequence for page in pages] == [2, 3, 4, 5, 6, 7], "one page, with one packet, a message"
+        assert call.text.startswith("hello ")
+
+
+def test_without_parameters_it_is_the_default_persona(server: str, service: Service) -> None:
+    """Kyutai's client names nothing."""
+    with calling(server) as call:
+        assert call.next() == b"\x00"
+    assert asked(service, "") == service.choose()
+
+
+def test_what_the_address_asks_for_is_what_the_backend_is_told(service: Service) -> None:
+    full = asked(
+        service,
+        "voice_prompt=NATM1.pt&text_prompt=You+are+Jo.&seed=7&text_temperature=0.5&text_topk=10&audio_temperature=0.9"
+        "&audio_topk=100&repetition_penalty=1.1&pad_mult=0&text_seed=3&audio_seed=4&repetition_penalty_context=64"
+        "&worker_auth_id=x&email=y",
+    )
+    assert full == Settings(
+        "NATM1", "You are Jo.", 7,
+        {"text_temperature": 0.5, "text_top_k": 10, "audio_temperature": 0.9, "audio_top_k": 100,
+         "repetition_penalty": 1.1},
+    )  # fmt: skip
+    assert asked(service, "voice_prompt=NATM1") == asked(service, "voice_prompt=NATM1.pt")
+    assert asked(service, "voice_prompt=NATM1&text_prompt=").prompt == "", "an empty role is none"
+    assert asked(service, "seed=-1").seed is None
+    assert asked(service, "seed=1&seed=2").seed == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("voice_prompt=../../etc/passwd", "unknown voice"),
+        ("voice_prompt=/etc/passwd.pt", "unknown voice"),
+        ("voice_prompt=NATF9.pt", "there are NATF0, NATM1"),
+        ("voice_prompt=%00", "unknown voice"),
+        ("seed=x", "seed is 'x'; expected a whole number"),
+        ("seed=-2", "seed is -2"),
+        ("seed=" + "9" * 5000, "seed is"),
+        ("text_temperature=hot", "text_temperature is 'hot'; expected a number"),
+        ("text_temperature=nan", "text temperature is nan"),
+        ("audio_temperature=inf", "audio temperature is inf"),
+        ("audio_topk=-1", "audio top k is -1"),
+        ("text_topk=2.5", "expected a whole number"),
+        ("repetition_penalty=0", "repetition penalty is 0"),
+    ],
+)
+def test_what_cannot_be_is_an_error_message_and_a_close_code(server: str, query: str, told: str) -> None:
+    with calling(server, query) as call:
+        code, reason = call.end()
+        assert code == 1008 and told in call.errors[0] and reason and call.errors[0].startswith(reason)
+        assert [message[0] for message in call.received] == [5], "no handshake"
+
+
+def test_one_caller_too_many_is_told_so(server: str) -> None:
+    with calling(server) as first, calling(server) as second:
+        assert first.next() == second.next() == b"\x00"
+        with calling(server) as third:
+            assert third.end()[0] == 1013
+            assert (
+                third.errors == ["all slots are taken: 2 of 2 in use; try again when a conversation has ended"]
+                and len(third.received) == 1
+            )
+        second.converse(SOUND)
+
+
+def test_what_cannot_be_understood_is_ignored_and_the_call_goes_on(server: str) -> None:
+    with calling(server) as call:
+        call.until(0)
+        call.socket.send("text, not binary")
+        call.socket.send(b"")
+        for message in (
+            b"\x00",
+            b"\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+            b"\x03\x00",
+            b"\x03\x07",
+            b"\x04{}",
+            b"\x05no",
+            b"\x06",
+            b"\x07",
+            b"\xff" * 100,
+            b"\x01",
+        ):
+            call.socket.send(message)
+        for _ in range(10_000):
+            call.socket.send(b"\x06")
+        call.converse(SOUND)
+        assert not call.errors
+
+
+def test_typed_text_is_the_agents_to_say(server: str) -> None:
+    with calling(server) as call:
+        call.until(0)
+        call.socket.send("\x02grüß Gott".encode())
+        call.converse(np.tile(SOUND, 4))
+        assert call.text == "hello there grüß Gott "
+        call.socket.send(b"\x02\xff\xfe")
+        assert call.until(5)[1:] == b"the text is not UTF-8"
+        call.socket.send(b"\x02" + b"a" * 2001)
+        assert b"at most 2000" in call.until(5)
+        call.converse(SOUND)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (b"\x01RIFF....WAVEfmt ", "not Ogg"),
+        (b"\x01" + OpusWriter().head()[0][:-1] + b"\x01", "checksum is wrong"),
+        (b"\x01" + OpusWriter().head()[1], "OpusHead"),
+    ],
+)
+def test_malformed_sound_ends_the_call_in_words_and_nobody_elses(server: str, message: bytes, told: str) -> None:
+    with calling(server) as bystander, calling(server) as call:
+        bystander.until(0)
+        call.socket.send(message)
+        assert call.end()[0] == 1007
+        assert told in call.errors[0]
+        bystander.converse(SOUND)
+
+
+def test_a_message_that_is_too_long_ends_the_call(server: str) -> None:
+    with calling(server) as call:
+        call.socket.send(b"\x01" + bytes(1 << 16))
+        assert call.end()[0] == 1009
+    with calling(server) as call, pytest.raises(ConnectionClosed):
+        call.socket.send(b"\x01" + bytes(2 << 20))
+        call.end()
+        raise ConnectionClosed(None, None)
+
+
+def test_a_recording_sent_at_once_waits_for_time_to_go_by(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is shed, and nobody can make the server decode faster than people speak."""
+    monkeypatch.setattr(ear, "LEAD_SECONDS", 0.1)
+    with calling(server) as call:
+        call.until(0)
+        began = time.monotonic()
+        call.say(np.tile(SOUND, 2))  # 0.96 s
+        call.hear(12)
+        assert 0.7 < time.monotonic() - began < 5
+
+
+class Late(Scripted):
+    """Its conversation says that it is ready when `ready` is called."""
+
+    def __init__(self) -> None:
+        super().__init__(1, capabilities=ABLE)
+        self.came = threading.Event()
+
+    def open(self, settings: Settings = Settings()) -> ScriptedConversation:  # noqa: B008
+        self.opened = super().open(settings)
+        self.held = self.opened._mailbox.get()
+        self.most, self.n = 0, 0
+        hear = self.opened._hear
+
+        def count(frame: np.ndarray) -> None:
+            self.n += 1
+            hear(frame)
+
+        self.opened._hear = count  # type: ignore[method-assign]
+        self.came.set()
+        return self.opened
+
+    def ready(self) -> None:
+        assert self.came.wait(5) and self.held is not None
+        self.opened._mailbox.put(self.held)
+
+
+@pytest.fixture
+def late() -> Iterator[tuple[Late, str]]:
+    backend = Late()
+    service = Service.of(
+        Backends("late", backend, slots={"duplex": 1}, close=backend.close), settings(idle_seconds=0.5)
+    )
+    with serving(service) as address:
+        yield backend, address
+
+
+def test_sound_from_before_the_handshake_is_kept_and_heard(late: tuple[Late, str]) -> None:
+    backend, address = late
+    with calling(address) as early:
+        early.say(np.tile(SOUND, 3))  # 18 frames: more than a conversation lets wait
+        early.socket.ping().wait(5)  # all of it has arrived
+        assert backend.n == 0
+        backend.ready()
+        assert early.next() == b"\x00", "nothing goes out before the handshake"
+        early.hear(18)
+        early.converse(SOUND)
+        assert backend.n == 24
+
+
+def test_more_than_a_minute_before_the_handshake_is_refused(
+    late: tuple[Late, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ear, "MOST_KEPT_SECONDS", 0.4)
+    with calling(late[1]) as early:
+        early.say(SOUND)
+        assert early.end()[0] == 1008 and "before the conversation could begin" in early.errors[0]
+
+
+def test_who_hangs_up_before_the_handshake_frees_the_slot(late: tuple[Late, str]) -> None:
+    backend, address = late
+    with calling(address):
+        pass
+    until = time.monotonic() + 5
+    while not backend.opened.ended:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_who_sends_nothing_for_long_is_let_go(late: tuple[Late, str]) -> None:
+    with calling(late[1]) as call:
+        late[0].ready()
+        assert call.end()[0] == 1008 and call.errors == ["nothing came for 0.5 s; call again"]
+
+
+def test_what_goes_wrong_in_the_conversation_is_told(late: tuple[Late, str]) -> None:
+    for error, code in ((PersonaError("the role is too long"), 1008), (BackendError("not finite"), 1011)):
+        with calling(late[1]) as call:
+            assert late[0].came.wait(5)
+            late[0].came.clear()
+            late[0].opened._mailbox.put(Error(0, error))
+            late[0].opened.end("error")
+            assert call.end() == (code, str(error))
+            assert call.errors == [str(error)]
+
+
+def test_a_mistake_of_ours_tells_nothing_of_our_insides(
+    late: tuple[Late, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    with calling(late[1]) as call:
+        late[0].ready()
+        call.until(0)
+        monkeypatch.setattr(late[0].opened, "send", fail)
+        call.say(SOUND[:1920])
+        code, reason = call.end()
+        assert code == 1011 and "secret" not in reason + call.errors[0] and "log" in call.errors[0]
+
+
+def test_a_slow_reader_is_given_up_and_blocks_nobody(server: str, service: Service) -> None:
+    """It says much and takes nothing: its answers stop at what the sockets hold, and after a second it is cut."""
+
+    def cut() -> float:
+        return service.metrics.registry.get_sample_value("personaplex_slow_readers_total") or 0.0
+
+    before = cut()
+    address = server.removeprefix("http://").split(":")
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect((address[0], int(address[1])))
+    with calling(server, sock=raw, max_queue=1) as slow:
+        slow.until(0)
+        (conversation,) = (c for c in service.backends.duplex._open if not c.ended)  # type: ignore[union-attr]
+        for _ in range(400):
+            conversation._mailbox.put(AgentText(0, "x" * 30_000))
+        with calling(server) as other:
+            other.converse(SOUND)
+            until = time.monotonic() + 10
+            while cut() == before:
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            other.converse(SOUND)
+
+
+def test_the_token_and_foreign_pages_are_seen_to_before_the_upgrade(scripted_service: Callable[..., Service]) -> None:
+    token = "a-good-long-token"
+    with serving(scripted_service(settings=settings(token=token))) as address:
+        with pytest.raises(InvalidStatus) as refused, calling(address):
+            pass
+        assert refused.value.response.status_code == 401 and b"invalid_api_key" in (refused.value.response.body or b"")
+        with pytest.raises(InvalidStatus) as refused, calling(address, f"token={token}", origin="https://evil.example"):
+            pass
+        assert refused.value.response.status_code == 403
+        with calling(address, f"voice_prompt=NATF0&token={token}") as call:
+            assert call.next() == b"\x00"
+        with calling(address, additional_headers={"Authorization": f"Bearer {token}"}) as call:
+            assert call.next() == b"\x00"
+
+
+def test_a_server_that_stops_lets_callers_end_and_tells_those_who_do_not(
+    scripted_service: Callable[..., Service],
+) -> None:
+    service = scripted_service(settings=settings(drain_seconds=0.5))
+    with serving(service) as address, calling(address) as call:
+        call.until(0)
+        service.begin_drain()
+        with calling(address) as late:
+            assert late.end()[0] == 1013 and "about to stop" in late.errors[0]
+        call.converse(SOUND)
+        service.close()
+        assert call.end()[0] == 1013 and "about to stop" in call.errors[0]
