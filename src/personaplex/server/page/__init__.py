@@ -13,10 +13,12 @@ from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
 from fastapi import APIRouter, HTTPException, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from personaplex import __version__
 from personaplex.engine.sampling import Sampling
+from personaplex.server.http.bodies import bounded
+from personaplex.server.http.shapes import REFUSED
 from personaplex.server.service import Service
 
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -59,12 +61,21 @@ class _File(NamedTuple):
 class RoleText(BaseModel):
     """A role as somebody types it."""
 
+    model_config = ConfigDict(extra="forbid")
+
     text: str = Field(max_length=MOST_ROLE)
+
+
+class RoleTokens(BaseModel):
+    """One token is one frame of the model's memory."""
+
+    tokens: int | None
+    most: int | None
 
 
 def router(service: Service) -> APIRouter:
     """The page's routes."""
-    routes = APIRouter(tags=["page"])
+    routes = APIRouter(tags=["page"], route_class=bounded(), responses=REFUSED)
     shown = {entry.name: _read(entry) for entry in files(__name__).joinpath("static").iterdir() if _is_shown(entry)}
 
     def answer(request: Request, name: str) -> Response:
@@ -106,13 +117,11 @@ def router(service: Service) -> APIRouter:
         }
 
     @routes.post("/about/role")
-    async def role(role: RoleText) -> dict[str, int | None]:
+    async def role(role: RoleText) -> RoleTokens:
         """How many tokens a role text is, of how many frames that the model remembers; null where nobody counts."""
         count = service.backends.role_tokens
-        return {
-            "tokens": None if count is None else count(role.text),
-            "most": service.backends.context_frames or None,
-        }
+        tokens = None if count is None else count(role.text)
+        return RoleTokens(tokens=tokens, most=service.backends.context_frames or None)
 
     return routes
 

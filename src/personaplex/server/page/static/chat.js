@@ -27,6 +27,7 @@ export class Chat {
     element('session-clear').addEventListener('click', () => this.#clear());
     element('session-delete').addEventListener('click', () => this.#delete());
     element('session-name').addEventListener('click', () => this.#rename());
+    element('rename-cancel').addEventListener('click', () => element('rename').close());
     element('chat-persona').addEventListener('change', ({ target }) => this.#persona(target.value));
   }
 
