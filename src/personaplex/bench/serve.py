@@ -163,7 +163,7 @@ async def _one(address: str, number: int, frames: int, token: str | None, everyb
 
     seen = Caller(connected=time.perf_counter())
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    target = address.replace("http", "ws", 1).rstrip("/") + "/v1/realtime?model=duplex"
+    target = address.replace("http", "ws", 1).rstrip("/") + "/v1/realtime?mode=duplex"
     try:
         async with connect(target, additional_headers=headers, max_size=None, compression=None, proxy=None) as socket:
             try:

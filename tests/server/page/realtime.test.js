@@ -87,7 +87,10 @@ test('a broken line is taken up where it was, and a person waits longer each tim
   it.wait(1000);
   it.opens();
   assert.deepEqual(it.last().sent, [{ type: 'session.resume', resume_token: 'back', server_event_seq: 17 }]);
-  it.says({ type: 'session.resumed', server_event_seq: 18 });
+  it.says({ type: 'session.created', server_event_seq: 1, session: { resume_token: 'another' } });
+  it.says({ type: 'session.resumed', server_event_seq: 17 });
+  assert.equal(it.call.sequence, 17, 'the session that a new line begins with is none of ours');
+  assert.equal(it.call.resumeToken, 'back');
   assert.deepEqual(it.states(), ['connecting', 'preparing', 'live', 'resuming', 'live']);
   assert.equal(it.sockets.length, 3);
 });
@@ -100,6 +103,15 @@ test('a line that cannot be taken up in time is told as lost, and nothing is tri
   it.breaks(1006);
   assert.deepEqual(it.seen.slice(-2), [['problem', { code: 'lost', message: '' }], ['state', 'ended']]);
   assert.equal(it.waiting.length, 0);
+});
+
+test('a session that the server does not have any more is lost', () => {
+  const it = lively();
+  it.breaks(1006);
+  it.wait(200);
+  it.opens();
+  it.says({ type: 'error', error: { code: 'session_resume_expired', message: 'there is no such session any more' } });
+  assert.deepEqual(it.seen.slice(-2), [['problem', { code: 'lost', message: '' }], ['state', 'ended']]);
 });
 
 test('a full server is told in its own words, and not tried again', () => {

@@ -118,7 +118,7 @@ export class Call {
   }
 
   #socket() {
-    return new WebSocket(socketAddress(`/v1/realtime?model=${this.form.backend}`), protocols('realtime'));
+    return new WebSocket(socketAddress(`/v1/realtime?mode=${this.form.backend}`), protocols('realtime'));
   }
 
   hangUp() {

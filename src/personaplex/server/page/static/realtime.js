@@ -133,6 +133,8 @@ export class Realtime {
 
   #take(event) {
     this.heardAt = this.now();
+    // A new line begins with a session of its own, which is not wanted: the old one is asked for.
+    if (this.state === 'resuming' && event.type !== 'session.resumed' && event.type !== 'error') return;
     this.sequence = event.server_event_seq ?? this.sequence;
     const own = HANDLERS[event.type.replace(/^response\.(audio|text)/, 'response.output_$1')];
     own?.call(this, event, (state) => this.#become(state), (problem) => this.#end(problem), (said) => this.#say(said));
@@ -206,9 +208,10 @@ const HANDLERS = {
   'input_audio_buffer.overrun'({ dropped_ms: dropped }) {
     this.on('lost', dropped / FRAME_MS);
   },
-  error({ error: { code, message } }) {
+  error({ error: { code, message } }, become, end) {
     if (QUIET.includes(code)) return;
     if (this.state === 'live') this.on('problem', { code, message });
+    else if (this.state === 'resuming') end({ code: 'lost', message: '' });
     else this.refused = { code, message };
   },
 };
