@@ -69,17 +69,14 @@ test('a tap while it answers cuts it short; a tap while it listens rests', () =>
   assert.deepEqual(run(turns, 100, LOUD), []);
 });
 
-test('latency is the time from a sample to its counterpart, smoothed', () => {
+test('latency is the age of what is heard: since its counterpart was recorded', () => {
   const latency = new Latency();
-  for (let i = 0; i < 100; i++) {
-    latency.send(960, 40 * i);
-    if (i >= 5) latency.receive(960, 40 * i); // five blocks later: 200 ms
-  }
-  assert.equal(latency.milliseconds, 200);
-  latency.receive(0, 4000, 960); // a block that was shed has no counterpart
-  latency.send(960, 4000);
-  latency.receive(960 * 5, 4000);
-  assert.ok(latency.milliseconds < 200);
-  latency.reset();
-  assert.equal(latency.milliseconds, null);
+  assert.equal(latency.heard(0, 0), null);
+  for (let i = 0; i < 10; i++) latency.send(960, 40 * (i + 1)); // recorded up to 400 ms
+  assert.equal(latency.heard(960, 200), 160, 'the last sample of the first block was recorded at 40 ms');
+  assert.equal(latency.heard(960 + 480, 240), 180, 'one in the middle of the second at 60 ms');
+  assert.equal(latency.heard(960 + 480, 250), 190);
+  latency.lose(960);
+  assert.equal(latency.heard(960 + 480, 250), 150, 'what the server did not hear has no counterpart');
+  assert.equal(latency.heard(960 * 20, 900), null, 'what was not sent yet has none either');
 });

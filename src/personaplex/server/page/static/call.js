@@ -15,6 +15,7 @@ const BLOCK = 960; // samples: 40 ms
 const FRAME = 1920;
 const ECHO_HOLD = 5; // blocks after the agent's last loud one in which a guarded microphone stays shut
 const LOUD = 0.012;
+const SMOOTHING = 0.95;
 
 const ICONS = {
   call: 'M6.5 3.5h3l1.5 4-2 1.6a12 12 0 0 0 5.9 5.9l1.6-2 4 1.5v3a2 2 0 0 1-2.2 2A17 17 0 0 1 4.5 5.7a2 2 0 0 1 2-2.2z',
@@ -37,6 +38,8 @@ export class Call {
     this.latency = new Latency();
     this.turns = new Turns();
     this.recording = null;
+    this.records = false;
+    this.calls = 0;
     this.realtime = null;
     this.sound = null;
     this.muted = false;
@@ -63,7 +66,9 @@ export class Call {
     this.agentLoud = 0;
     this.discarding = false;
     this.item = null; // what is being said, and where in what was pushed it began
-    this.latency.reset();
+    this.latency = new Latency();
+    this.age = null; // milliseconds of what is heard, smoothed
+    this.answerTook = null;
   }
 
   /** The server is there: calls can be made. */
@@ -97,7 +102,7 @@ export class Call {
     this.trouble(null);
     this.#reset();
     this.captions = new Captions();
-    this.recording = null;
+    this.calls++;
     this.turns = new Turns(this.form.turns);
     this.turns.set(this.form.inTurns);
     this.dial.clear();
@@ -130,6 +135,7 @@ export class Call {
     const sound = this.sound;
     this.sound = null;
     this.realtime = null;
+    this.records = false;
     this.turns.set(false);
     this.captions.finish();
     this.form.lock(false);
@@ -151,7 +157,7 @@ export class Call {
       cut: () => this.#cut(),
       lost: (frames) => {
         this.atServer += frames;
-        this.latency.receive(0, performance.now(), frames * FRAME);
+        this.latency.lose(frames * FRAME);
       },
       resumed: () => this.captions.marker('Connected again'),
       problem: ({ code, message }) => this.trouble(code, message),
@@ -160,8 +166,10 @@ export class Call {
   }
 
   #play(pcm, item) {
-    this.latency.receive(pcm.length, performance.now());
-    if (this.discarding) return;
+    if (this.discarding) {
+      this.latency.lose(pcm.length);
+      return;
+    }
     if (this.item?.id !== item) this.item = { id: item, start: this.pushed };
     this.pushed += pcm.length;
     this.sound?.play(pcm);
@@ -190,12 +198,14 @@ export class Call {
       if (this.realtime.send(user)) this.latency.send(BLOCK, performance.now());
       else this.local += BLOCK / FRAME;
     }
-    this.recording?.push(user, agent);
+    if (this.records) this.recording.push(user, agent);
     this.#levels(shut ? 0 : loudness(heard), loudness(said));
     if (this.captions.heard(cursor)) this.agentLoud = performance.now();
-    this.#answered(said, waiting);
+    this.#answered(said);
+    const age = waiting > 0 ? this.latency.heard(cursor, performance.now()) : null;
+    if (age !== null) this.age = this.age === null ? age : SMOOTHING * this.age + (1 - SMOOTHING) * age;
     this.dropped = Math.round(this.atServer + this.local + underruns + dropped / FRAME);
-    if (++this.blocks % 5 === 0) this.#numbers(waiting);
+    if (++this.blocks % 5 === 0) this.#numbers();
     if (this.blocks % 25 === 0 && this.item && cursor > this.item.start) {
       this.realtime.acknowledge(this.item.id, (1000 * (cursor - this.item.start)) / 24000);
     }
@@ -216,24 +226,23 @@ export class Call {
   }
 
   /** In turns, latency is from the last word to the first that is heard. */
-  #answered(said, waiting) {
+  #answered(said) {
     if (this.awaited === null || said < LOUD) return;
     this.answerTook = performance.now() - this.awaited + this.sound.delay;
     this.awaited = null;
-    void waiting;
   }
 
-  #numbers(waiting) {
+  #numbers() {
     const duplex = this.form.backend === 'duplex' && !this.form.inTurns;
-    const way = this.latency.milliseconds;
-    const value = duplex ? (way === null ? null : way + waiting + (this.sound?.delay ?? 0)) : this.answerTook ?? null;
+    const value = duplex ? this.age && this.age + this.sound.delay : this.answerTook;
     element('latency').textContent = value === null ? '–' : `${Math.round(value)} ms`;
     element('latency').dataset.grade = value !== null && value > (duplex ? 500 : 2000) ? 'poor' : 'good';
     element('dropped').textContent = this.dropped;
     element('dropped').dataset.grade = this.dropped > this.blocks / 200 + 2 ? 'poor' : 'good';
     const seconds = Math.floor((this.blocks * BLOCK) / 24000);
     element('clock').textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, '0')}`;
-    if (this.recording) element('record-label').textContent = this.recording.full ? 'Full' : 'Recording';
+    element('download').disabled = !this.recording?.length;
+    if (this.recording?.full) this.#record(false);
     element('copy').disabled = this.captions.lines.length === 0;
   }
 
@@ -268,9 +277,11 @@ export class Call {
     this.show();
   }
 
-  #record() {
-    if (this.recording && !this.recording.ended) this.recording.ended = true;
-    else this.recording = new Recording();
+  /** On, off, and on again: one recording for a call. That of the last call stays until another begins. */
+  #record(on = !this.records) {
+    if (on && !(this.recording && this.recordedCall === this.calls)) this.recording = new Recording();
+    this.recordedCall = this.calls;
+    this.records = on && !this.recording.full;
     this.show();
   }
 
@@ -323,9 +334,10 @@ export class Call {
     element('connect-label').textContent = label;
     element('status').textContent = said ?? status;
     element('mute').disabled = element('record').disabled = element('end').disabled = !this.live;
-    element('record').setAttribute('aria-pressed', Boolean(this.live && this.recording && !this.recording.ended));
-    element('record-label').textContent = this.live && this.recording && !this.recording.ended ? 'Recording' : 'Record';
-    element('download').disabled = !this.recording || this.recording.length === 0;
+    element('end').hidden = !this.form.inTurns;
+    element('record').setAttribute('aria-pressed', this.records);
+    element('record-label').textContent = this.records ? 'Recording' : 'Record';
+    element('download').disabled = !this.recording?.length;
   }
 
   #face(state) {

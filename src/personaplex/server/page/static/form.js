@@ -114,7 +114,7 @@ export class CallForm {
   #offerVoices() {
     const chosen = element('voice').value;
     const voices = this.about.voices[this.backend] ?? [];
-    element('voice').replaceChildren(option('', 'Persona’s own'), ...groups(voices));
+    element('voice').replaceChildren(option('', 'Its own'), ...groups(voices));
     if (voices.includes(chosen)) element('voice').value = chosen;
   }
 

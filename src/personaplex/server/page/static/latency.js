@@ -1,36 +1,38 @@
-/** How long an answer takes: from the moment a sample was sent until its counterpart came back. Pure; time is given. */
+/**
+ * How old what is heard is: since the moment that its counterpart, the same sample of the user, was recorded. A
+ * full-duplex agent answers frame by frame, so this is the whole way: a block gathered, the line, the server's step, the
+ * line back, the jitter buffer. Pure; time is given.
+ */
 
-const SMOOTHING = 0.85; // as the reference's own page smooths it
+const PER_MS = 24; // samples
+const MOST = 3000; // blocks: two minutes without an answer
 
 export class Latency {
   constructor() {
-    this.reset();
-  }
-
-  reset() {
     /** @type {{end: number, at: number}[]} */
     this.marks = [];
     this.sent = 0;
-    this.received = 0;
-    /** @type {number|null} */
-    this.milliseconds = null;
+    this.lost = 0; // samples that were sent and have no counterpart
   }
 
-  /** `n` samples went out at `now` (milliseconds). */
+  /** `n` samples that were recorded up to `now` (milliseconds) went out. */
   send(n, now) {
     this.sent += n;
     this.marks.push({ end: this.sent, at: now });
-    if (this.marks.length > 3000) this.marks.shift(); // two minutes without an answer
+    if (this.marks.length > MOST) this.marks.shift();
   }
 
-  /** `n` samples came back at `now`; `lost` of what was sent will have no counterpart. */
-  receive(n, now, lost = 0) {
-    this.received += n + lost;
-    let mark;
-    while (this.marks.length && this.marks[0].end <= this.received) mark = this.marks.shift();
-    if (!mark) return;
-    const taken = now - mark.at;
-    this.milliseconds =
-      this.milliseconds === null ? taken : SMOOTHING * this.milliseconds + (1 - SMOOTHING) * taken;
+  /** The server did not hear `n` of the samples. */
+  lose(n) {
+    this.lost += n;
+  }
+
+  /** Milliseconds, when sample `cursor` of the agent's is played at `now`; null while there is none. */
+  heard(cursor, now) {
+    const sample = cursor + this.lost;
+    while (this.marks.length > 1 && this.marks[0].end < sample) this.marks.shift();
+    const mark = this.marks[0];
+    if (!cursor || !mark || mark.end < sample) return null;
+    return now - (mark.at - (mark.end - sample) / PER_MS);
   }
 }
