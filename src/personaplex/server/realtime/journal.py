@@ -40,6 +40,11 @@ class Journal:
             self._n_bytes -= len(self._kept.popleft().text)
         return kept
 
+    @staticmethod
+    def unnumbered(event: Mapping[str, Any]) -> Kept:
+        """A message about the connection, and none of the session: it is not told again."""
+        return Kept(0, json.dumps(event, separators=(",", ":")), sounds=False)
+
     def forget(self, seq: int) -> None:
         """The client has everything up to `seq`."""
         while self._kept and self._kept[0].seq <= seq:

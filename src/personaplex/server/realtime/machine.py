@@ -235,6 +235,10 @@ class Machine:
         """A message that is no text."""
         self._refuse(Refused("binary_not_supported", "messages are JSON in text frames; sound is base64 in them"), None)
 
+    def refuse(self, code: str, message: str) -> None:
+        """Something that was asked for cannot be."""
+        self._refuse(Refused(code, message), None)
+
     def _refuse(self, refused: Refused, event_id: str | None) -> None:
         self._tell(
             {
