@@ -15,10 +15,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from personaplex import __version__
 from personaplex.errors import PersonaPlexError, UsageError
-from personaplex.server import health, moshi
+from personaplex.server import health, moshi, page
 from personaplex.server.auth import Guard
 from personaplex.server.http import routes as http_routes
 from personaplex.server.log import tell
+from personaplex.server.realtime import routes as realtime
 from personaplex.server.refusals import RETRY_SECONDS, Missing, TooLarge, body, refusal
 from personaplex.server.service import Service
 
@@ -58,7 +59,9 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _plain)
     app.include_router(health.router(service))
     app.include_router(moshi.router(service))
+    app.include_router(realtime.router(service))
     app.include_router(http_routes.router(service))
+    app.include_router(page.router(service))
     http_routes.describe(app)
     return app
 

@@ -52,8 +52,10 @@ class Backends:
 
     `slots`: of each mode. `voices`: names of the duplex model's voices, with the user's own; `find_voice` makes one of
     these names what the backend opens. `cascade_voices`: the synthesiser's. `takes_prompts`: False for Moshi, whose
-    voice and role cannot be set. `parts`: what goes before the personas' choices of engines. `watch` has a function
-    called with the seconds of each step; `unheard` tells frames that wait, for each conversation. `close` closes all.
+    voice and role cannot be set. `role_tokens` counts those of a role text, of the `context_frames` that the model
+    remembers; None where nobody counts. `sampling`: the duplex model's own. `parts`: what goes before the personas'
+    choices of engines. `watch` has a function called with the seconds of each step; `unheard` tells frames that wait,
+    for each conversation. `close` closes all.
     """
 
     model_name: str
@@ -64,6 +66,9 @@ class Backends:
     cascade_voices: Callable[[], Sequence[str]] = tuple
     find_voice: Callable[[str], str] = _unchanged
     takes_prompts: bool = True
+    role_tokens: Callable[[str], int] | None = None
+    context_frames: int = 0
+    sampling: Sampling = field(default_factory=dict)
     parts: Parts = field(default_factory=Parts)
     watch: Callable[[Callable[[float], None]], None] = lambda _: None
     unheard: Callable[[], Sequence[int]] = tuple
@@ -171,7 +176,8 @@ class Service:
     def close(self) -> None:
         """End every conversation and free the backends; waits for them. Harmless when it has been closed."""
         with self._lock:
-            was, self._closed, self._state = self._closed, True, "draining"
+            was, self._closed = self._closed, True
+            self._state = "failed" if self._state == "failed" else "draining"
             done = self.loaded.done() and self.loaded.exception() is None
         if not was and done:
             self.loaded.result().close()

@@ -8,10 +8,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 
+from personaplex.by_turns import TurnBased
 from personaplex.conversation import (
     Audio,
     Capabilities,
@@ -23,6 +24,7 @@ from personaplex.conversation import (
     PromptChoice,
     VoiceChoice,
 )
+from personaplex.errors import Unsupported
 from personaplex.server.metrics import Metrics
 from personaplex.server.scribe import Scribe
 
@@ -87,6 +89,13 @@ class Session:
     def update(self, *, voice: VoiceChoice = None, prompt: PromptChoice = None, keep_history: bool = False) -> None:
         """Change voice or prompt at the agent's next pause."""
         self._conversation.update(voice=voice, prompt=prompt, keep_history=keep_history)
+
+    @property
+    def by_turns(self) -> TurnBased:
+        """The same conversation's history, tools and turns. Raises Unsupported where it has none."""
+        if not hasattr(self._conversation, "take_turns"):
+            raise Unsupported("this server's cascade holds no conversations by turns")
+        return cast(TurnBased, self._conversation)
 
     def events(self) -> EventStream:
         """The stream of this conversation's events."""
