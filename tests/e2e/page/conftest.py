@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from personaplex.audio import write_audio
 from personaplex.cascade.backend import Cascade
@@ -90,7 +91,7 @@ def microphone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser(microphone: Path) -> Iterator[Browser]:
     found = next((path for name in PLACES if (path := shutil.which(name))), None)
     assert found, "no Chromium here; install it with: sudo apt-get install --no-install-recommends chromium"
-    fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    fake = ["--use-fake-device-for-media-stream"]
     fake += [f"--use-file-for-fake-audio-capture={microphone}", f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1"]
     with sync_playwright() as playwright:
         # As root Chromium has no sandbox.
@@ -135,7 +136,7 @@ class Visit:
     def open(self, address: str) -> Page:
         """Go there, and wait until the server has told what it has."""
         self.page.goto(address)
-        self.page.wait_for_selector("#connect:enabled")
+        self.page.wait_for_selector("#connect:enabled", state="attached")
         return self.page
 
     def connect(self) -> None:
@@ -151,6 +152,11 @@ class Visit:
     def text(self, selector: str) -> str:
         """What stands there."""
         return (self.page.text_content(selector) or "").strip()
+
+    def both_speak(self) -> None:
+        """Wait for a moment in which both sides are loud."""
+        for who in ("user", "agent"):
+            expect(self.page.locator(f"#{who}-level")).to_have_attribute("aria-valuenow", re.compile("[5-9].|100"))
 
     def captions(self, who: str) -> list[str]:
         """Lines of one side, or markers."""
@@ -168,9 +174,9 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     """Makes visits; at the end nothing was logged, and nobody but the server was asked for anything."""
     visits: list[Visit] = []
 
-    def make(width: int = 1360, height: int = 860, scheme: str = "light", **options: object) -> Visit:
+    def make(width: int = 1360, height: int = 860, scheme: str = "light") -> Visit:
         size = {"width": width, "height": height}
-        context = browser.new_context(viewport=size, color_scheme=scheme, accept_downloads=True, **options)  # type: ignore[arg-type]
+        context = browser.new_context(viewport=size, color_scheme=scheme, permissions=["microphone"])  # type: ignore[arg-type]
         visits.append(Visit(context))
         return visits[-1]
 
