@@ -99,6 +99,33 @@ def test_a_browser_that_records_at_its_own_rate_only(server: Server, visit: Visi
     assert share > 0.7 and 0.05 < later < 1.5
 
 
+ASKED = """
+const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+window.asked = [];
+navigator.mediaDevices.getUserMedia = (what) => { window.asked.push(what.audio.echoCancellation); return ask(what); };
+"""
+
+
+def test_headphones_and_loud_speakers(server: Server, visit: Visits, tmp_path: Path) -> None:
+    """In the middle of a call; and where echo cannot be taken out, the microphone is shut while the agent speaks."""
+    caller = visit()
+    page = caller.page
+    page.add_init_script(ASKED)
+    caller.open(server.address)
+    caller.connect()
+    page.check("[name=ears][value=headphones]", force=True)
+    caller.both_speak()
+    assert page.evaluate("window.asked") == [True, False]
+    page.check("[name=ears][value=speakers]", force=True)
+    page.click(".advanced summary")
+    page.check("#guard")
+    user, agent = talk(caller, 6, tmp_path).T
+    blocks = np.array([np.sqrt(np.mean(np.square(agent[i : i + 960]))) > 0.02 for i in range(0, len(agent) - 960, 960)])
+    assert blocks.sum() > 5, "the agent was heard"
+    heard = [bool(user[960 * i : 960 * (i + 1)].any()) for i in np.flatnonzero(blocks)[1:]]
+    assert sum(heard) <= 2, "and the user not meanwhile"
+
+
 def test_who_one_talks_with(server: Server, visit: Visits) -> None:
     """Persona, voice, role, seed and sampling of the form are what the conversation is opened with."""
     caller = visit()
