@@ -12,6 +12,7 @@ setup: ## Make .venv, or bring it up to date: all that this machine needs to run
 packages: setup
 	@sh scripts/system-packages tests
 	@sh scripts/engines-venv
+	@sh scripts/clients-venv
 
 demo: setup ## Run the demonstration
 	@sh scripts/demo
@@ -41,5 +42,5 @@ lock: ## Pin anew after pyproject.toml changed (LOCK=--upgrade: the newest of ev
 	@sh scripts/lock $(LOCK)
 
 clean: ## Remove .venv and everything else that these targets made, but for demo/
-	rm -rf .venv .venv-engines .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-engines .venv-clients .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

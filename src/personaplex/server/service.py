@@ -18,16 +18,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from personaplex.cascade.session import ChatSession, Engines
 from personaplex.conversation import Backend, Settings
 from personaplex.errors import PersonaError, PersonaPlexError, Unavailable
 from personaplex.persona import Parts, Persona, read_personas
+from personaplex.server.history.record import Kind
 from personaplex.server.history.store import History
 from personaplex.server.log import tell
 from personaplex.server.metrics import Metrics
 from personaplex.server.refusals import refusal
+from personaplex.server.scribe import Scribe
 from personaplex.server.session import Session
 from personaplex.server.settings import ServerSettings
 
@@ -174,7 +176,8 @@ class Service:
     def close(self) -> None:
         """End every conversation and free the backends; waits for them. Harmless when it has been closed."""
         with self._lock:
-            was, self._closed, self._state = self._closed, True, "draining"
+            was, self._closed = self._closed, True
+            self._state = "failed" if self._state == "failed" else "draining"
             done = self.loaded.done() and self.loaded.exception() is None
         if not was and done:
             self.loaded.result().close()
@@ -275,22 +278,35 @@ class Service:
 
     # Who is talking.
 
-    def open(self, mode: Mode, settings: Settings, *, client: str) -> Session:
+    def open(
+        self, mode: Mode, settings: Settings, *, client: str, persona: str | None = None, record: bool = False
+    ) -> Session:
         """Begin a conversation; returns at once. `client` is the protocol that asked, for the numbers.
+
+        What is said in it goes into the history, where one of a known protocol (`record.Kind`) asked; `persona` is who
+        says it, `record` keeps the sound, too.
 
         Raises Busy when all slots are taken, Unavailable while loading or draining, and what the backend raises.
         """
         try:
             backend = self._backend(mode)
-            session = Session(backend.open(settings), mode, self.metrics, client, self._forget, self._vanished)
+            conversation = backend.open(settings)
         except PersonaPlexError as error:
             self.refused(error, client)
             raise
+        scribe = self._scribe(client, persona, record)
+        session = Session(conversation, mode, self.metrics, client, self._forget, self._vanished, scribe)
         with self._lock:
             self._sessions[session.number] = (mode, time.monotonic())
         self.metrics.sessions.labels(mode, client).inc()
         tell("session opened", session=session.number, mode=mode, client=client)
         return session
+
+    def _scribe(self, client: str, persona: str | None, record: bool) -> Scribe | None:
+        kind = next((kind for kind in get_args(Kind) if kind == client), None)
+        if kind is None:
+            return None
+        return Scribe(self.history.begin(kind, persona=persona), persona, records=record)
 
     def refused(self, error: BaseException, client: str) -> None:
         """Count and log that somebody was refused."""
@@ -327,8 +343,8 @@ class Service:
 
     @property
     def is_full(self) -> bool:
-        """Whether no mode has a slot left."""
-        return all(self.in_use(mode) >= self.backends.slots.get(mode, 0) for mode in self.modes)
+        """Whether the first of the modes has no slot left: it is what most come for."""
+        return any(self.in_use(mode) >= self.backends.slots.get(mode, 0) for mode in self.modes[:1])
 
     def chat_session(self, persona: str | None = None, *, seed: int | None = None) -> ChatSession:
         """A conversation in text with a persona. Its engines are shared, and belong to the event loop that uses them.

@@ -73,9 +73,10 @@ class Transcript:
         self._sound.append(pcm16(np.stack([agent, user], axis=1)))
         self._n_samples += len(agent)
         if self._n_samples >= PIECE_SECONDS * SAMPLE_RATE:
-            self._write_sound()
+            self.flush()
 
-    def _write_sound(self) -> None:
+    def flush(self) -> None:
+        """Have what was heard up to now written, although it is no whole piece."""
         if self._sound:
             pcm, n_samples = np.concatenate(self._sound).tobytes(), self._n_samples
             self._sound, self._n_samples = [], 0
@@ -99,7 +100,7 @@ class Transcript:
 
     async def settle(self) -> bool:
         """Wait until all of it is written; whether it is kept, for a failure was logged already."""
-        self._write_sound()
+        self.flush()
         if self._last is None:
             return True
         try:

@@ -32,6 +32,8 @@ def bounded(most_bytes: int = MOST_JSON_BYTES) -> type[APIRoute]:
                     raise _too_large(most_bytes)
                 inner = Request(request.scope, _bounded(request.receive, most_bytes))
                 response: Response = await handle(inner)
+                # Transcripts are other people's words: no browser is to take them for a page.
+                response.headers.setdefault("x-content-type-options", "nosniff")
                 return response
 
             return bounded_handle

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import anyio
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
+from personaplex.errors import PersonaPlexError
+from personaplex.server.log import tell
 from personaplex.server.service import Service
 
 T = TypeVar("T")
@@ -26,23 +30,39 @@ class PatientResponse(StreamingResponse):
     """A streamed response that gives up on a reader who takes nothing for `UNREAD_SECONDS`."""
 
     def __init__(
-        self, content: AsyncIterator[bytes], service: Service, media_type: str, headers: Mapping[str, str] | None = None
+        self,
+        content: AsyncGenerator[bytes, None],
+        service: Service,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(content, media_type=media_type, headers={"cache-control": "no-store", **(headers or {})})
         self._service = service
 
     async def stream_response(self, send: Send) -> None:
-        """Send it, piece by piece."""
+        """Send it, piece by piece. What fails midway leaves it without an end: nobody takes it for the whole."""
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        await self._send(send, start)
+        pieces = cast(AsyncGenerator[bytes, None], self.body_iterator)
+        try:
+            async for piece in pieces:
+                await self._send(send, {"type": "http.response.body", "body": piece, "more_body": True})
+        except PersonaPlexError as error:
+            tell("a response broke off", level=logging.WARNING, reason=error)
+            return
+        finally:
+            # The reader may be gone, and this task with it: what was begun for them is ended nevertheless.
+            with anyio.CancelScope(shield=True):
+                await pieces.aclose()
+        await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(UNREAD_SECONDS):
-                    await send(message)
-            except TimeoutError:
-                self._service.metrics.slow_readers.inc()
-                raise OSError("the reader takes nothing") from None
-
-        await super().stream_response(send_in_time)
+    async def _send(self, send: Send, message: Message) -> None:
+        try:
+            async with asyncio.timeout(UNREAD_SECONDS):
+                await send(message)
+        except TimeoutError:
+            self._service.metrics.slow_readers.inc()
+            raise OSError("the reader takes nothing") from None
 
 
 async def begun(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

@@ -47,7 +47,9 @@ async def answer(socket: WebSocket, service: Service) -> None:
     await socket.accept()
     line = _Line(socket, service)
     try:
-        with closing(service.open("duplex", read_query(socket.query_params, service), client=CLIENT)) as session:
+        settings = read_query(socket.query_params, service)
+        record = socket.query_params.get("record", "").lower() in ("1", "true")  # ours; no client of theirs sends it
+        with closing(service.open("duplex", settings, client=CLIENT, record=record)) as session:
             await _Call(session, line, service.settings.idle_seconds).talk()
     except _Gone:
         pass
@@ -109,22 +111,21 @@ class _Call:
         self._idle_seconds = idle_seconds
         self._ear = Ear(session)
         self._opus = OpusWriter()
-        self._is_ready = False
-        self._listening: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
         self._last_error: PersonaPlexError | None = None
 
     async def talk(self) -> None:
-        """Hear and speak until one of both ends. Raises what ended it."""
-        hearing = asyncio.create_task(self._hear(), name="moshi-hear")
-        speaking = asyncio.create_task(self._speak(), name="moshi-speak")
+        """Speak and hear until something ends it, and raise that; neither of both ends in another way."""
+        work = (self._speak(), self._listen(), self._hear())  # the first says best why it ended, if several did
+        tasks = [asyncio.create_task(each) for each in work]
         try:
-            done, _ = await asyncio.wait((hearing, speaking), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            tasks = [task for task in (hearing, speaking, self._listening) if task is not None]
+            ended = [task for task in tasks if task.done()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for task in sorted(done, key=lambda task: task is hearing):  # why the agent ended tells more than that it did
+        for task in ended:
             task.result()
 
     async def _hear(self) -> None:
@@ -162,15 +163,14 @@ class _Call:
 
     async def _tell(self, event: Event) -> None:
         if isinstance(event, Audio):
-            self._ear.answered()
+            await self._ear.answered()
             await self._line.send(wire.audio(self._opus.write(event.pcm)))
         elif isinstance(event, AgentText):
             await self._line.send(wire.text(event.text))
-        elif isinstance(event, Ready) and not self._is_ready:
-            self._is_ready = True
+        elif isinstance(event, Ready) and not self._ready.is_set():
+            self._ready.set()
             for data in (wire.HANDSHAKE, *(wire.audio(page) for page in self._opus.head())):
                 await self._line.send(data)
-            self._listening = asyncio.create_task(self._listen(), name="moshi-listen")
         elif isinstance(event, Error):
             self._last_error = event.error
             await self._line.send(wire.error(message(event.error)))
@@ -178,7 +178,8 @@ class _Call:
             await self._end(event.reason)
 
     async def _listen(self) -> None:
-        with suppress(Closed):
+        await self._ready.wait()
+        with suppress(Closed):  # its end is told by the events
             await self._ear.listen()
 
     async def _end(self, reason: EndReason) -> None:

@@ -131,7 +131,7 @@ class TurnsMachine(Machine):
                 self._is_cancelled &= answer is not None  # whatever is answered now was not cancelled
             case AnswerBegan():
                 self._begin()
-            case AgentStarted() if answer is not None:
+            case AgentStarted() if answer is not None and answer.message is None:
                 answer.begin()
             case Audio(pcm=pcm) if answer is not None and answer.message is not None:
                 answer.hear(pcm, self.now)
@@ -153,6 +153,7 @@ class TurnsMachine(Machine):
                 pass
 
     def _begin(self) -> None:
+        self._over(dropped=True)  # if its end was not told
         wanted, self._wanted = self._wanted or Wanted(), None
         self._is_interrupted, self._failure = False, None
         self.response = Response(

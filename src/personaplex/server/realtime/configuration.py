@@ -37,12 +37,15 @@ class Configuration:
     turns: TurnDetection | None = VOICE
     directions: Directions = Directions()  # noqa: RUF009 - frozen
     seed: int | None = None
+    recording: bool = False
     sampling: Mapping[str, float | int | bool] = field(default_factory=dict)
 
     def changed(self, asked: SessionObject) -> Configuration:
         """As `session.update` wants it. Raises Refused for what cannot be."""
         given = asked.model_fields_set
         chosen: dict[str, Any] = {n: getattr(asked, n) for n in ("persona", "instructions", "seed") if n in given}
+        if asked.recording is not None:
+            chosen["recording"] = asked.recording
         if "sampling" in given:
             chosen["sampling"] = asked.sampling or {}
         for name, beta in (("input", "input_audio_format"), ("output", "output_audio_format")):
@@ -177,6 +180,7 @@ def shown(now: Configuration, *, by_turns: bool, transcribes: bool) -> dict[str,
         "max_output_tokens": now.directions.max_tokens or "inf",
         "truncation": "auto",
         "tracing": None,
+        "recording": now.recording,
         "seed": now.seed,
         "sampling": dict(now.sampling),
     }

@@ -64,8 +64,11 @@ class Intake:
 
     def drop(self) -> None:
         """Forget what was not given yet, back to the end of the last turn."""
-        while self._items and self._items[-1] != Do("end_turn", {}, in_turn=True):
-            item = self._items.pop()
+        while self._items:
+            item = self._items[-1]
+            if isinstance(item, Do) and item.what == "end_turn":
+                break
+            self._items.pop()
             self._n_waiting -= len(item) if isinstance(item, np.ndarray) else 0
 
     def next(self, n_lived: int) -> np.ndarray | Do | None:

@@ -37,6 +37,7 @@ from personaplex.server.realtime.machine import (
     Start,
     Tell,
 )
+from personaplex.server.realtime.minutes import Minutes
 from personaplex.server.refusals import refusal
 from personaplex.server.service import Mode, Service
 from personaplex.server.session import Session
@@ -77,6 +78,7 @@ class Live:
         self._session: Session | None = None
         self._target: Any = None
         self._intake = Intake()
+        self._minutes: Minutes | None = None
         self._n_lived = 0
         self._last_sound = -QUIET_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
@@ -203,6 +205,10 @@ class Live:
                 tell("call failed", error=error)
             self._machine.failed(error, refusal(error).close_code)
             return
+        now = self._machine.now
+        persona = now.persona or self._service.settings.persona
+        transcript = self._service.history.begin("realtime", persona=persona, id=self._machine.session["id"])
+        self._minutes = Minutes(transcript, persona, recording=now.recording)
         self._begin(self._listen(self._session), "listen")
         if self._mode == "cascade":
             self._begin(self._pass_time(), "time")
@@ -217,6 +223,8 @@ class Live:
             return  # it could not be opened, as was told
         try:
             getattr(self._target, do.what)(**do.arguments)
+            if self._minutes is not None and (text := written(do)):
+                self._minutes.typed(text)
         except Closed:
             pass  # its last event is on its way
         except PersonaPlexError as error:
@@ -238,6 +246,8 @@ class Live:
                 continue
             try:
                 self._session.send(item)
+                if self._minutes is not None:
+                    self._minutes.given(item)
             except Closed:
                 return
             except PersonaPlexError as error:
@@ -247,6 +257,8 @@ class Live:
 
     def _happen(self, event: Event) -> None:
         self._machine.happened(event)
+        if self._minutes is not None:
+            self._minutes.happened(event)
 
     async def _listen(self, session: Session) -> None:
         try:
@@ -291,4 +303,14 @@ class Live:
                 task.cancel()
         if self._session is not None:
             self._session.close()
+        if self._minutes is not None:
+            self._minutes.end()
         self._gone(self)
+
+
+def written(do: Do) -> str:
+    """What the user wrote, if that is what the conversation is told."""
+    if do.what == "send_text":
+        return str(do.arguments["text"])
+    message = do.arguments.get("message")
+    return message.content if do.what == "add" and message.role == "user" else ""

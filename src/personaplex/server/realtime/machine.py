@@ -308,16 +308,18 @@ class Machine:
         """Have a conversation that was started become what is asked for now. Raises Refused."""
         if not self.started:
             return
-        if (self.now.seed, self.now.sampling) != (before.seed, before.sampling):
-            raise Refused("session_started", "seed and sampling are chosen before the conversation starts")
+        chosen = [(now.seed, now.sampling, now.recording) for now in (before, self.now)]
+        if chosen[0] != chosen[1]:
+            raise Refused("session_started", "seed, sampling and recording are chosen before the conversation starts")
         role = (self.now.persona, self.now.instructions) != (before.persona, before.instructions)
         voice = self.now.voice != before.voice
         if (role or voice) and not self.about.capabilities.update:
             code = "persona_update_unsupported" if role else "voice_update_unsupported"
             raise Refused(code, "voice and role of this model cannot be changed in a conversation; start another")
         if role or voice:
-            changes: dict[str, Any] = {"voice": settings.voice} if voice else {}
-            changes |= {"prompt": settings.prompt} if role else {}
+            changes: dict[str, Any] = {"voice": settings.voice or ""} if voice else {}
+            # A turn's history is kept only with something to read, which a voice of one's own is not.
+            changes |= {"prompt": settings.prompt} if role or self.by_turns else {}
             keep = self.by_turns and any(changes.values())
             self._do("update", **changes, keep_history=keep)
 

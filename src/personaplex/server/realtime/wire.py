@@ -126,6 +126,7 @@ class SessionObject(Answering):
     input_audio_transcription: Transcription | None = None
     turn_detection: TurnDetection | None = None
     persona: _Name | None = None
+    recording: bool | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
     sampling: Annotated[dict[str, bool | int | float], Field(max_length=32)] | None = None
 
