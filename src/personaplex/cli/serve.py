@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     "--history",
     is_flag=False,
     flag_value="",
-    metavar="[URL]",
-    help="Keep sessions and transcripts: in a file of your own, or in the database that a SQLAlchemy URL names "
+    metavar="[FILE|URL]",
+    help="Keep sessions and transcripts: in an SQLite file, or in the database that a SQLAlchemy URL names "
     "(default: in memory, until the server ends).",
 )
 @click.option("--retention-days", type=float, help="Delete what --history keeps after so many days.")
@@ -148,7 +148,7 @@ def _certificate(options: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
 def _history(options: Mapping[str, Any]) -> str | None:
     if options["history"] is None and options["retention_days"] is not None:
         raise UsageError("--retention-days says nothing without --history")
-    return f"sqlite:///{data_folder() / 'history.sqlite3'}" if options["history"] == "" else options["history"]
+    return str(data_folder() / "history.sqlite3") if options["history"] == "" else options["history"]
 
 
 def _duplex(options: Mapping[str, Any]) -> DuplexPlan | None:
