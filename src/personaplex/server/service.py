@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from personaplex.cascade.session import ChatSession, Engines
 from personaplex.conversation import Backend, Settings
@@ -283,8 +283,8 @@ class Service:
     ) -> Session:
         """Begin a conversation; returns at once. `client` is the protocol that asked, for the numbers.
 
-        What is said in it goes into the history, where one of a known protocol (`record.Kind`) asked; `persona` is who
-        says it, `record` keeps the sound, too.
+        What is said in calls of "moshi" and "respond" goes into the history; `persona` is who says it, `record` keeps
+        the sound, too.
 
         Raises Busy when all slots are taken, Unavailable while loading or draining, and what the backend raises.
         """
@@ -303,9 +303,10 @@ class Service:
         return session
 
     def _scribe(self, client: str, persona: str | None, record: bool) -> Scribe | None:
-        kind = next((kind for kind in get_args(Kind) if kind == client), None)
-        if kind is None:
+        # `/v1/realtime` writes its own: it knows of items and typed turns, which events do not tell.
+        if client not in ("moshi", "respond"):
             return None
+        kind: Kind = "moshi" if client == "moshi" else "respond"
         return Scribe(self.history.begin(kind, persona=persona), persona, records=record)
 
     def refused(self, error: BaseException, client: str) -> None:
