@@ -344,8 +344,8 @@ class Service:
 
     @property
     def is_full(self) -> bool:
-        """Whether no mode has a slot left."""
-        return all(self.in_use(mode) >= self.backends.slots.get(mode, 0) for mode in self.modes)
+        """Whether the first of the modes has no slot left: it is what most come for."""
+        return any(self.in_use(mode) >= self.backends.slots.get(mode, 0) for mode in self.modes[:1])
 
     def chat_session(self, persona: str | None = None, *, seed: int | None = None) -> ChatSession:
         """A conversation in text with a persona. Its engines are shared, and belong to the event loop that uses them.

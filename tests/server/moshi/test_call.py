@@ -119,6 +119,26 @@ def test_what_cannot_be_is_an_error_message_and_a_close_code(server: str, query:
         assert [message[0] for message in call.received] == [5], "no handshake"
 
 
+def test_a_long_role_in_an_address_is_read_and_one_that_is_too_long_is_refused(server: str, service: Service) -> None:
+    """NVIDIA's page takes 1000 characters, which may be twelve bytes each in an address."""
+    role = "\N{SLIGHTLY SMILING FACE}" * 1000
+    with calling(server, {"text_prompt": role}) as call:
+        assert call.next() == b"\x00"
+    for longer in (6000, 100_000):
+        with pytest.raises(InvalidStatus) as refused, calling(server, {"text_prompt": role * (longer // 1000)}):
+            pass
+        assert refused.value.response.status_code == 400
+
+
+def test_a_handshake_that_cannot_be_read_is_answered(server: str) -> None:
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 5) as raw:
+        many = "".join(f"x-{i}: y\r\n" for i in range(200))  # more headers than the WebSockets package takes
+        upgrade = f"GET /api/chat HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        raw.sendall(f"{upgrade}{many}\r\n".encode())
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
+
+
 def test_one_caller_too_many_is_told_so(server: str) -> None:
     with calling(server) as first, calling(server) as second:
         assert first.next() == second.next() == b"\x00"

@@ -132,7 +132,8 @@ def test_the_rules_that_these_tests_hold_machines_to_can_be_broken() -> None:
     item = {"id": "i", "type": "message"}
     added = {"type": "response.output_item.added", "response_id": "r", "output_index": 0, "item": item}
     check([made, done])
-    worlds: list[list[dict[str, Any]]] = [[made, made], [done], [made, added, done], [added]]
-    for wrong in [*worlds, [made, {"type": "session.closed"}]]:
+    closed = {"type": "session.closed"}
+    worlds: list[list[dict[str, Any]]] = [[made, made], [done], [made, added, done], [added], [made, closed]]
+    for wrong in worlds:
         with pytest.raises(AssertionError):
             check(wrong)

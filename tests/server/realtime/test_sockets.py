@@ -6,7 +6,9 @@ import asyncio
 import json
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -259,21 +261,18 @@ def test_a_full_server_refuses_in_words_whoever_begins_and_nobody_else(address: 
     eventually(lambda: service.in_use() == 0)
 
 
-@pytest.mark.parametrize("query", ["mode=telepathy", "mode="])
-def test_a_mode_that_is_not_served_is_refused_in_words(address: str, query: str) -> None:
-    with calling(address, query) as caller:
-        assert "it has duplex and cascade" in caller.told[0]["error"]["message"]
-        assert caller.end()[0] == 1008
+def test_a_mode_that_is_not_served_is_refused_in_words(address: str) -> None:
+    for query in ("mode=telepathy", "mode="):
+        with calling(address, query) as caller:
+            assert "it has duplex and cascade" in caller.told[0]["error"]["message"]
+            assert caller.end()[0] == 1008
 
 
-@pytest.mark.parametrize(
-    ("model", "mode"),
-    [("", "duplex"), ("model=scripted", "duplex"), ("model=personaplex", "duplex"), ("model=cascade", "cascade"),
-     ("model=gpt-realtime", "cascade")],
-)  # fmt: skip
-def test_the_name_of_a_model_says_what_is_talked_with(address: str, model: str, mode: str) -> None:
-    with calling(address, model, subprotocols=["realtime"]) as caller:
-        assert caller.session["mode"] == mode and caller.socket.subprotocol == "realtime"
+def test_the_name_of_a_model_says_what_is_talked_with(address: str) -> None:
+    for model in ("", "model=scripted", "model=personaplex", "model=cascade", "model=gpt-realtime"):
+        with calling(address, model, subprotocols=["realtime"]) as caller:
+            mode = "cascade" if model in ("model=cascade", "model=gpt-realtime") else "duplex"
+            assert caller.session["mode"] == mode and caller.socket.subprotocol == "realtime"
 
 
 def test_bad_input_is_answered_and_the_session_goes_on(address: str, service: Service) -> None:
@@ -302,7 +301,7 @@ def test_ten_thousand_bytes_one_by_one_are_the_same_sound(address: str) -> None:
     data = (LOUD[:1920] * 32767).astype("<i2").tobytes()
     with calling(address, "mode=duplex") as caller:
         for byte in data:
-            caller.say("input_audio_buffer.append", audio=__import__("base64").b64encode(bytes([byte])).decode())
+            caller.say("input_audio_buffer.append", audio=b64encode(bytes([byte])).decode())
         caller.until("response.output_audio.delta")
     assert caller.sound == data
 
@@ -317,7 +316,7 @@ def test_who_does_not_read_is_let_go_and_holds_nobody_up(
             stop = threading.Event()
 
             def flood() -> None:
-                with pytest.raises(ConnectionClosed):
+                with suppress(ConnectionClosed, OSError):
                     while not stop.is_set():
                         slow.speak(LOUD)
 

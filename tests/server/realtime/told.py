@@ -63,6 +63,11 @@ class Told:
         return self.happen(*(Audio(self.frame - n + at, FRAME) for at in range(n)))
 
     @property
+    def items(self) -> list[str]:
+        """The ids of all items so far."""
+        return [event["item"]["id"] for event in self.events if event["type"] == "conversation.item.added"]
+
+    @property
     def events(self) -> list[dict[str, Any]]:
         return events(self.actions)
 

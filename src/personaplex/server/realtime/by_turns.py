@@ -35,6 +35,7 @@ from personaplex.server.realtime.machine import Machine
 from personaplex.server.realtime.response import Response
 from personaplex.server.realtime.wire import Refused
 from personaplex.server.refusals import message as words_of
+from personaplex.units import SAMPLE_RATE
 
 
 class Wanted(NamedTuple):
@@ -102,8 +103,9 @@ class TurnsMachine(Machine):
             raise Refused("input_audio_buffer_commit_empty", "there is no sound of the user that could be committed")
         self._do("end_turn", in_turn=True)
         if self.now.turns is None:
-            name, self._speaking, self._n_uncommitted = self._speaking, None, 0
-            self._committed(name)
+            name, seconds = self._speaking, self._n_uncommitted / SAMPLE_RATE
+            self._speaking, self._n_uncommitted = None, 0
+            self._committed(name, seconds)
 
     def _clear(self, event: wire.Clear) -> None:
         super()._clear(event)

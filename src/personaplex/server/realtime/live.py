@@ -312,5 +312,5 @@ def written(do: Do) -> str:
     """What the user wrote, if that is what the conversation is told."""
     if do.what == "send_text":
         return str(do.arguments["text"])
-    message = do.arguments.get("message")
-    return message.content if do.what == "add" and message.role == "user" else ""
+    message = do.arguments.get("message") if do.what == "add" else None
+    return message.content if message is not None and message.role == "user" else ""

@@ -145,6 +145,8 @@ class Machine:
         self._n_heard = 0
         """Samples of the user since the conversation began."""
         self._speaking: str | None = None
+        self._since = 0
+        self._seconds: dict[str, float] = {}
         self._awaiting: deque[str] = deque(maxlen=8)
         self._written: dict[str, str] = {}
         self._played: dict[str, int] = {}
@@ -379,7 +381,7 @@ class Machine:
     # What the user says.
 
     def _user_began(self, event: UserStarted) -> None:
-        self._speaking = self._new_id("item")
+        self._speaking, self._since = self._new_id("item"), event.frame
         about = {"item_id": self._speaking, "audio_start_ms": event.frame * FRAME_MS}
         self._tell({"type": "input_audio_buffer.speech_started", **about})
 
@@ -389,10 +391,11 @@ class Machine:
         about = {"item_id": self._speaking, "audio_end_ms": event.frame * FRAME_MS}
         self._tell({"type": "input_audio_buffer.speech_stopped", **about})
         name, self._speaking = self._speaking, None
-        self._committed(name)
+        self._committed(name, (event.frame - self._since) * FRAME_SECONDS)
 
-    def _committed(self, name: str) -> None:
-        """What the user said is an item; its text follows when it is understood."""
+    def _committed(self, name: str, seconds: float) -> None:
+        """What the user said in so many seconds is an item; its text follows when it is understood."""
+        self._seconds[name] = round(seconds, 3)
         item = Item(name, "message", "user", content=[{"type": "input_audio", "transcript": None}])
         self.items.add(item)
         self._tell({"type": "input_audio_buffer.committed", "item_id": name, "previous_item_id": item.before})
@@ -415,10 +418,11 @@ class Machine:
                 self._tell({"type": f"{kind}.delta", **about, "delta": event.text[len(before) :]})
             return
         self._written.pop(name, None)
+        length = {"type": "duration", "seconds": self._seconds.pop(name, 0.0)}
         if name in self.items:
             self.items.find(name).content[0]["transcript"] = event.text
         if self.now.transcribes:
-            self._tell({"type": f"{kind}.completed", **about, "transcript": event.text})
+            self._tell({"type": f"{kind}.completed", **about, "transcript": event.text, "usage": length})
 
     # Items.
 

@@ -315,7 +315,12 @@ export class Call {
     element('trouble-title').textContent = title;
     element('trouble-text').textContent = text;
     element('trouble-action').textContent = action;
-    element('trouble-action').hidden = !action || this.live;
+    this.#offerAction();
+  }
+
+  /** What is to be done then is a new call, so it waits until this one has ended. */
+  #offerAction() {
+    element('trouble-action').hidden = !element('trouble-action').textContent || this.live;
   }
 
   #act() {
@@ -335,6 +340,7 @@ export class Call {
     element('status').textContent = said ?? status;
     element('mute').disabled = element('record').disabled = element('end').disabled = !this.live;
     element('end').hidden = !this.form.inTurns;
+    this.#offerAction();
     element('record').setAttribute('aria-pressed', this.records);
     element('record-label').textContent = this.records ? 'Recording' : 'Record';
     element('download').disabled = !this.recording?.length;

@@ -14,10 +14,11 @@ export class Chat {
     this.socket = null;
     this.shown = false;
     this.answer = null; // the message that grows
-    element('composer').addEventListener('submit', (event) => this.#send(event));
+    this.isDue = false; // what is written is to go out as soon as it can
+    element('composer').addEventListener('submit', (event) => this.#submit(event));
     element('message').addEventListener('input', () => this.#enable());
     element('message').addEventListener('keydown', (event) => {
-      if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) this.#send(event);
+      if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) this.#submit(event);
     });
     element('session-new').addEventListener('click', () => {
       this.sessions.create(this.sessions.current?.persona ?? this.about.persona);
@@ -85,7 +86,12 @@ export class Chat {
     this.sessions.change({ id, persona });
     element('chat-persona').value = persona;
     element('chat-state').textContent = lost ? 'The server has forgotten what was said' : '';
-    if (resumed || lost) return;
+    if (!resumed && !lost) this.#recall(messages, persona);
+    if (this.isDue) this.#send();
+  }
+
+  #recall(messages, persona) {
+    const { said } = this.sessions;
     const timed = new Map(said.map((message) => [message.text, message]));
     const known = messages.map(({ role, content }) => timed.get(content) ?? { who: role === 'user' ? 'user' : 'agent', text: content, persona });
     said.splice(0, said.length, ...known);
@@ -94,11 +100,17 @@ export class Chat {
     this.#enable();
   }
 
-  #send(event) {
+  #submit(event) {
     event.preventDefault();
-    if (this.answer) return this.socket?.say({ type: 'cancel' });
+    if (this.answer) this.socket?.say({ type: 'cancel' });
+    else this.#send();
+  }
+
+  /** What is written goes out, or waits until the line stands. */
+  #send() {
     const text = element('message').value.trim();
-    if (!text || !this.socket?.say({ type: 'message', message: text })) return undefined;
+    this.isDue = Boolean(text) && !this.socket?.say({ type: 'message', message: text });
+    if (!text || this.isDue) return;
     element('message').value = '';
     this.sessions.said.push({ who: 'user', text });
     this.answer = { who: 'agent', text: '', state: 'thinking', persona: this.sessions.current.persona, began: performance.now(), first: null };
@@ -107,7 +119,6 @@ export class Chat {
     this.#drawSessions();
     this.#drawMessages();
     this.#enable();
-    return undefined;
   }
 
   #grow(token) {
@@ -180,7 +191,7 @@ export class Chat {
 
   #enable() {
     const stops = this.answer !== null;
-    element('send').disabled = !this.socket?.isOpen || (!stops && !element('message').value.trim());
+    element('send').disabled = !stops && !element('message').value.trim();
     element('send').setAttribute('aria-label', stops ? 'Stop' : 'Send');
     element('send-icon').setAttribute('d', stops ? 'M7 7h10v10H7z' : 'M12 20V5m0 0l-6 6m6-6l6 6');
   }
