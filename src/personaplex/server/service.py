@@ -11,6 +11,7 @@ A `Service` is made before its model is loaded, so that a server can say that it
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections import deque
@@ -20,7 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from personaplex.cascade.session import ChatSession, Engines
+from personaplex.cascade.registry import default_recogniser
+from personaplex.cascade.session import DEFAULTS, ChatSession, Engines, chosen
 from personaplex.conversation import Backend, Settings
 from personaplex.errors import PersonaError, PersonaPlexError, Unavailable
 from personaplex.persona import Parts, Persona, read_personas
@@ -104,6 +106,7 @@ class Service:
         self._empty: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self.engines = Engines()
         """Recognisers, language models and synthesisers of those who do not need a slot; of one event loop."""
+        self._defaults = DEFAULTS
         self._history = None if settings.history is None else self._open_history()
 
     @classmethod
@@ -127,6 +130,8 @@ class Service:
             tell("could not load", error=None if isinstance(error, PersonaPlexError) else error, reason=error)
             self.loaded.set_exception(error)
             return
+        # Looked up here, in the thread that loads: it would hold up everybody's sound.
+        self._defaults = dataclasses.replace(DEFAULTS, recogniser=default_recogniser())
         backends.watch(self.metrics.step.observe)
         with self._lock:
             gone = self._closed
@@ -246,6 +251,10 @@ class Service:
         if found is None:
             raise PersonaError(f"unknown persona {(name or '')[:80]!r}; there are {', '.join(sorted(self.personas))}")
         return found
+
+    def parts(self, persona: str | None = None) -> Parts:
+        """What a persona, None for the default, has of the cascade. Raises PersonaError, Unavailable while loading."""
+        return chosen(self.persona(persona), self.backends.parts, self._defaults)
 
     def choose(
         self,
