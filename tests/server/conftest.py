@@ -50,6 +50,8 @@ def tiny_backends(slots: int = 2) -> Backends:
         None,
         {"duplex": slots},
         voices=engine.model.list_voices,
+        role_tokens=lambda text: len(engine.model.tokenizer.role_tokens(text)),
+        context_frames=engine.model.lm.config.context,
         watch=engine.watch,
         unheard=lambda: engine.unheard,
         close=engine.close,

@@ -26,11 +26,11 @@ def test_health_and_readiness(scripted_service: Make) -> None:
     with client(service) as http:
         assert http.get("/health").json() == {"status": "ok", "state": "ready"}
         assert http.get("/ready").status_code == 200
-        calls = [service.open(mode, service.choose(mode=mode), client="test") for mode in ("duplex", "cascade")]
+        call = service.open("duplex", service.choose(), client="test")
         full = http.get("/ready")
         assert full.status_code == 503 and full.json()["state"] == "full"
         assert full.json()["slots"]["duplex"] == {"used": 1, "total": 1}
-        calls[0].close()
+        call.close()
         assert http.get("/ready").status_code == 200
         service.begin_drain()
         assert http.get("/ready").status_code == 503 and http.get("/health").json()["state"] == "draining"
@@ -88,6 +88,22 @@ def test_origins(scripted_service: Make, origin: str | None, host: str, allowed:
     headers = {"host": host} | ({} if origin is None else {"origin": origin})
     with client(scripted_service(settings=settings(origins=allowed))) as http:
         assert http.get("/health", headers=headers).status_code == status
+
+
+def test_a_page_of_another_host_that_may_call_can_show_the_token(scripted_service: Make) -> None:
+    """Its browser first asks whether it may, and shows no token with that."""
+    origin, ask = (
+        "https://talk.example",
+        {"access-control-request-method": "POST", "access-control-request-headers": "authorization"},
+    )
+    with client(scripted_service(settings=settings(token=TOKEN, origins=(origin,)))) as http:
+        asked = http.options("/v1/audio/speech", headers={"origin": origin, **ask})
+        assert asked.status_code == 200 and asked.headers["access-control-allow-origin"] == origin
+        assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+        assert http.options("/v1/audio/speech", headers={"origin": "https://evil.example", **ask}).status_code == 403
+        assert http.options("/v1/audio/speech").status_code == 401
+        shown = http.get("/metrics", headers={"origin": origin, "authorization": f"Bearer {TOKEN}"})
+        assert shown.status_code == 200 and shown.headers["access-control-allow-origin"] == origin
 
 
 def test_other_machines_are_let_in_only_where_that_was_spelled_out() -> None:

@@ -17,7 +17,7 @@ import pytest
 from personaplex.errors import OutputError, UsageError
 from personaplex.server.history import store
 from personaplex.server.history.store import History
-from personaplex.server.history.tables import SCHEMA, default_place, parse_place
+from personaplex.server.history.tables import SCHEMA, parse_place
 
 HOSTILE = "Robert'); DROP TABLE sessions;-- <script>alert(1)</script> \ud800 \0 \U0001f600"
 SAFE = "Robert'); DROP TABLE sessions;-- <script>alert(1)</script> ? \ufffd \U0001f600"
@@ -275,6 +275,7 @@ async def test_a_later_releases_history_is_refused(tmp_path: Path) -> None:
         History(str(place))
 
 
-async def test_the_default_place_is_below_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert default_place() == tmp_path / "personaplex" / "history.sqlite"
+@pytest.mark.parametrize("days", [0, -1, float("nan"), float("inf")])
+async def test_a_retention_of_no_time_is_a_mistake(days: float) -> None:
+    with pytest.raises(UsageError, match="retention"):
+        History(retention_days=days)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,8 @@ if TYPE_CHECKING:
     "--history",
     is_flag=False,
     flag_value="",
-    metavar="[URL]",
-    help="Keep sessions and transcripts: in a file of your own, or in the database that a SQLAlchemy URL names "
+    metavar="[FILE|URL]",
+    help="Keep sessions and transcripts: in an SQLite file, or in the database that a SQLAlchemy URL names "
     "(default: in memory, until the server ends).",
 )
 @click.option("--retention-days", type=float, help="Delete what --history keeps after so many days.")
@@ -94,6 +95,8 @@ def command(**options: Any) -> None:
     lets callers end their conversations, a second one does not.
     """
     from personaplex.persona import read_personas
+
+    _check_installed()
     from personaplex.server import log
     from personaplex.server.opening import open_backends
     from personaplex.server.process import address_of, listen, serve
@@ -109,6 +112,20 @@ def command(**options: Any) -> None:
         log.set_up(options["log_form"], quiet=options["quiet"])
         click.echo(f"listening on {address_of(settings, bound)}")
         serve(Service(settings, lambda: open_backends(duplex, cascade), personas), bound)
+
+
+def _check_installed() -> None:
+    """Raise UsageError, with the line that installs them, if packages are missing that only a server needs."""
+    needed = ("fastapi", "uvicorn", "websockets", "prometheus_client", "sqlalchemy", "multipart", "cryptography")
+    if missing := [name for name in needed if not _is_there(name)]:
+        raise UsageError(f"serving needs {', '.join(missing)}; pip install 'personaplex-mlx[serve]'")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:
+        return False
 
 
 def _settings(options: Mapping[str, Any]) -> ServerSettings:
@@ -148,7 +165,7 @@ def _certificate(options: Mapping[str, Any]) -> tuple[Path | None, Path | None]:
 def _history(options: Mapping[str, Any]) -> str | None:
     if options["history"] is None and options["retention_days"] is not None:
         raise UsageError("--retention-days says nothing without --history")
-    return f"sqlite:///{data_folder() / 'history.sqlite3'}" if options["history"] == "" else options["history"]
+    return str(data_folder() / "history.sqlite3") if options["history"] == "" else options["history"]
 
 
 def _duplex(options: Mapping[str, Any]) -> DuplexPlan | None:

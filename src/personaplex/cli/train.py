@@ -113,7 +113,7 @@ def codec(
 
 @command.command()
 @click.option("--clips", type=_FOLDER, required=True, help="What `train clips` made.")
-@click.option("--codec", type=_FOLDER, required=True, help="The run that trained the codec.")
+@click.option("--codec", type=_FOLDER, required=True, help="The run that trained the codec, or a model's folder.")
 @click.option("--out", type=_FILE, required=True, help="The bank, an .npz file.")
 @click.option("--int8", is_flag=True, help="Hear as the codec will when it is stored as int8.")
 def bank(clips: Path, codec: Path, out: Path, int8: bool) -> None:

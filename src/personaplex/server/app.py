@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from personaplex import __version__
 from personaplex.errors import PersonaPlexError, UsageError
-from personaplex.server import health, moshi
+from personaplex.server import health, moshi, page
 from personaplex.server.auth import Guard
 from personaplex.server.http import routes as http_routes
 from personaplex.server.log import tell
@@ -61,6 +61,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(moshi.router(service))
     app.include_router(realtime.router(service))
     app.include_router(http_routes.router(service))
+    app.include_router(page.router(service))
     http_routes.describe(app)
     return app
 

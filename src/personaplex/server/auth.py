@@ -43,18 +43,21 @@ class Guard:
         headers = Headers(scope=scope)
         if wrong := self._origins.objection(headers.get("origin"), headers.get("host", "")):
             await self._refuse(scope, receive, send, HTTPStatus.FORBIDDEN, "foreign_origin", wrong)
-        elif not self._is_open(scope) and not self._knows(scope, headers):
+        elif not self._is_open(scope, headers) and not self._knows(scope, headers):
             wrong = "this server wants its token: as Authorization: Bearer TOKEN, or as ?token=TOKEN"
             await self._refuse(scope, receive, send, HTTPStatus.UNAUTHORIZED, "invalid_api_key", wrong)
         else:
             await self._app(scope, receive, send)
 
-    def _is_open(self, scope: Scope) -> bool:
+    def _is_open(self, scope: Scope, headers: Headers) -> bool:
         if self._token is None:
             return True
-        path = scope["path"]
-        readable = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
-        return readable and (path in OPEN_PATHS or path.startswith(OPEN_FOLDERS))
+        if scope["type"] != "http":
+            return False
+        path, method = scope["path"], scope["method"]
+        if method == "OPTIONS" and "access-control-request-method" in headers:
+            return True  # a browser asks whether it may ask, and sends no token with that; no route is called by it
+        return method in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_FOLDERS))
 
     def _knows(self, scope: Scope, headers: Headers) -> bool:
         shown = []

@@ -6,9 +6,12 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 Format = Literal["text", "json"]
+
+LOGGERS = ("personaplex", "uvicorn.error")
+"""Whose lines are shown."""
 
 _log = logging.getLogger("personaplex.server")
 
@@ -43,11 +46,11 @@ def _one_line(value: object) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def set_up(form: Format, *, quiet: bool = False) -> logging.Handler:
+def set_up(form: Format, *, quiet: bool = False) -> logging.StreamHandler[TextIO]:
     """Send what this package and uvicorn log to stderr; returns the handler, for whoever wants it off again."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(form))
-    for name in ("personaplex", "uvicorn.error"):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(logging.WARNING if quiet or name != "personaplex" else logging.INFO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -74,6 +75,9 @@ def open_backends(duplex: DuplexPlan | None, cascade: CascadePlan | None) -> Bac
         cascade_voices=lambda: spoken,
         find_voice=duplex.find_voice,
         takes_prompts=takes_prompts,
+        role_tokens=lambda text: len(model.tokenizer.role_tokens(text)),
+        context_frames=model.config.lm.context,
+        sampling=dataclasses.asdict(model.sampling()),
         parts=parts,
         watch=engine.watch,
         unheard=lambda: engine.unheard,

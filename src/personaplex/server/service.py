@@ -13,21 +13,24 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from personaplex.cascade.session import ChatSession, Engines
 from personaplex.conversation import Backend, Settings
 from personaplex.errors import PersonaError, PersonaPlexError, Unavailable
 from personaplex.persona import Parts, Persona, read_personas
+from personaplex.server.history.record import Kind
 from personaplex.server.history.store import History
 from personaplex.server.log import tell
 from personaplex.server.metrics import Metrics
 from personaplex.server.refusals import refusal
+from personaplex.server.scribe import Scribe
 from personaplex.server.session import Session
 from personaplex.server.settings import ServerSettings
 
@@ -50,8 +53,10 @@ class Backends:
 
     `slots`: of each mode. `voices`: names of the duplex model's voices, with the user's own; `find_voice` makes one of
     these names what the backend opens. `cascade_voices`: the synthesiser's. `takes_prompts`: False for Moshi, whose
-    voice and role cannot be set. `parts`: what goes before the personas' choices of engines. `watch` has a function
-    called with the seconds of each step; `unheard` tells frames that wait, for each conversation. `close` closes all.
+    voice and role cannot be set. `role_tokens` counts those of a role text, of the `context_frames` that the model
+    remembers; None where nobody counts. `sampling`: the duplex model's own. `parts`: what goes before the personas'
+    choices of engines. `watch` has a function called with the seconds of each step; `unheard` tells frames that wait,
+    for each conversation. `close` closes all.
     """
 
     model_name: str
@@ -62,6 +67,9 @@ class Backends:
     cascade_voices: Callable[[], Sequence[str]] = tuple
     find_voice: Callable[[str], str] = _unchanged
     takes_prompts: bool = True
+    role_tokens: Callable[[str], int] | None = None
+    context_frames: int = 0
+    sampling: Sampling = field(default_factory=dict)
     parts: Parts = field(default_factory=Parts)
     watch: Callable[[Callable[[float], None]], None] = lambda _: None
     unheard: Callable[[], Sequence[int]] = tuple
@@ -90,7 +98,7 @@ class Service:
         """What `load` gave, or raised."""
         self._load = load
         self._lock = threading.Lock()
-        self._sessions: dict[int, tuple[Mode, float]] = {}
+        self._sessions: dict[int, tuple[Mode, float, weakref.ref[Session]]] = {}
         self._vanished: deque[int] = deque()
         self._state: State = "loading"
         self._closed = False
@@ -271,22 +279,35 @@ class Service:
 
     # Who is talking.
 
-    def open(self, mode: Mode, settings: Settings, *, client: str) -> Session:
+    def open(
+        self, mode: Mode, settings: Settings, *, client: str, persona: str | None = None, record: bool = False
+    ) -> Session:
         """Begin a conversation; returns at once. `client` is the protocol that asked, for the numbers.
+
+        What is said in it goes into the history, where one of a known protocol (`record.Kind`) asked; `persona` is who
+        says it, `record` keeps the sound, too.
 
         Raises Busy when all slots are taken, Unavailable while loading or draining, and what the backend raises.
         """
         try:
             backend = self._backend(mode)
-            session = Session(backend.open(settings), mode, self.metrics, client, self._forget, self._vanished)
+            conversation = backend.open(settings)
         except PersonaPlexError as error:
             self.refused(error, client)
             raise
+        scribe = self._scribe(client, persona, record)
+        session = Session(conversation, mode, self.metrics, client, self._forget, self._vanished, scribe)
         with self._lock:
-            self._sessions[session.number] = (mode, time.monotonic())
+            self._sessions[session.number] = (mode, time.monotonic(), weakref.ref(session))
         self.metrics.sessions.labels(mode, client).inc()
         tell("session opened", session=session.number, mode=mode, client=client)
         return session
+
+    def _scribe(self, client: str, persona: str | None, record: bool) -> Scribe | None:
+        kind = next((kind for kind in get_args(Kind) if kind == client), None)
+        if kind is None:
+            return None
+        return Scribe(self.history.begin(kind, persona=persona), persona, records=record)
 
     def refused(self, error: BaseException, client: str) -> None:
         """Count and log that somebody was refused."""
@@ -319,12 +340,12 @@ class Service:
         while self._vanished:
             self._forget(self._vanished.popleft(), "vanished")
         with self._lock:
-            return sum(mode in (None, own) for own, _ in self._sessions.values())
+            return sum(mode in (None, own) for own, _, _ in self._sessions.values())
 
     @property
     def is_full(self) -> bool:
-        """Whether no mode has a slot left."""
-        return all(self.in_use(mode) >= self.backends.slots.get(mode, 0) for mode in self.modes)
+        """Whether the first of the modes has no slot left: it is what most come for."""
+        return any(self.in_use(mode) >= self.backends.slots.get(mode, 0) for mode in self.modes[:1])
 
     def chat_session(self, persona: str | None = None, *, seed: int | None = None) -> ChatSession:
         """A conversation in text with a persona. Its engines are shared, and belong to the event loop that uses them.
@@ -342,7 +363,9 @@ class Service:
         for mode, slots in backends.slots.items():
             yield "personaplex_slots", "Conversations that can be held.", {"mode": mode}, slots
             yield "personaplex_slots_used", "Conversations that are held now.", {"mode": mode}, self.in_use(mode)
-        waiting = backends.unheard()
+        with self._lock:
+            held = [session for _, _, known in self._sessions.values() if (session := known()) is not None]
+        waiting = [*backends.unheard(), *(session.n_waiting for session in held)]
         description = "Frames of input that wait to be heard."
         yield "personaplex_queue_frames", description, {"of": "sum"}, sum(waiting)
         yield "personaplex_queue_frames", description, {"of": "longest"}, max(waiting, default=0)

@@ -26,6 +26,7 @@ from personaplex.conversation import (
 )
 from personaplex.errors import Unsupported
 from personaplex.server.metrics import Metrics
+from personaplex.server.scribe import Scribe
 
 _numbers = itertools.count(1)
 
@@ -34,6 +35,7 @@ class Session:
     """See `personaplex.conversation.Conversation` for what each method promises. Losing it frees the slot.
 
     `ended` is called with its number and the reason when somebody notices its end, which may be more than once.
+    `scribe` writes it down.
     """
 
     def __init__(
@@ -44,10 +46,14 @@ class Session:
         client: str,
         ended: Callable[[int, str], None],
         vanished: deque[int],
+        scribe: Scribe | None = None,
     ) -> None:
         self.number = next(_numbers)
         self.mode = mode
         self.client = client
+        self.scribe = scribe
+        self.n_waiting = 0
+        """Frames of input that its route holds back until the conversation can hear them."""
         self._conversation = conversation
         self._metrics = metrics
         self._began: float | None = time.monotonic()
@@ -63,14 +69,20 @@ class Session:
     def send(self, pcm: np.ndarray) -> None:
         """Give the user's sound as it is recorded."""
         self._conversation.send(pcm)
+        if self.scribe is not None:
+            self.scribe.heard(pcm)
 
     def feed(self, pcm: np.ndarray, timeout: float | None = None) -> None:
         """Give a recording, waiting until there is room."""
+        if self.scribe is not None:
+            self.scribe.heard(pcm)
         self._conversation.feed(pcm, timeout)
 
     def send_text(self, text: str) -> None:
         """Give the agent a typed text."""
         self._conversation.send_text(text)
+        if self.scribe is not None:
+            self.scribe.typed(text)
 
     def cancel(self) -> None:
         """Make the agent stop what it is saying."""
@@ -98,6 +110,8 @@ class Session:
     def close(self) -> None:
         """End now and free the slot."""
         self._conversation.close()
+        if self.scribe is not None:
+            self.scribe.close()
         self._ended(self.number, "closed")
 
     def overran(self, dropped: int) -> None:
@@ -106,7 +120,9 @@ class Session:
         self._metrics.shed.inc(dropped)
 
     def saw(self, event: Event | None) -> Event | None:
-        """Take the numbers of an event that the reader is about to get."""
+        """Take the numbers of an event that the reader is about to get, and have it written down."""
+        if self.scribe is not None:
+            self.scribe.saw(event)
         if isinstance(event, Audio) and self._began is not None:
             began, self._began = self._began, None
             self._metrics.first_audio.labels(self.client).observe(time.monotonic() - began)

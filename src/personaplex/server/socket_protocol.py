@@ -1,12 +1,21 @@
-"""uvicorn's WebSockets, with an end for those that never end."""
+"""uvicorn's WebSockets, with an end for those that never end, and an answer to those that never begin."""
 
 from __future__ import annotations
 
 import asyncio
 
+import websockets.http11
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _PATIENCE_SECONDS = 5.0
+
+LONGEST_ADDRESS = 1 << 16
+"""Bytes of the first line of a request, as many as uvicorn takes of a head: a role of 1000 characters is in it."""
+
+# 8 KiB is the package's own bound, which an environment variable can change, but only before it is first imported.
+websockets.http11.MAX_LINE_LENGTH = max(websockets.http11.MAX_LINE_LENGTH, LONGEST_ADDRESS)
+
+_REFUSAL = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
@@ -14,6 +23,13 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     A transport that is closed first writes what it holds, which a peer that does not read would keep it from for ever.
     """
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; a handshake that cannot be read is refused, where uvicorn's own would leave the peer waiting."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.transport.is_closing():
+            self.transport.write(_REFUSAL)
+            self.transport.close()
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """Give the peer a moment to take the rest."""

@@ -20,7 +20,7 @@ from personaplex.files import whole_file
 if TYPE_CHECKING:
     from cryptography.x509 import GeneralName
 
-_YEARS = timedelta(days=820)
+_LASTS = timedelta(days=820)
 """Longer than that, Apple's systems do not take one."""
 
 
@@ -88,7 +88,7 @@ def _make(certificate: Path, key: Path, names: list[str]) -> None:
         .public_key(secret.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + _YEARS)
+        .not_valid_after(now + _LASTS)
         .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

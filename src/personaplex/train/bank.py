@@ -14,6 +14,7 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
+from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.load import load_mimi
 from personaplex.checkpoint.store import write_int8
 from personaplex.checkpoint.tensors import TensorFile
@@ -144,14 +145,17 @@ def join(banks: Sequence[Bank]) -> Bank:
 
 
 def load_codec(run: Path, *, int8: bool = False) -> Mimi:
-    """The codec that a training run left, or what will be left of it when it is stored as `int8`.
+    """The codec that a training run left, or what will be left of it when it is stored as `int8`; or a model's.
 
     Raises CheckpointError or TrainingError.
     """
     try:
-        config = from_json(CodecTraining, json.loads((run / "config.json").read_text(encoding="utf-8")), str(run))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{run} is no run that trained a codec: {error}") from error
+        about = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        if "lm" in about:  # a model's folder: its codec is used as it is stored
+            return ModelFolder(run).load_mimi()
+        config = from_json(CodecTraining, about, str(run))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(f"{run} is neither a run that trained a codec nor a model: {error}") from error
     path = run / "mimi.safetensors"
     if not int8:
         return load_mimi(path, config.mimi)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from personaplex.conversation import AgentText, Error, Settings
-from personaplex.errors import BackendError, PersonaError
+from personaplex.errors import AudioError, BackendError, PersonaError
 from personaplex.server.moshi import ear
 from personaplex.server.moshi.ogg import Pages
 from personaplex.server.moshi.opus import OpusWriter
@@ -47,6 +52,11 @@ def _no_slot_leaks(service: Service) -> Iterator[None]:
     while service.in_use():
         assert time.monotonic() < until, "a slot leaked"
         time.sleep(0.01)
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def asked(service: Service, query: str) -> Settings:
@@ -115,6 +125,26 @@ def test_what_cannot_be_is_an_error_message_and_a_close_code(server: str, query:
         assert [message[0] for message in call.received] == [5], "no handshake"
 
 
+def test_a_long_role_in_an_address_is_read_and_one_that_is_too_long_is_refused(server: str, service: Service) -> None:
+    """NVIDIA's page takes 1000 characters, which may be twelve bytes each in an address."""
+    role = "\N{SLIGHTLY SMILING FACE}" * 1000
+    with calling(server, {"text_prompt": role}) as call:
+        assert call.next() == b"\x00"
+    for longer in (6000, 100_000):
+        with pytest.raises(InvalidStatus) as refused, calling(server, {"text_prompt": role * (longer // 1000)}):
+            pass
+        assert refused.value.response.status_code == 400
+
+
+def test_a_handshake_that_cannot_be_read_is_answered(server: str) -> None:
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 5) as raw:
+        many = "".join(f"x-{i}: y\r\n" for i in range(200))  # more headers than the WebSockets package takes
+        upgrade = f"GET /api/chat HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        raw.sendall(f"{upgrade}{many}\r\n".encode())
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
+
+
 def test_one_caller_too_many_is_told_so(server: str) -> None:
     with calling(server) as first, calling(server) as second:
         assert first.next() == second.next() == b"\x00"
@@ -151,7 +181,7 @@ def test_what_cannot_be_understood_is_ignored_and_the_call_goes_on(server: str) 
         assert not call.errors
 
 
-def test_typed_text_is_the_agents_to_say(server: str) -> None:
+def test_typed_text_is_the_agents_to_say_and_the_history_has_both(server: str, service: Service) -> None:
     with calling(server) as call:
         call.until(0)
         call.socket.send("\x02grüß Gott".encode())
@@ -162,6 +192,15 @@ def test_typed_text_is_the_agents_to_say(server: str) -> None:
         call.socket.send(b"\x02" + b"a" * 2001)
         assert b"at most 2000" in call.until(5)
         call.converse(SOUND)
+
+    async def written() -> list[list[tuple[str, str]]]:
+        sessions = await service.history.list(1, kind="moshi")
+        return [[(turn.role, turn.text) for turn in await service.history.turns(session.id)] for session in sessions]
+
+    said = [("user", "grüß Gott"), ("assistant", "hello there grüß Gott")]
+    until = time.monotonic() + 5
+    while asyncio.run(written()) != [said]:
+        assert time.monotonic() < until, asyncio.run(written())
 
 
 @pytest.mark.parametrize(
@@ -244,6 +283,8 @@ def test_sound_from_before_the_handshake_is_kept_and_heard(late: tuple[Late, str
         early.say(np.tile(SOUND, 3))  # 18 frames: more than a conversation lets wait
         early.socket.ping().wait(5)  # all of it has arrived
         assert backend.n == 0
+        page = get(f"{address}/metrics")
+        assert 'personaplex_queue_frames{of="sum"} 18.0' in page, page
         backend.ready()
         assert early.next() == b"\x00", "nothing goes out before the handshake"
         early.hear(18)
@@ -340,6 +381,68 @@ def test_the_token_and_foreign_pages_are_seen_to_before_the_upgrade(scripted_ser
             assert call.next() == b"\x00"
         with calling(address, additional_headers={"Authorization": f"Bearer {token}"}) as call:
             assert call.next() == b"\x00"
+
+
+def test_who_calls_while_the_model_is_loaded_is_told_so() -> None:
+    go = threading.Event()
+
+    def load() -> Backends:
+        assert go.wait(20)
+        return scripted_backends()
+
+    with serving(Service(settings(), load)) as address:
+        with calling(address) as early:
+            assert early.end()[0] == 1013
+            assert early.errors == ["the server is loading its model; try again in a moment"]
+        go.set()
+        until = time.monotonic() + 10
+        while True:
+            with calling(address) as call:
+                if call.next() == b"\x00":
+                    break
+            assert time.monotonic() < until
+
+
+def test_a_peer_that_is_dead_but_connected_loses_its_slot(scripted_service: Callable[..., Service]) -> None:
+    """It shook hands and then answers nothing, not even pings, as when a laptop is shut."""
+    service = scripted_service(slots=1, settings=settings(silent_seconds=0.4))
+    with serving(service) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as dead:
+            dead.sendall(
+                f"GET /api/chat HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            )
+            assert dead.recv(12) == b"HTTP/1.1 101"
+            until = time.monotonic() + 10
+            while not service.in_use():
+                assert time.monotonic() < until
+            while service.in_use():
+                assert time.monotonic() < until
+                time.sleep(0.02)
+        with calling(address) as call:
+            call.converse(SOUND)
+
+
+@given(
+    st.lists(st.binary(max_size=60) | st.sampled_from([b"\x01" + page for page in OpusWriter().head()]), max_size=12)
+)
+@settings_of_hypothesis(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+def test_any_messages_at_all_leave_the_server_as_it_was(server: str, messages: list[bytes]) -> None:
+    """They are ignored, or end the call with an error and a code that says why."""
+    with calling(server) as call:
+        try:
+            for message in messages:
+                call.socket.send(message)
+            call.socket.send(b"\x02over")
+            while not call.text.endswith("over "):
+                call.say(SOUND[:1920])
+                call.hear(1)
+        except (ConnectionClosed, AudioError):
+            code, reason = call.end()
+            assert code in (1007, 1008) and reason and call.errors
+    with calling(server) as call:
+        call.converse(SOUND[:1920])
 
 
 def test_a_server_that_stops_lets_callers_end_and_tells_those_who_do_not(

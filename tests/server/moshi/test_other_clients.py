@@ -73,8 +73,8 @@ def test_nvidias_page(server: str) -> None:
             assert message[0] in range(7)
             if message[0] == 1:
                 assert message[1:5] == b"OggS"
-                (page,) = Pages().push(message[1:])
-                pages.append(page)
+                (found,) = Pages().push(message[1:])
+                pages.append(found)
         assert pages[0].flags & FIRST, "which makes it open its decoder"
         assert [page.sequence for page in pages] == list(range(len(pages)))
         assert call.text == "one two three "

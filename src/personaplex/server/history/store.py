@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 import uuid
@@ -20,7 +21,7 @@ from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, se
 from sqlalchemy.exc import SQLAlchemyError
 
 from personaplex.audio import pcm16
-from personaplex.errors import OutputError
+from personaplex.errors import OutputError, UsageError
 from personaplex.server.history.record import Kind, Session, Speaker, Turn
 from personaplex.server.history.tables import failure, open_tables, parse_place, sessions, sounds, turns
 from personaplex.units import SAMPLE_RATE
@@ -73,9 +74,10 @@ class Transcript:
         self._sound.append(pcm16(np.stack([agent, user], axis=1)))
         self._n_samples += len(agent)
         if self._n_samples >= PIECE_SECONDS * SAMPLE_RATE:
-            self._write_sound()
+            self.flush()
 
-    def _write_sound(self) -> None:
+    def flush(self) -> None:
+        """Have what was heard up to now written, although it is no whole piece."""
         if self._sound:
             pcm, n_samples = np.concatenate(self._sound).tobytes(), self._n_samples
             self._sound, self._n_samples = [], 0
@@ -99,7 +101,7 @@ class Transcript:
 
     async def settle(self) -> bool:
         """Wait until all of it is written; whether it is kept, for a failure was logged already."""
-        self._write_sound()
+        self.flush()
         if self._last is None:
             return True
         try:
@@ -117,6 +119,8 @@ class History:
     """
 
     def __init__(self, place: str | None = None, retention_days: float | None = None) -> None:
+        if retention_days is not None and not 0 < retention_days < math.inf:
+            raise UsageError(f"retention days is {retention_days}; it must be more than 0")
         self._url = parse_place(place)
         self.is_lasting = place is not None
         self._retention = None if retention_days is None else 86400 * retention_days

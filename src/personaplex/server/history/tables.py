@@ -72,12 +72,6 @@ sounds = Table(
 )
 
 
-def default_place() -> Path:
-    """Where `--history` without a value keeps it: below XDG_DATA_HOME (~/.local/share)."""
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "personaplex" / "history.sqlite"
-
-
 def parse_place(place: str | None) -> URL:
     """A SQLAlchemy URL, or the name of a SQLite file; None for memory. Raises UsageError for what is neither."""
     if place is None:

@@ -18,7 +18,7 @@ from typing import Any
 from personaplex.cascade.engine import Message
 from personaplex.cascade.responder import NAME as RESPONDER
 from personaplex.cascade.session import ChatSession
-from personaplex.errors import Busy, ConversationError, PersonaPlexError, Unavailable
+from personaplex.errors import Busy, Closed, ConversationError, PersonaPlexError, Unavailable
 from personaplex.persona import Parts
 from personaplex.server.history.record import Turn
 from personaplex.server.history.store import Transcript
@@ -66,6 +66,7 @@ class Chat:
         self._events: deque[Happening] = deque(maxlen=MOST_EVENTS)
         self._changed = asyncio.Event()
         self._answering: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def persona(self) -> str:
@@ -85,8 +86,10 @@ class Chat:
     def ask(self, text: str) -> int:
         """Say something; the number after which the answer's events follow.
 
-        Raises ConversationError while the last answer is still coming.
+        Raises ConversationError while the last answer is still coming, Closed when the session was deleted.
         """
+        if self._closed:
+            raise Closed("this session has ended, or was deleted; begin another")
         if self._answering is not None:
             raise ConversationError("the last answer is still coming; wait for its end, or cancel it, and ask again")
         before = self._last
@@ -192,6 +195,7 @@ class Chat:
 
     async def close(self) -> None:
         """End, with the answer that is coming."""
+        self._closed = True
         await self.cancel()
         await self.session.close()
 

@@ -25,6 +25,16 @@ UNREAD_SECONDS = 30.0
 BEAT_SECONDS = 15.0
 """A comment is sent so often while nothing happens, so that nobody in between takes the connection for dead."""
 
+EVENTS = "text/event-stream"
+EVENTS_DESCRIBED: dict[str, Any] = {
+    "schema": {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
+    }
+}
+"""Each event, as OpenAPI is told of it."""
+
 
 class PatientResponse(StreamingResponse):
     """A streamed response that gives up on a reader who takes nothing for `UNREAD_SECONDS`."""

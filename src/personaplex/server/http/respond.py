@@ -60,6 +60,11 @@ class Answer:
     n_samples: int = 0
     transcript: Transcript | None = field(default=None, repr=False)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What names it in the history."""
+        return {} if self.transcript is None else {"x-session-id": self.transcript.id}
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -106,22 +111,21 @@ def router(service: Service, chats: Chats, listener: Listener, speaker: Speaker)
         chosen_mode = mode or service.modes[0]
         wish = Wish(persona or None, voice or None, prompt, seed, max_seconds, record)
         answer = Answer(chosen_mode, service.persona(wish.persona).name)
-        answer.transcript = service.history.begin("respond", persona=answer.persona)
         if chosen_mode == "duplex":
             user = await asyncio.to_thread(read_audio, file.file, MOST_INPUT_SECONDS)
             pieces = _duplex(service, user, wish, answer, request)
         else:
+            answer.transcript = service.history.begin("respond", persona=answer.persona)
             pieces = _cascade(chats, listener, speaker, file, wish, answer)
-        named = {"x-session-id": answer.transcript.id}
         if response_format == "stream":
             first = await begun(pieces)
-            return PatientResponse(_as_stream(first), service, "audio/wav", named)
+            return PatientResponse(_as_stream(first), service, "audio/wav", answer.headers)
         async with aclosing(pieces):
             pcm = np.concatenate([np.zeros(0, np.float32), *[piece async for piece in pieces]])
         wav = wav_header(len(pcm)) + pcm16(pcm).tobytes()
         if response_format == "wav":
-            return Response(wav, media_type="audio/wav", headers=named)
-        return JSONResponse(_as_json(answer, len(pcm), wav).model_dump(), headers=named)
+            return Response(wav, media_type="audio/wav", headers=answer.headers)
+        return JSONResponse(_as_json(answer, len(pcm), wav).model_dump(), headers=answer.headers)
 
     return routes
 
@@ -157,11 +161,11 @@ async def _duplex(
     settings = service.choose(wish.persona, voice=wish.voice, prompt=wish.prompt, seed=wish.seed)
     answer.voice = wish.voice or (settings.voice if isinstance(settings.voice, str) else None)
     rule = StopRule(round(wish.max_seconds * FRAME_RATE))
-    session = service.open("duplex", settings, client="respond")
+    session = service.open("duplex", settings, client="respond", persona=answer.persona, record=wish.record)
+    assert session.scribe is not None
+    answer.transcript = transcript = session.scribe.transcript
     feeder = Worker("respond")
     pending: list[np.ndarray] = []
-    transcript = answer.transcript
-    assert transcript is not None
     try:
         async with session:
             feeding = asyncio.ensure_future(feeder.run(_feed, session, user, rule.limit))
@@ -171,8 +175,6 @@ async def _duplex(
                     frame = watch.saw(event)
                     if frame is not None:
                         pending.append(frame)
-                        if wish.record:
-                            transcript.hear(frame, watch.heard)
                     if len(pending) == _CHUNK_FRAMES or (answer.stopped and pending):
                         yield np.concatenate(pending)
                         pending.clear()
@@ -187,8 +189,6 @@ async def _duplex(
     finally:
         feeder.close()
         session.close()
-        if answer.text.strip():
-            transcript.say("assistant", answer.text.strip(), persona=answer.persona)
         await asyncio.shield(transcript.settle())
 
 
@@ -225,7 +225,6 @@ class _Watch:
         # It reads text from tokens, which the seam does not show: 1 stands for text, and 0 for padding.
         self._silence = SilenceWatch(rule, padding=(0,))
         self._n_frames = 0
-        self.heard = np.zeros(FRAME_SAMPLES, np.float32)
 
     def saw(self, event: Event) -> np.ndarray | None:
         """The agent's frame, if it is one. Raises what the conversation failed of."""
@@ -247,13 +246,13 @@ class _Watch:
     def _frame(self, event: Audio) -> np.ndarray:
         at = self._n_frames * FRAME_SAMPLES
         heard = self._user[at : at + FRAME_SAMPLES]
-        self.heard = np.pad(heard, (0, FRAME_SAMPLES - len(heard)))
+        heard = np.pad(heard, (0, FRAME_SAMPLES - len(heard)))
         frame = AgentFrame(self._n_frames, event.pcm, self._text, np.array([bool(self._text)], np.int32), 0.0)
         self._text = ""
         self._n_frames += 1
-        self._answer.stopped = (
-            self._silence.is_over(self.heard, frame, self._n_frames - frames_in(len(self._user))) or ""
-        )
+        over = self._silence.is_over(heard, frame, self._n_frames - frames_in(len(self._user)))
+        if over == "silence":  # the limit is the end of what it is fed, and its last words come before `Ended`
+            self._answer.stopped = over
         return event.pcm
 
 

@@ -13,7 +13,7 @@ from personaplex.cascade.session import chosen
 from personaplex.persona import Parts, Persona
 from personaplex.server.http.bodies import bounded
 from personaplex.server.http.chats import Chat, Chats, Happening, thinker_name
-from personaplex.server.http.replies import PatientResponse, as_event, begun, with_beats
+from personaplex.server.http.replies import EVENTS, EVENTS_DESCRIBED, PatientResponse, as_event, begun, with_beats
 from personaplex.server.http.shapes import (
     IN_USE,
     NOT_FOUND,
@@ -28,8 +28,6 @@ from personaplex.server.http.shapes import (
 )
 from personaplex.server.http.speaker import Speaker
 from personaplex.server.service import Service
-
-EVENTS = "text/event-stream"
 
 
 def router(service: Service, chats: Chats, speaker: Speaker) -> APIRouter:
@@ -72,7 +70,7 @@ def router(service: Service, chats: Chats, speaker: Speaker) -> APIRouter:
         response_class=Response,
         responses={
             200: {
-                "content": {EVENTS: {"schema": {"type": "string"}}},
+                "content": {EVENTS: EVENTS_DESCRIBED},
                 "description": "token events, then done or error",
             },
             **NOT_FOUND,

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 
 from personaplex.server.http.bodies import bounded
 from personaplex.server.http.catalogue import check_model
-from personaplex.server.http.replies import PatientResponse, as_event, begun, with_beats
+from personaplex.server.http.replies import EVENTS, EVENTS_DESCRIBED, PatientResponse, as_event, begun, with_beats
 from personaplex.server.http.shapes import NOT_FOUND, REFUSED, SpeechRequest, VoiceId
 from personaplex.server.http.sound import MEDIA_TYPES
 from personaplex.server.http.speaker import Speaker
@@ -27,7 +27,7 @@ def router(service: Service, speaker: Speaker) -> APIRouter:
     @routes.post(
         "/speech",
         response_class=Response,
-        responses={200: {"content": {**FILES, "text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {**FILES, EVENTS: EVENTS_DESCRIBED}}},
     )
     async def speech(request: SpeechRequest) -> Response:
         """Say a text, in any of six formats, sentence by sentence as it is made; 24 kHz mono.
@@ -41,7 +41,7 @@ def router(service: Service, speaker: Speaker) -> APIRouter:
         pieces = await begun(speaker.read(request.input, plan, request.response_format, request.speed))
         if request.stream_format == "audio":
             return PatientResponse(pieces, service, MEDIA_TYPES[request.response_format])
-        return PatientResponse(with_beats(_as_events(pieces)), service, "text/event-stream")
+        return PatientResponse(with_beats(_as_events(pieces)), service, EVENTS)
 
     return routes
 

@@ -14,7 +14,7 @@ from personaplex.cascade.transcription import Utterance
 from personaplex.server.http.bodies import bounded
 from personaplex.server.http.catalogue import check_model
 from personaplex.server.http.listener import Listener
-from personaplex.server.http.replies import PatientResponse, as_event, begun, with_beats
+from personaplex.server.http.replies import EVENTS, EVENTS_DESCRIBED, PatientResponse, as_event, begun, with_beats
 from personaplex.server.http.shapes import NOT_FOUND, REFUSED
 from personaplex.server.service import Service
 
@@ -35,7 +35,7 @@ def router(service: Service, listener: Listener) -> APIRouter:
                     "application/json": {"schema": {"type": "object", "required": ["text"]}},
                     "text/plain": {"schema": {"type": "string"}},
                     "text/vtt": {"schema": {"type": "string"}},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    EVENTS: EVENTS_DESCRIBED,
                 }
             }
         },
@@ -62,7 +62,7 @@ def router(service: Service, listener: Listener) -> APIRouter:
         found = listener.utterances(file.file, language or None)
         if stream:
             events = with_beats(_as_events(await begun(found)))
-            return PatientResponse(events, service, "text/event-stream")
+            return PatientResponse(events, service, EVENTS)
         said, seconds = [], 0.0
         async with aclosing(found):
             async for one in found:

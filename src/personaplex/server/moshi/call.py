@@ -47,7 +47,9 @@ async def answer(socket: WebSocket, service: Service) -> None:
     await socket.accept()
     line = _Line(socket, service)
     try:
-        with closing(service.open("duplex", read_query(socket.query_params, service), client=CLIENT)) as session:
+        settings = read_query(socket.query_params, service)
+        record = socket.query_params.get("record", "").lower() in ("1", "true")  # ours; no client of theirs sends it
+        with closing(service.open("duplex", settings, client=CLIENT, record=record)) as session:
             await _Call(session, line, service.settings.idle_seconds).talk()
     except _Gone:
         pass

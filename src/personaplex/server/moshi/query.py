@@ -14,7 +14,7 @@ from personaplex.conversation import Settings
 from personaplex.errors import UsageError
 from personaplex.server.service import Service
 
-_SAMPLING: dict[str, tuple[str, Callable[[str], float | int]]] = {
+SAMPLING: dict[str, tuple[str, Callable[[str], float | int]]] = {
     "text_temperature": ("text_temperature", float),
     "text_topk": ("text_top_k", int),
     "audio_temperature": ("audio_temperature", float),
@@ -34,7 +34,7 @@ def read_query(query: QueryParams, service: Service) -> Settings:
     from personaplex.engine.sampling import Sampling, check_seed
 
     sampling = {
-        ours: _number(query, name, kind) for name, (ours, kind) in _SAMPLING.items() if _first(query, name) is not None
+        ours: _number(query, name, kind) for name, (ours, kind) in SAMPLING.items() if _first(query, name) is not None
     }
     Sampling(**sampling)  # type: ignore[arg-type]
     seed = None if _first(query, "seed") is None else int(_number(query, "seed", int))
