@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from base64 import b64encode
@@ -348,3 +349,20 @@ def test_the_end_of_the_server_is_told(address: str, service: Service) -> None:
         service.close()
         assert caller.end() == (1012, "shutdown")
         assert caller.told[-1]["reason"] == "shutdown"
+
+
+def test_a_half_open_connection_is_noticed_and_its_slot_free_after_the_grace_time(
+    scripted_service: Callable[..., Service],
+) -> None:
+    made = scripted_service(settings=settings(silent_seconds=0.4, resume_seconds=0.2))
+    with serving(made) as http:
+        host, port = http.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as dead:  # which answers no ping
+            dead.sendall(
+                f"GET /v1/realtime?mode=duplex HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                f"Sec-WebSocket-Key: {b64encode(bytes(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            )
+            start = b'{"type":"session.start"}'
+            dead.sendall(bytes([0x81, 0x80 | len(start), 0, 0, 0, 0]) + start)
+            eventually(lambda: made.in_use() == 1)
+            eventually(lambda: made.in_use() == 0)
