@@ -358,10 +358,16 @@ def test_a_half_open_connection_is_noticed_and_its_slot_free_after_the_grace_tim
     with serving(made) as http:
         host, port = http.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as dead:  # which answers no ping
-            dead.sendall(
-                f"GET /v1/realtime?mode=duplex HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                f"Sec-WebSocket-Key: {b64encode(bytes(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-            )
+            asked = [
+                "GET /v1/realtime?mode=duplex HTTP/1.1",
+                f"Host: {host}",
+                "Upgrade: websocket",
+                "Connection: Upgrade",
+                f"Sec-WebSocket-Key: {b64encode(bytes(16)).decode()}",
+                "Sec-WebSocket-Version: 13",
+            ]
+            dead.sendall("\r\n".join([*asked, "", ""]).encode())
+            assert b" 101 " in dead.recv(100)
             start = b'{"type":"session.start"}'
             dead.sendall(bytes([0x81, 0x80 | len(start), 0, 0, 0, 0]) + start)
             eventually(lambda: made.in_use() == 1)
