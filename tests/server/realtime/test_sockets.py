@@ -16,9 +16,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from personaplex.by_turns import Call
-from personaplex.server.service import Service
+from personaplex.server.service import Backends, Service
 from tests.cascade_engines import Engines, silence, speech
-from tests.server.conftest import serving, settings
+from tests.server.conftest import scripted_backends, serving, settings
 from tests.server.realtime.caller import Caller, calling
 from tests.server.realtime.conftest import SLOTS
 from tests.server.realtime.told import check
@@ -372,3 +372,24 @@ def test_a_half_open_connection_is_noticed_and_its_slot_free_after_the_grace_tim
             dead.sendall(bytes([0x81, 0x80 | len(start), 0, 0, 0, 0]) + start)
             eventually(lambda: made.in_use() == 1)
             eventually(lambda: made.in_use() == 0)
+
+
+def test_who_calls_too_early_or_too_late_is_told_so() -> None:
+    go = threading.Event()
+
+    def load() -> Backends:
+        go.wait(30)
+        return scripted_backends()
+
+    made = Service(settings(), load)
+    with serving(made) as http:
+        address = http.replace("http", "ws")
+        with calling(address) as early:
+            assert "loading its model" in early.told[0]["error"]["message"] and early.end()[0] == 1013
+        go.set()
+        made.loaded.result(30)
+        with calling(address, "mode=duplex") as last:
+            made.begin_drain()
+            last.speak(LOUD[:1920])
+            assert last.end()[0] == 1013
+            assert "about to stop" in last.of("error")[0]["error"]["message"]
