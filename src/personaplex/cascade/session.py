@@ -189,7 +189,8 @@ class ChatSession:
             self._history.append(asked)
         told, n_before = directions or self.directions, len(self._history)
         try:
-            system = Message("system", instructions or system_prompt(self.persona))
+            role = system_prompt(self.persona) if instructions is None else f"{instructions} {BREVITY}"
+            system = Message("system", role)
             answer = await self._consult([system, *_recent(self._history)], told)
             async with aclosing(answer) as pieces:
                 async for piece in pieces:
