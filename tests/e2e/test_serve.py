@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personaplex.cli.main import main
 from tests.conftest import PARITY
 from tests.server.moshi.caller import calling
 
@@ -169,6 +170,16 @@ def test_https_with_a_certificate_made_here_and_a_token(tmp_path: Path) -> None:
         assert token not in json.dumps(serve.log) + "".join(serve.errors)
 
 
+def test_without_its_packages_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("fastapi", "prometheus_client"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["serve"]) == 2
+    line = "personaplex: serving needs fastapi, prometheus_client; pip install 'personaplex-mlx[serve]'\n"
+    assert capsys.readouterr().err == line
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -186,8 +197,6 @@ def test_https_with_a_certificate_made_here_and_a_token(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options_are_one_line(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from personaplex.cli.main import main
-
     assert main(["serve", "--model", str(PARITY), "--port", "0", *arguments]) in (2, 5)
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1, error

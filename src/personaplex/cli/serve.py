@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,8 @@ def command(**options: Any) -> None:
     lets callers end their conversations, a second one does not.
     """
     from personaplex.persona import read_personas
+
+    _check_installed()
     from personaplex.server import log
     from personaplex.server.opening import open_backends
     from personaplex.server.process import address_of, listen, serve
@@ -109,6 +112,20 @@ def command(**options: Any) -> None:
         log.set_up(options["log_form"], quiet=options["quiet"])
         click.echo(f"listening on {address_of(settings, bound)}")
         serve(Service(settings, lambda: open_backends(duplex, cascade), personas), bound)
+
+
+def _check_installed() -> None:
+    """Raise UsageError, with the line that installs them, if packages are missing that only a server needs."""
+    needed = ("fastapi", "uvicorn", "websockets", "prometheus_client", "sqlalchemy", "multipart", "cryptography")
+    if missing := [name for name in needed if not _is_there(name)]:
+        raise UsageError(f"serving needs {', '.join(missing)}; pip install 'personaplex-mlx[serve]'")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:
+        return False
 
 
 def _settings(options: Mapping[str, Any]) -> ServerSettings:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -97,7 +98,7 @@ class Service:
         """What `load` gave, or raised."""
         self._load = load
         self._lock = threading.Lock()
-        self._sessions: dict[int, tuple[Mode, float]] = {}
+        self._sessions: dict[int, tuple[Mode, float, weakref.ref[Session]]] = {}
         self._vanished: deque[int] = deque()
         self._state: State = "loading"
         self._closed = False
@@ -297,7 +298,7 @@ class Service:
         scribe = self._scribe(client, persona, record)
         session = Session(conversation, mode, self.metrics, client, self._forget, self._vanished, scribe)
         with self._lock:
-            self._sessions[session.number] = (mode, time.monotonic())
+            self._sessions[session.number] = (mode, time.monotonic(), weakref.ref(session))
         self.metrics.sessions.labels(mode, client).inc()
         tell("session opened", session=session.number, mode=mode, client=client)
         return session
@@ -339,7 +340,7 @@ class Service:
         while self._vanished:
             self._forget(self._vanished.popleft(), "vanished")
         with self._lock:
-            return sum(mode in (None, own) for own, _ in self._sessions.values())
+            return sum(mode in (None, own) for own, _, _ in self._sessions.values())
 
     @property
     def is_full(self) -> bool:
@@ -362,7 +363,9 @@ class Service:
         for mode, slots in backends.slots.items():
             yield "personaplex_slots", "Conversations that can be held.", {"mode": mode}, slots
             yield "personaplex_slots_used", "Conversations that are held now.", {"mode": mode}, self.in_use(mode)
-        waiting = backends.unheard()
+        with self._lock:
+            held = [session for _, _, known in self._sessions.values() if (session := known()) is not None]
+        waiting = [*backends.unheard(), *(session.n_waiting for session in held)]
         description = "Frames of input that wait to be heard."
         yield "personaplex_queue_frames", description, {"of": "sum"}, sum(waiting)
         yield "personaplex_queue_frames", description, {"of": "longest"}, max(waiting, default=0)

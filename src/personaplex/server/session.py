@@ -52,6 +52,8 @@ class Session:
         self.mode = mode
         self.client = client
         self.scribe = scribe
+        self.n_waiting = 0
+        """Frames of input that its route holds back until the conversation can hear them."""
         self._conversation = conversation
         self._metrics = metrics
         self._began: float | None = time.monotonic()

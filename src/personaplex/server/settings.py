@@ -22,9 +22,10 @@ class ServerSettings:
     other hosts that may call (scheme://host[:port], or * for all). `certificate`, `key`: files, for TLS. `history`: an
     SQLite file or a SQLAlchemy URL; None keeps everything in memory. `drain_seconds`: how long running conversations
     may go on after SIGTERM. `resume_seconds`: how long a conversation waits for a caller whose connection broke.
-    `silent_seconds`: a connection from which nothing comes for so long, not even an answer to a ping, is dead. `idle_seconds`: a caller who
-    lives, but sends nothing for so long, is let go. `unsent_seconds`: how long a slow reader may keep a message
-    waiting. `most_message_bytes`: of one WebSocket message; `most_upload_bytes`: of one HTTP request.
+    `silent_seconds`: a connection from which nothing comes for so long, not even an answer to a ping, is dead.
+    `idle_seconds`: a caller who lives, but sends nothing for so long, is let go. `unsent_seconds`: how long a slow
+    reader may keep a message waiting. `most_message_bytes`: of one WebSocket message; `most_upload_bytes`: of one HTTP
+    request.
     """
 
     host: str = DEFAULT_HOST

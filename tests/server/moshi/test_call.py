@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -51,6 +52,11 @@ def _no_slot_leaks(service: Service) -> Iterator[None]:
     while service.in_use():
         assert time.monotonic() < until, "a slot leaked"
         time.sleep(0.01)
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def asked(service: Service, query: str) -> Settings:
@@ -277,6 +283,8 @@ def test_sound_from_before_the_handshake_is_kept_and_heard(late: tuple[Late, str
         early.say(np.tile(SOUND, 3))  # 18 frames: more than a conversation lets wait
         early.socket.ping().wait(5)  # all of it has arrived
         assert backend.n == 0
+        page = get(f"{address}/metrics")
+        assert 'personaplex_queue_frames{of="sum"} 18.0' in page, page
         backend.ready()
         assert early.next() == b"\x00", "nothing goes out before the handshake"
         early.hear(18)

@@ -19,6 +19,7 @@ class Deaf:
     def __init__(self) -> None:
         self.heard: list[np.ndarray] = []
         self.shed = 0
+        self.n_waiting = 0
 
     def send(self, pcm: np.ndarray) -> None:
         self.heard.append(pcm)
@@ -58,7 +59,7 @@ def test_what_waits_is_given_as_fast_as_it_is_answered() -> None:
         assert session.frames == 0
         listening = asyncio.create_task(heard.listen())
         await settle()
-        assert session.frames == 8
+        assert session.frames == 8 and session.n_waiting == 12
         for n in range(1, 13):
             await heard.answered()
             await settle()

@@ -39,6 +39,17 @@ def test_two_at_once_get_exactly_what_each_gets_alone(tiny_server: str) -> None:
     assert converse(tiny_server, 0) == alone[0], "whoever had the slot before"
 
 
+def test_what_is_said_before_the_handshake_is_heard_as_if_it_were_said_after(tiny_server: str) -> None:
+    expected = converse(tiny_server, 0)
+    with calling(tiny_server, PERSONAS[0]) as early:
+        early.say(sound(0))
+        assert early.next() == b"\x00"
+        early.hear(N_FRAMES)
+        assert [message for message in expected if message[0] != 2] == [
+            message for message in early.received if message[0] != 2
+        ]
+
+
 def test_the_third_is_refused_in_words_and_the_two_do_not_notice(tiny_server: str, tiny_service: Service) -> None:
     expected = converse(tiny_server, 0)
     with calling(tiny_server, PERSONAS[1]) as other, calling(tiny_server, PERSONAS[0]) as call:

@@ -57,6 +57,7 @@ class Ear:
             self._n_waiting += len(pcm)
             self._n_heard += len(pcm)
             self._shed_if_late(asyncio.get_running_loop().time())
+            self._session.n_waiting = len(self._waiting)
             self._changed.notify_all()
             if self._n_waiting > MOST_WAITING_SECONDS * SAMPLE_RATE and not self._is_listening:
                 raise UsageError(f"over {MOST_WAITING_SECONDS:g} s of sound came before the conversation could begin")
@@ -87,6 +88,7 @@ class Ear:
                 piece = self._waiting.popleft()
                 self._n_waiting -= len(piece)
                 self._n_unanswered += len(piece)
+                self._session.n_waiting = len(self._waiting)
                 self._changed.notify_all()
             self._session.send(piece)
 
