@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from base64 import b64encode
@@ -322,14 +323,14 @@ def test_who_does_not_read_is_let_go_and_holds_nobody_up(
 
             flooding = threading.Thread(target=flood)
             flooding.start()
+            counted = "personaplex_slow_readers_total 1.0"
+            eventually(lambda: counted in made.metrics.page().decode())
             eventually(lambda: made.in_use() == 0)
             other.speak(LOUD[:1920])
             other.until("response.output_audio.delta")
             stop.set()
             slow.cut()
             flooding.join()
-        metrics = made.metrics.page().decode()
-    assert "personaplex_slow_readers_total 1.0" in metrics
 
 
 def test_who_sends_nothing_for_long_is_let_go_in_words(scripted_service: Callable[..., Service]) -> None:
@@ -348,3 +349,26 @@ def test_the_end_of_the_server_is_told(address: str, service: Service) -> None:
         service.close()
         assert caller.end() == (1012, "shutdown")
         assert caller.told[-1]["reason"] == "shutdown"
+
+
+def test_a_half_open_connection_is_noticed_and_its_slot_free_after_the_grace_time(
+    scripted_service: Callable[..., Service],
+) -> None:
+    made = scripted_service(settings=settings(silent_seconds=0.4, resume_seconds=0.2))
+    with serving(made) as http:
+        host, port = http.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as dead:  # which answers no ping
+            asked = [
+                "GET /v1/realtime?mode=duplex HTTP/1.1",
+                f"Host: {host}",
+                "Upgrade: websocket",
+                "Connection: Upgrade",
+                f"Sec-WebSocket-Key: {b64encode(bytes(16)).decode()}",
+                "Sec-WebSocket-Version: 13",
+            ]
+            dead.sendall("\r\n".join([*asked, "", ""]).encode())
+            assert b" 101 " in dead.recv(100)
+            start = b'{"type":"session.start"}'
+            dead.sendall(bytes([0x81, 0x80 | len(start), 0, 0, 0, 0]) + start)
+            eventually(lambda: made.in_use() == 1)
+            eventually(lambda: made.in_use() == 0)
