@@ -19,7 +19,7 @@ from personaplex.server.app import create_app
 from personaplex.server.log import tell
 from personaplex.server.service import Backends, Service
 from personaplex.server.settings import ServerSettings
-from personaplex.server.socket_protocol import SocketProtocol
+from personaplex.server.socket_protocol import RequestProtocol, SocketProtocol
 
 _BACKLOG = 128
 """Connections that may wait to be accepted."""
@@ -64,6 +64,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,  # it would write down tokens and role texts that travel in addresses
                 server_header=False,
+                http=RequestProtocol,
                 ws=SocketProtocol,
                 ws_max_size=settings.most_message_bytes,
                 ws_per_message_deflate=False,  # sound does not shrink, and a small message must not grow to a large one
