@@ -28,7 +28,7 @@ test-oldest: ## Run the tests with the oldest versions that pyproject.toml allow
 	.venv-oldest/bin/python -m pytest -q
 
 soak: packages ## Run tests for long: half-hour calls, hundreds of examples, ten thousand words
-	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property tests/e2e/test_speak.py
+	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property tests/e2e/test_speak.py tests/server/test_http_fuzz.py
 
 check: setup ## Run the linters and the type checker
 	$(python) -m ruff check

@@ -63,6 +63,23 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(Engines(monkeypatch))
 
 
+@dataclass
+class Shared:
+    """One server for many tests that change nothing in it."""
+
+    engines: Engines
+    http: TestClient
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Shared]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("personaplex.cascade.transcription.new_detector", LevelDetector)
+        stage = Stage(Engines(patch))
+        with stage.client() as http:
+            yield Shared(stage.engines, http)
+
+
 def wav(pcm: np.ndarray) -> bytes:
     return wav_header(len(pcm)) + pcm16(pcm).tobytes()
 

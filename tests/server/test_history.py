@@ -217,7 +217,7 @@ async def test_memory_is_bounded_in_sessions_and_sound(monkeypatch: pytest.Monke
 
 
 async def test_a_database_that_fails_is_told_once_and_stops_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "history.sqlite"
     history = History(str(place))
@@ -234,8 +234,21 @@ async def test_a_database_that_fails_is_told_once_and_stops_nobody(
     ]
     with pytest.raises(OutputError, match="no such table"):
         await history.turns(session.id)
+    with sqlite3.connect(place) as other:
+        other.execute("CREATE TABLE turns (id INTEGER PRIMARY KEY, session, at, role, text, persona)")
+    other.close()
+    monkeypatch.setattr(history, "_failing", False)
+    session.say("user", "a thing that is kept")
+    assert await session.settle()
+    with sqlite3.connect(place) as other:
+        other.execute("ALTER TABLE turns RENAME TO gone")
+    other.close()
+    session.say("user", "a private thing")
+    session.become("aria")  # this one is written
+    assert not await session.settle()
     await history.close()
     session.say("user", "after the end")  # harmless
+    assert not await session.settle()
     assert not any("private" in record.getMessage() for record in caplog.records)
 
 
@@ -246,7 +259,7 @@ async def test_more_than_can_wait_is_not_kept(
     history = History()
     session = history.begin("chat")
     session.say("user", "too much")
-    await session.settle()
+    assert not await session.settle()
     assert list(await history.list()) == []
     assert "faster than it can be written" in caplog.text
     await history.close()

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from urllib.request import Request, urlopen
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from personaplex.server.http import bodies
 from tests.server.cascade import Stage, stage
@@ -112,3 +114,17 @@ def test_json_that_is_huge_inside(stage: Stage) -> None:
         for body, status in ((deep, 400), (wide, 200), (long, 400)):
             found = http.post("/chat", content=body, headers={"content-type": "application/json"})
             assert found.status_code == status and len(found.content) < 1000
+
+
+def test_a_message_that_is_too_long_for_a_socket_ends_only_its_own(stage: Stage) -> None:
+    with serving(stage.service(settings(most_message_bytes=1 << 16))) as address:
+        url = f"ws{address[4:]}/ws/chat"
+        with connect(url) as other, connect(url) as loud:
+            for opened in (other, loud):
+                opened.recv(10)
+            with pytest.raises(ConnectionClosed) as ended:
+                loud.send(json.dumps({"message": "x" * (1 << 17)}))
+                loud.recv(10)
+            assert ended.value.rcvd is not None and ended.value.rcvd.code == 1009
+            other.send('{"type": "ping"}')
+            assert json.loads(other.recv(10))["type"] == "pong"

@@ -11,10 +11,10 @@ from fastapi.testclient import TestClient
 
 from personaplex.server.app import create_app
 from personaplex.server.http.manual import POLICY
-from tests.server.cascade import Stage, stage
+from tests.server.cascade import Shared, Stage, shared, stage
 from tests.server.conftest import settings
 
-__all__ = ["stage"]
+__all__ = ["shared", "stage"]
 
 HOSTILE = "'; DROP TABLE turns; -- <script>alert(1)</script> \U0001f600"
 
@@ -54,20 +54,20 @@ def test_sessions_are_listed_renamed_exported_and_deleted(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("id", ["'%20OR%201=1%20--", "..%2f..%2fetc", "a%00b", "x" * 65, "%F0%9F%98%80"])
-def test_names_that_are_no_ids(stage: Stage, id: str) -> None:
-    with stage.client() as http:
-        kept = chat(http)
-        for method, path in (("get", ""), ("get", "/export"), ("delete", ""), ("patch", "")):
-            about = {"json": {"title": "x"}} if method == "patch" else {}
-            refused = http.request(method, f"/v1/history/{id}{path}", **about)  # type: ignore[arg-type]
-            assert refused.status_code in (400, 404)
-        assert http.get(f"/v1/history/{kept}").status_code == 200
+def test_names_that_are_no_ids(shared: Shared, id: str) -> None:
+    http = shared.http
+    kept = chat(http)
+    for method, path in (("get", ""), ("get", "/export"), ("delete", ""), ("patch", "")):
+        about = {"json": {"title": "x"}} if method == "patch" else {}
+        refused = http.request(method, f"/v1/history/{id}{path}", **about)  # type: ignore[arg-type]
+        assert refused.status_code in (400, 404)
+    assert http.get(f"/v1/history/{kept}").status_code == 200
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "offset=-1", f"offset={1 << 70}", "kind=all", "limit=NaN"])
-def test_pages_that_there_are_not(stage: Stage, query: str) -> None:
-    with stage.client() as http:
-        assert http.get(f"/v1/history?{query}").status_code == 400
+def test_pages_that_there_are_not(shared: Shared, query: str) -> None:
+    http = shared.http
+    assert http.get(f"/v1/history?{query}").status_code == 400
 
 
 def test_deleting_a_conversation_ends_it(stage: Stage) -> None:

@@ -17,6 +17,7 @@ from personaplex.conversation import (
     Overrun,
     UserText,
 )
+from personaplex.server import scribe as scribe_module
 from personaplex.server.history.store import History
 from personaplex.server.scribe import Scribe
 from personaplex.server.service import Service
@@ -89,6 +90,17 @@ async def test_the_sound_of_both_is_of_the_same_time(*, records: bool) -> None:
         assert piece is not None
         stereo = np.frombuffer(piece[1], "<i2").reshape(-1, FRAME_SAMPLES, 2)[:, 0] / 32767
         assert np.allclose(stereo, [[-0.1, 0.1], [-0.3, 0.3], [-0.4, 0.4], [-0.5, 0.0]], atol=1e-4)
+    await history.close()
+
+
+async def test_who_never_stops_talking_is_written_down_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scribe_module, "MOST_TEXT", 8)
+    history = History()
+    scribe = Scribe(history.begin("moshi"), None)
+    for n in range(6):
+        scribe.saw(AgentText(n, "word "))
+    assert await scribe.transcript.settle()
+    assert [turn.text for turn in await history.turns(scribe.transcript.id)] == ["word word"] * 3
     await history.close()
 
 

@@ -38,14 +38,24 @@ MOST_MESSAGES = 200
 """Of a conversation's past so many are sent; older ones are remembered, and sent no more."""
 
 
-def chosen(persona: Persona, overrides: Parts = Parts(), defaults: Parts = DEFAULTS) -> Parts:  # noqa: B008 - frozen
-    """All parts of a persona: what is asked for goes before its own choice, and that before the defaults."""
+def chosen(
+    persona: Persona,
+    overrides: Parts = Parts(),  # noqa: B008 - frozen
+    defaults: Parts = DEFAULTS,
+    *,
+    listens: bool = True,
+) -> Parts:
+    """All parts of a persona: what is asked for goes before its own choice, and that before the defaults.
+
+    Which recogniser is the default is looked up on this machine, which takes milliseconds, and the first time nearly a
+    second; not where nobody `listens`.
+    """
     own = persona.cascade
     if overrides.synthesiser not in (None, own.synthesiser):
         own = dataclasses.replace(own, voice=None)  # another synthesiser has other voices
     layers = [dataclasses.asdict(parts) for parts in (defaults, own, overrides)]
     parts = Parts(**{name: value for layer in layers for name, value in layer.items() if value is not None})
-    return parts if parts.recogniser else dataclasses.replace(parts, recogniser=default_recogniser())
+    return parts if parts.recogniser or not listens else dataclasses.replace(parts, recogniser=default_recogniser())
 
 
 def system_prompt(persona: Persona) -> str:
@@ -144,8 +154,8 @@ class ChatSession:
 
     @property
     def parts(self) -> Parts:
-        """Engines, voice and numbers that are in use."""
-        return chosen(self.persona, self._overrides)
+        """Engines, voice and numbers that are in use; a recogniser only where one was asked for."""
+        return chosen(self.persona, self._overrides, listens=False)
 
     @property
     def history(self) -> tuple[Message, ...]:

@@ -45,6 +45,7 @@ def create_app(service: Service) -> FastAPI:
         # FastAPI's pages load their scripts from another host; `http/manual.py` writes one that loads nothing.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         middleware=[
             Middleware(Guard, settings=service.settings, metrics=service.metrics),
             Middleware(

@@ -8,13 +8,27 @@ from collections import deque
 import numpy as np
 
 from personaplex.audio import Framer, as_chunk
-from personaplex.conversation import AgentEnded, AgentText, Audio, Ended, Event, Interrupted, Overrun, Ready, UserText
+from personaplex.conversation import (
+    AgentEnded,
+    AgentText,
+    AnswerOver,
+    Audio,
+    Ended,
+    Event,
+    Interrupted,
+    Overrun,
+    Ready,
+    UserText,
+)
 from personaplex.errors import AudioError
 from personaplex.server.history.store import Transcript
 from personaplex.units import FRAME_SAMPLES
 
 MOST_UNANSWERED = 750
 """Frames of the user that are held until the agent's of the same time comes: a minute."""
+
+MOST_TEXT = 20_000
+"""Characters of the agent after which a turn is written down, ended or not."""
 
 
 class Scribe:
@@ -50,10 +64,12 @@ class Scribe:
         if isinstance(event, AgentText):
             with self._lock:
                 self._said += event.text
+            if len(self._said) > MOST_TEXT:
+                self._turn()
         elif isinstance(event, UserText) and event.final and event.text.strip():
             self._turn()
             self.transcript.say("user", event.text.strip())
-        elif isinstance(event, AgentEnded | Interrupted | Ready | Ended):
+        elif isinstance(event, AgentEnded | AnswerOver | Interrupted | Ready | Ended):
             self._turn()
         if self._records:
             self._record(event)

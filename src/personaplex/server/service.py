@@ -11,6 +11,7 @@ A `Service` is made before its model is loaded, so that a server can say that it
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 import weakref
@@ -19,9 +20,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from personaplex.cascade.session import ChatSession, Engines
+from personaplex.cascade.registry import default_recogniser
+from personaplex.cascade.session import DEFAULTS, ChatSession, Engines, chosen
 from personaplex.conversation import Backend, Settings
 from personaplex.errors import PersonaError, PersonaPlexError, Unavailable
 from personaplex.persona import Parts, Persona, read_personas
@@ -105,6 +107,7 @@ class Service:
         self._empty: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self.engines = Engines()
         """Recognisers, language models and synthesisers of those who do not need a slot; of one event loop."""
+        self._defaults = DEFAULTS
         self._history = None if settings.history is None else self._open_history()
 
     @classmethod
@@ -128,6 +131,8 @@ class Service:
             tell("could not load", error=None if isinstance(error, PersonaPlexError) else error, reason=error)
             self.loaded.set_exception(error)
             return
+        # Looked up here, in the thread that loads: it would hold up everybody's sound.
+        self._defaults = dataclasses.replace(DEFAULTS, recogniser=default_recogniser())
         backends.watch(self.metrics.step.observe)
         with self._lock:
             gone = self._closed
@@ -248,6 +253,10 @@ class Service:
             raise PersonaError(f"unknown persona {(name or '')[:80]!r}; there are {', '.join(sorted(self.personas))}")
         return found
 
+    def parts(self, persona: str | None = None) -> Parts:
+        """What a persona, None for the default, has of the cascade. Raises PersonaError, Unavailable while loading."""
+        return chosen(self.persona(persona), self.backends.parts, self._defaults)
+
     def choose(
         self,
         persona: str | None = None,
@@ -284,8 +293,8 @@ class Service:
     ) -> Session:
         """Begin a conversation; returns at once. `client` is the protocol that asked, for the numbers.
 
-        What is said in it goes into the history, where one of a known protocol (`record.Kind`) asked; `persona` is who
-        says it, `record` keeps the sound, too.
+        What is said in calls of "moshi" and "respond" goes into the history; `persona` is who says it, `record` keeps
+        the sound, too.
 
         Raises Busy when all slots are taken, Unavailable while loading or draining, and what the backend raises.
         """
@@ -304,9 +313,10 @@ class Service:
         return session
 
     def _scribe(self, client: str, persona: str | None, record: bool) -> Scribe | None:
-        kind = next((kind for kind in get_args(Kind) if kind == client), None)
-        if kind is None:
+        # `/v1/realtime` writes its own: it knows of items and typed turns, which events do not tell.
+        if client not in ("moshi", "respond"):
             return None
+        kind: Kind = "moshi" if client == "moshi" else "respond"
         return Scribe(self.history.begin(kind, persona=persona), persona, records=record)
 
     def refused(self, error: BaseException, client: str) -> None:

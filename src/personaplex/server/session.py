@@ -68,9 +68,9 @@ class Session:
 
     def send(self, pcm: np.ndarray) -> None:
         """Give the user's sound as it is recorded."""
-        self._conversation.send(pcm)
-        if self.scribe is not None:
+        if self.scribe is not None:  # before the agent's frame of the same time may come
             self.scribe.heard(pcm)
+        self._conversation.send(pcm)
 
     def feed(self, pcm: np.ndarray, timeout: float | None = None) -> None:
         """Give a recording, waiting until there is room."""

@@ -120,6 +120,7 @@ test('a chat comes back to its own session by itself, but not where it was refus
   chat.connect(null, { persona: 'sage', title: 'Chat 1' });
   assert.deepEqual(opened[0].query, { persona: 'sage', title: 'Chat 1' });
   opened[0].socket.onopen();
+  assert.equal(chat.say({ type: 'message', message: 'Hello' }), false, 'not before the server has said where they are');
   says({ type: 'session', session_id: 'abc', seq: 7 });
   waiting.shift().work();
   assert.deepEqual(opened[0].socket.sent, [{ type: 'ping' }], 'it says that it is there');

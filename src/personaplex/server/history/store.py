@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,6 +55,7 @@ class Transcript:
         self._sound: list[np.ndarray] = []
         self._n_samples = 0
         self._last: Future[Any] | None = None
+        self._lost = False
 
     @property
     def id(self) -> str:
@@ -97,18 +99,25 @@ class Transcript:
 
     def _do(self, call: Callable[[Connection], object], *, creates: bool = True) -> None:
         session = self._session if creates else None
-        self._last = self._history.write(lambda connection: _touched(connection, session, call)) or self._last
+        written = self._history.write(lambda connection: _touched(connection, session, call))
+        if written is None:
+            self._lost = True
+            return
+        written.add_done_callback(self._check)
+        self._last = written
+
+    def _check(self, written: Future[object]) -> None:
+        if written.exception() is not None:
+            self._lost = True
 
     async def settle(self) -> bool:
-        """Wait until all of it is written; whether it is kept, for a failure was logged already."""
+        """Wait until all of it is written; whether all since the last time is kept. Failures were logged already."""
         self.flush()
-        if self._last is None:
-            return True
-        try:
-            await asyncio.wrap_future(self._last)
-        except OutputError:
-            return False
-        return True
+        if self._last is not None:
+            with suppress(Exception):  # told by `_check`
+                await asyncio.shield(asyncio.wrap_future(self._last))  # who stops waiting does not stop the writing
+        lost, self._lost = self._lost, False
+        return not lost
 
 
 class History:

@@ -8,9 +8,7 @@ from typing import Literal, TypeAlias
 
 from fastapi import APIRouter
 
-from personaplex.cascade.session import chosen
 from personaplex.errors import EngineError, SynthesisError
-from personaplex.persona import Parts
 from personaplex.server.http.bodies import bounded
 from personaplex.server.http.shapes import (
     NOT_FOUND,
@@ -36,16 +34,11 @@ OPENAI_MODELS: dict[str, Kind] = {
 """Names that OpenAI's clients come with; they stand for what is here."""
 
 
-def parts_in_use(service: Service) -> Parts:
-    """The engines of the default persona."""
-    return chosen(service.persona(), service.backends.parts)
-
-
 def models(service: Service) -> Iterator[tuple[str, Kind]]:
     """Everything that computes, by name."""
     if service.duplex is not None:
         yield service.model_name, "duplex"
-    parts = parts_in_use(service)
+    parts = service.parts()
     yield parts.llm or "", "language-model"
     yield parts.recogniser or "", "recogniser"
     yield parts.synthesiser or "", "synthesiser"
@@ -75,7 +68,7 @@ def router(service: Service) -> APIRouter:
         """The synthesiser's, which reads texts aloud also where no cascade is served; none if it cannot be used."""
         try:
             found = service.voices("cascade")
-            return found or (await service.engines.synthesiser(parts_in_use(service).synthesiser or "")).voices
+            return found or (await service.engines.synthesiser(service.parts().synthesiser or "")).voices
         except (EngineError, SynthesisError):
             return ()
 
@@ -99,7 +92,7 @@ def router(service: Service) -> APIRouter:
         if service.duplex is not None:
             model = service.model_name
             data += [VoiceAbout(id=name, name=name, mode="duplex", model=model) for name in service.voices("duplex")]
-        parts, spoken = parts_in_use(service), await spoken_voices()
+        parts, spoken = service.parts(), await spoken_voices()
         synthesiser = parts.synthesiser or ""
         data += [VoiceAbout(id=name, name=name, mode="cascade", model=synthesiser) for name in spoken]
         default = {"cascade": parts.voice or (spoken[0] if spoken else None)}

@@ -10,7 +10,6 @@ from personaplex.audio import LONGEST_SECONDS, stream_audio
 from personaplex.cascade.transcription import Counted, Utterance, transcribe
 from personaplex.cascade.worker import Worker
 from personaplex.errors import UsageError
-from personaplex.server.http.catalogue import parts_in_use
 from personaplex.server.http.turnstile import Turnstile
 from personaplex.server.service import Service
 from personaplex.units import SAMPLE_RATE
@@ -33,7 +32,7 @@ class Listener:
         Raises AudioError, UsageError for a language that nobody here hears, EngineError, Busy.
         """
         async with self._turnstile:
-            recogniser = await self._service.engines.recogniser(parts_in_use(self._service).recogniser or "")
+            recogniser = await self._service.engines.recogniser(self._service.parts().recogniser or "")
             if language is not None and recogniser.languages and language not in recogniser.languages:
                 known = ", ".join(recogniser.languages)
                 raise UsageError(f"the recogniser does not know the language {language[:20]!r}; it knows {known}")

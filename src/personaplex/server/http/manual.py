@@ -6,14 +6,15 @@ are in docs/server.md: OpenAPI has no words for them.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from base64 import b64encode
 from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from personaplex.server.http.shapes import REFUSED
 
@@ -30,13 +31,18 @@ POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'
 
 
 def router() -> APIRouter:
-    """The page."""
+    """The page, and the description."""
     routes = APIRouter()
 
+    # The description takes a quarter of a second to make, the first time: not in the event loop.
     @routes.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
-        app: FastAPI = request.app
-        return HTMLResponse("".join(_page(app.openapi())), headers={"content-security-policy": POLICY})
+        described = await asyncio.to_thread(request.app.openapi)
+        return HTMLResponse("".join(_page(described)), headers={"content-security-policy": POLICY})
+
+    @routes.get("/openapi.json", include_in_schema=False)
+    async def description(request: Request) -> JSONResponse:
+        return JSONResponse(await asyncio.to_thread(request.app.openapi))
 
     return routes
 

@@ -122,12 +122,17 @@ def router(service: Service, chats: Chats, listener: Listener, speaker: Speaker)
             return PatientResponse(_as_stream(first), service, "audio/wav", answer.headers)
         async with aclosing(pieces):
             pcm = np.concatenate([np.zeros(0, np.float32), *[piece async for piece in pieces]])
-        wav = wav_header(len(pcm)) + pcm16(pcm).tobytes()
-        if response_format == "wav":
-            return Response(wav, media_type="audio/wav", headers=answer.headers)
-        return JSONResponse(_as_json(answer, len(pcm), wav).model_dump(), headers=answer.headers)
+        # Megabytes may become base64 here, which takes longer than a frame.
+        return await asyncio.to_thread(_whole, answer, pcm, response_format)
 
     return routes
+
+
+def _whole(answer: Answer, pcm: np.ndarray, form: str) -> Response:
+    wav = wav_header(len(pcm)) + pcm16(pcm).tobytes()
+    if form == "wav":
+        return Response(wav, media_type="audio/wav", headers=answer.headers)
+    return JSONResponse(_as_json(answer, len(pcm), wav).model_dump(), headers=answer.headers)
 
 
 def _as_json(answer: Answer, n_samples: int, wav: bytes) -> RespondResponse:

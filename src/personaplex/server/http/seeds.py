@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from personaplex.audio import wav_header
-from personaplex.cascade.session import chosen
 from personaplex.persona import Parts, Persona
 from personaplex.server.http.bodies import bounded
 from personaplex.server.http.chats import Chat, Chats, Happening, thinker_name
@@ -38,8 +37,7 @@ def router(service: Service, chats: Chats, speaker: Speaker) -> APIRouter:
     @routes.get("/personas")
     async def personas() -> PersonasResponse:
         """Who the agent can be."""
-        parts = service.backends.parts
-        about = [_about(persona, chosen(persona, parts)) for persona in service.personas.values()]
+        about = [_about(persona, service.parts(name)) for name, persona in service.personas.items()]
         return PersonasResponse(personas=about, default=service.settings.persona)
 
     @routes.post("/session", status_code=201)

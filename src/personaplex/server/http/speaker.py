@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, cast
 
 from personaplex.cascade.aloud import Unsaid, read_aloud
 from personaplex.cascade.engine import Synthesiser
-from personaplex.cascade.session import chosen
 from personaplex.cascade.worker import Worker
 from personaplex.errors import PersonaError, UsageError
 from personaplex.server.http.sound import Form, SoundStream
@@ -46,7 +45,7 @@ class Speaker:
             persona, voice = voice, None
         if voice is not None and voice.lower() in OPENAI_VOICES:
             voice = None
-        parts = chosen(self._service.persona(persona), self._service.backends.parts)
+        parts = self._service.parts(persona)
         return Plan(parts.synthesiser or "", voice or parts.voice, language or parts.language, voice is not None)
 
     async def check(self, plan: Plan) -> Synthesiser:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, File, Form, Response, UploadFile
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from personaplex.cascade.subtitles import VTT_HEAD, cues, srt, vtt
@@ -41,6 +41,7 @@ def router(service: Service, listener: Listener) -> APIRouter:
         },
     )
     async def transcriptions(
+        request: Request,
         file: Annotated[UploadFile, File(description="A recording in any usual format.")],
         model: Annotated[str, Form(max_length=200)] = "whisper-1",
         language: Annotated[
@@ -68,6 +69,8 @@ def router(service: Service, listener: Listener) -> APIRouter:
             async for one in found:
                 if isinstance(one, Utterance):
                     said.append(one)
+                    if await request.is_disconnected():
+                        break  # nobody reads the rest
                 else:
                     seconds = one
         return _written(said, seconds, response_format, language, granularities or ["segment"])

@@ -8,11 +8,13 @@ from typing import Self
 
 from personaplex.errors import Busy
 
+MOST_WAITING = 16
+
 
 class Turnstile:
     """`async with turnstile:` as one of `most` at once, after at most `queue` others who wait. Raises Busy."""
 
-    def __init__(self, most: int, queue: int = 16) -> None:
+    def __init__(self, most: int, queue: int = MOST_WAITING) -> None:
         self.most = most
         self._queue = queue
         self._inside = 0

@@ -131,7 +131,7 @@ export class Chat {
 
   #done({ response, cancelled }) {
     if (!this.answer) return;
-    this.answer.text = response;
+    this.answer.text = response || 'Nothing was said.';
     this.answer.state = cancelled ? 'done stopped' : 'done';
     this.answer.took = performance.now() - this.answer.began;
     this.#drawLast();
