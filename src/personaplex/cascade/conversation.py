@@ -235,9 +235,7 @@ class Talk:
 
     async def _open(self, role: Role) -> None:
         """Have all engines of a role, and know that they fit. Raises what makes it impossible."""
-        session = ChatSession(role.persona, personas={}, parts=role.parts, engines=self._engines)
-        parts = session.parts
-        await session.close()
+        parts = await self._engines.parts(role.persona, role.parts)
         await self._engines.thinker(parts.llm or "")
         recogniser: Recogniser = await self._engines.recogniser(parts.recogniser or "")
         voice: Synthesiser = await self._engines.synthesiser(parts.synthesiser or "")

@@ -73,6 +73,10 @@ class Engines:
         self._recognisers: dict[str, Recogniser] = {}
         self._synthesisers: dict[str, Synthesiser] = {}
 
+    async def parts(self, persona: Persona, overrides: Parts) -> Parts:
+        """All parts of a persona, a recogniser among them, which is looked up on this machine."""
+        return await self._worker.run(chosen, persona, overrides)
+
     async def thinker(self, choice: str) -> Thinker:
         """The language model `choice`; it was checked. Raises UsageError or EngineError."""
         async with self._making:

@@ -121,6 +121,25 @@ def test_who_cancels_hears_no_more_and_what_was_heard_is_remembered(address: str
     check(caller.told)
 
 
+def test_voice_and_role_change_and_what_was_said_is_remembered(address: str, engines: Engines) -> None:
+    engines.thinker.tokens = ["Noon."]
+    with calling(address) as caller:
+        caller.type("hello")
+        caller.until("response.done")
+        caller.say("session.update", session={"type": "realtime", "audio": {"output": {"voice": "two"}}})
+        caller.type("again")
+        caller.until("response.done")
+        caller.say("session.update", session={"type": "realtime", "instructions": "You are Max."})
+        caller.type("and again")
+        caller.until("response.done")
+        caller.say("session.update", session={"type": "realtime", "audio": {"output": {"voice": "nobody"}}})
+        assert "there are one, two" in caller.until("error")["error"]["message"]
+    assert [voice for _, voice in engines.synthesiser.said] == ["one", "two", "two"]
+    asked = engines.thinker.asked[-1]
+    assert asked[0].content.startswith("You are Max.")
+    assert [message.content for message in asked[1:]] == ["hello", "Noon.", "again", "Noon.", "and again"]
+
+
 def test_the_user_interrupts(address: str, engines: Engines) -> None:
     engines.thinker.tokens = ["one two three four five six seven eight nine ten. "] * 3
     engines.recogniser.said = ["no I meant tomorrow"]
