@@ -46,10 +46,16 @@ test('words that were taken back before they were heard are not shown, and the l
   captions.agent('I was just ', 0, 'a');
   captions.agent('about to', 50_000, 'a');
   captions.heard(10_000);
-  captions.cut();
+  captions.cut(false);
   captions.heard(Infinity);
   assert.deepEqual(captions.lines.map(({ text, cut }) => [text, cut]), [['I was just ', true]]);
   assert.equal(captions.text('Sage'), 'Sage: I was just —');
+  captions.agent('Well.', 200_000, 'b');
+  captions.heard(Infinity);
+  captions.cut(false);
+  assert.equal(captions.lines.at(-1).cut, false, 'what was said to its end was not cut');
+  captions.cut(true);
+  assert.equal(captions.lines.at(-1).cut, true);
 });
 
 test('every trouble says what happened and what to do; the server’s own words come first where it is the reason', () => {

@@ -159,6 +159,7 @@ export class Call {
         this.atServer += frames;
         this.latency.lose(frames * FRAME);
       },
+      degenerate: (kind) => this.captions.marker(`What is heard is no speech any more (${kind}). A new call begins afresh.`),
       resumed: () => this.captions.marker('Connected again'),
       problem: ({ code, message }) => this.trouble(code, message),
     };
@@ -177,7 +178,8 @@ export class Call {
 
   #cut() {
     this.sound?.clear();
-    this.captions.cut();
+    this.captions.cut(this.hold > 0);
+    this.hold = 0;
   }
 
   #speech(speaking) {

@@ -58,10 +58,10 @@ export class Captions {
     }
   }
 
-  /** What the agent was saying was taken back: words that were not heard are not shown. */
-  cut() {
+  /** What the agent was saying was taken back: words that were not heard are not shown. @param {boolean} aloud it spoke */
+  cut(aloud) {
     const last = this.lines.findLast((line) => line.who === 'agent');
-    if (this.waiting.length && last) last.cut = true;
+    if (last && (aloud || this.waiting.length)) last.cut = true;
     this.waiting = [];
   }
 
