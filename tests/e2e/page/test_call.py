@@ -145,9 +145,9 @@ def test_who_one_talks_with(server: Server, visit: Visits) -> None:
     assert (asked.voice, asked.prompt, asked.seed) == ("NATF0", "You keep a lighthouse.", 7)
     assert asked.sampling == {"text_temperature": 0.8, "audio_top_k": 100}, "the persona's own, and what was changed"
     assert page.locator("#role").is_disabled(), "what cannot change in a call is locked"
-    caller.hang_up()
     page.reload()
     page.wait_for_selector("#connect:enabled")
+    until(lambda: server.service.in_use("duplex") == 0)  # who leaves the page has hung up
     assert page.input_value("#role") == "You keep a lighthouse." and page.input_value("#voice") == "NATF0"
 
 
