@@ -49,6 +49,7 @@ async def answer(socket: WebSocket, service: Service) -> None:
     try:
         settings = read_query(socket.query_params, service)
         record = socket.query_params.get("record", "").lower() in ("1", "true")  # ours; no client of theirs sends it
+        await service.wait_for_room("duplex")
         with closing(service.open("duplex", settings, client=CLIENT, record=record)) as session:
             await _Call(session, line, service.settings.idle_seconds).talk()
     except _Gone:
