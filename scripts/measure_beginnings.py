@@ -23,7 +23,7 @@ from personaplex.errors import PersonaPlexError
 from personaplex.model import PersonaPlex
 from personaplex.models.lm import LanguageModel
 from personaplex.train.bank import Bank
-from personaplex.train.compose import Composer, Composition, _Call
+from personaplex.train.compose import Composer, Composition, Reply, _Call
 from personaplex.train.splice import Splicer
 
 SKIPPED = ("greet",)
@@ -31,12 +31,16 @@ SKIPPED = ("greet",)
 
 
 class Clips:
-    """Says every line as it was recorded, where a `Splicer` says it from pieces."""
+    """Says only what was recorded, as it was recorded, where a `Splicer` says any line from pieces."""
 
     def __init__(self, bank: Bank) -> None:
         self._bank = bank
 
-    def say(self, _: np.random.Generator, clip: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    def can_say(self, _: int, line: Line) -> bool:  # noqa: ARG002
+        """Whether it may say another line than a clip's."""
+        return False
+
+    def say(self, _: np.random.Generator, clip: int, line: Line) -> tuple[np.ndarray, list[tuple[int, int]]]:  # noqa: ARG002
         """The clip's codes [F, 8], and each word with the frame it begins in."""
         return self._bank.clip(clip), [(int(word), int(first)) for word, first, *_ in self._bank.words_of(clip)]
 
@@ -44,13 +48,12 @@ class Clips:
 class Call(_Call):
     """A call that notes where the first fact of each answer stands: (intent, frame)."""
 
-    def _agent(self, clip: int, at: int) -> int:
-        end = super()._agent(clip, at)
-        intent, key, text = self.bank.lines[clip]  # type: ignore[misc]
+    def _agent(self, reply: Reply, at: int) -> int:
+        end, line = super()._agent(reply, at), reply.line
         marked = np.flatnonzero(self.line.fact[at:end])
         # A fact that is the first word cannot be read off anything.
-        if intent not in SKIPPED and text.split()[0] not in key_words(Line(intent, key, text)) and len(marked):
-            self.__dict__.setdefault("noted", []).append((intent, at + int(marked[0])))
+        if line.intent not in SKIPPED and line.text.split()[0] not in key_words(line) and len(marked):
+            self.__dict__.setdefault("noted", []).append((line.intent, at + int(marked[0])))
         return end
 
 
@@ -98,7 +101,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         model, bank = PersonaPlex.from_pretrained(arguments.model), Bank.read(arguments.bank)
-        composition = Composition(text_lead=arguments.text_lead)
+        composition = Composition(text_lead=arguments.text_lead, natural=0)
         table = measure(model, bank, composition, arguments.calls, arguments.seed)
     except PersonaPlexError as error:
         print(error, file=sys.stderr)  # noqa: T201

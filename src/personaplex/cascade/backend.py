@@ -204,12 +204,12 @@ class CascadeCall:
     def add(self, message: Message) -> None:
         """Put a message into what was said, before the next answer."""
         self._check()
-        self._talk.call(self._talk.add, message)
+        self._talk.call(self._talk.memory.add, message)
 
     def forget(self, message: Message) -> None:
         """Take a message out of what was said."""
         self._check()
-        self._talk.call(self._talk.forget, message)
+        self._talk.call(self._talk.memory.forget, message)
 
     def respond(self, instructions: str | None = None, directions: Directions | None = None) -> None:
         """Have the agent answer what was said so far."""
@@ -224,7 +224,7 @@ class CascadeCall:
     def truncate(self, text: str) -> None:
         """Of the last answer only `text` was heard."""
         self._check()
-        self._talk.call(self._talk.truncate, text)
+        self._talk.call(self._talk.memory.truncate, text)
 
     def take_turns(self, turns: TurnTaking) -> None:
         """How turns are taken from now on. Raises UsageError for numbers that are out of range."""

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from personaplex.by_turns import Call, Directions, Message, TurnTaking
+from personaplex.by_turns import Call, Directions, TurnTaking
 from personaplex.cascade.ear import Ear, Pauses
 from personaplex.cascade.engine import Recogniser, Synthesiser, as_error
 from personaplex.cascade.inbox import Inbox
+from personaplex.cascade.memory import Memory
 from personaplex.cascade.mouth import Mouth
 from personaplex.cascade.sentences import SentenceSplitter
 from personaplex.cascade.session import ChatSession, Engines
@@ -145,10 +146,7 @@ class Talk:
         self._session = ChatSession(role.persona, personas={}, parts=role.parts, engines=engines, seed=self.seed)
         self._mouth = Mouth()
         self._voice_worker = Worker("voice")
-        self._said, self._n_before = "", 0
-        self._is_answering = self._is_dropped = False
-        self._index: int | None = None  # of the last answer, in what was said
-        self._edits: list[Callable[[], None]] = []
+        self.memory = Memory(self._session, self._fail)
         self._asked: tuple[str | None, Directions | None] = None, None
         self._work: set[asyncio.Task[None]] = set()
         self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
@@ -237,9 +235,7 @@ class Talk:
 
     async def _open(self, role: Role) -> None:
         """Have all engines of a role, and know that they fit. Raises what makes it impossible."""
-        session = ChatSession(role.persona, personas={}, parts=role.parts, engines=self._engines)
-        parts = session.parts
-        await session.close()
+        parts = await self._engines.parts(role.persona, role.parts)
         await self._engines.thinker(parts.llm or "")
         recogniser: Recogniser = await self._engines.recogniser(parts.recogniser or "")
         voice: Synthesiser = await self._engines.synthesiser(parts.synthesiser or "")
@@ -272,7 +268,7 @@ class Talk:
             await self._apply_change()
             pcm, said = self._mouth.next()
             if said:
-                self._said += said
+                self.memory.said += said
                 self.mailbox.put(AgentText(self.n_frames, said))
             n_unread = self.mailbox.put(Audio(self.n_frames, pcm))  # the last of a frame: then more time may pass
             self.n_frames += 1
@@ -312,9 +308,8 @@ class Talk:
                 self._ear.drop()
             case Think(turn, text):
                 self._end_answer()
-                self._is_answering, self._is_dropped, self._index = True, False, None
+                self.memory.begin()
                 self.mailbox.put(AnswerBegan(self.n_frames))
-                self._said, self._n_before = "", len(self._session.history)
                 self._sentences = asyncio.Queue()
                 self._begin(self._think(turn, text, list(self._work), *self._asked))
                 self._asked = None, None
@@ -322,13 +317,9 @@ class Talk:
             case Voice(_, text):
                 self._sentences.put_nowait(text)
             case Drop(_, unheard):
-                self._is_dropped = True
                 self._drop_work()
                 self._mouth.clear()
-                if unheard:
-                    self._session.rewind(self._n_before)
-                elif self._index is not None:
-                    self._session.heard(self._said.strip(), self._index)
+                self.memory.drop(unheard=unheard)
             case Hold():
                 self._mouth.held = True
             case Resume():
@@ -339,11 +330,9 @@ class Talk:
                 self.mailbox.put(UserText(self.n_frames, text, final))
 
     def _end_answer(self) -> None:
-        if self._is_answering:
-            self._is_answering = False
-            while self._edits:
-                self._edits.pop(0)()
-            self.mailbox.put(AnswerOver(self.n_frames, self._is_dropped))
+        if self.memory.is_answering:
+            self.memory.end()
+            self.mailbox.put(AnswerOver(self.n_frames, self.memory.is_dropped))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work, name="personaplex-answer")
@@ -371,8 +360,7 @@ class Talk:
             await asyncio.wait({self._changing})
         if self._changes:
             await self._become(*self._changes.pop())
-        self._n_before = len(self._session.history)
-        self._index = self._n_before + bool(text)
+        self.memory.ask(text)
         splitter = SentenceSplitter()
         whole: list[str] = []
 
@@ -444,30 +432,6 @@ class Talk:
 
     # By turns.
 
-    def add(self, message: Message) -> None:
-        """Put a message into what was said, before the next answer."""
-        self._edit(lambda: self._session.add(message))
-
-    def forget(self, message: Message) -> None:
-        """Take the last such message out of what was said."""
-        self._edit(lambda: self._forget(message))
-
-    def _edit(self, edit: Callable[[], None]) -> None:
-        """Change what was said now, or where an answer is being made before the next."""
-        if self._is_answering:
-            self._edits.append(edit)
-        else:
-            edit()
-
-    def _forget(self, message: Message) -> None:
-        try:
-            at = self._session.forget(message)
-        except UsageError as error:
-            self._fail(error)
-            return
-        if self._index is not None and at <= self._index:
-            self._index = self._index - 1 if at < self._index else None
-
     def respond(self, instructions: str | None, directions: Directions | None) -> None:
         """Answer what was said so far."""
         self._asked = instructions, directions
@@ -476,12 +440,6 @@ class Talk:
     def direct(self, directions: Directions) -> None:
         """How answers are made from now on."""
         self._session.directions = directions
-
-    def truncate(self, text: str) -> None:
-        """Of the last answer only `text` was heard."""
-        index = self._index
-        if not self._is_answering and index is not None and index < len(self._session.history):
-            self._session.heard(text, index)
 
     def take_turns(self, turns: TurnTaking) -> None:
         """How turns are taken from now on; who is speaking has ended."""

@@ -73,6 +73,10 @@ class Engines:
         self._recognisers: dict[str, Recogniser] = {}
         self._synthesisers: dict[str, Synthesiser] = {}
 
+    async def parts(self, persona: Persona, overrides: Parts) -> Parts:
+        """All parts of a persona, a recogniser among them, which is looked up on this machine."""
+        return await self._worker.run(chosen, persona, overrides)
+
     async def thinker(self, choice: str) -> Thinker:
         """The language model `choice`; it was checked. Raises UsageError or EngineError."""
         async with self._making:
@@ -189,7 +193,8 @@ class ChatSession:
             self._history.append(asked)
         told, n_before = directions or self.directions, len(self._history)
         try:
-            system = Message("system", instructions or system_prompt(self.persona))
+            role = system_prompt(self.persona) if instructions is None else f"{instructions} {BREVITY}"
+            system = Message("system", role)
             answer = await self._consult([system, *_recent(self._history)], told)
             async with aclosing(answer) as pieces:
                 async for piece in pieces:

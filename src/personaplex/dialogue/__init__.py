@@ -2,6 +2,7 @@
 
 from personaplex.dialogue.facts import Facts, assistant_prompt, role_prompt, sample_address, sample_facts
 from personaplex.dialogue.hearing import grammar, is_right, key_words, vocabulary
+from personaplex.dialogue.likeness import is_new
 from personaplex.dialogue.line import (
     Answer,
     Line,
@@ -9,9 +10,11 @@ from personaplex.dialogue.line import (
     agent_line,
     agent_lines,
     answer_key,
+    phrases,
     phrasings,
     remember,
     user_line,
+    with_key,
 )
 from personaplex.dialogue.plan import agent_plan, user_plan
 from personaplex.dialogue.world import USER_INTENTS, USER_KEYS, VALUES, Key, Split
@@ -32,8 +35,10 @@ __all__ = [
     "answer_key",
     "assistant_prompt",
     "grammar",
+    "is_new",
     "is_right",
     "key_words",
+    "phrases",
     "phrasings",
     "remember",
     "role_prompt",
@@ -42,4 +47,5 @@ __all__ = [
     "user_line",
     "user_plan",
     "vocabulary",
+    "with_key",
 ]

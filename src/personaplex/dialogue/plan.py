@@ -37,6 +37,10 @@ WEIGHTS = {
 """How often each user intent comes up in `user_plan`; questions about facts are about 35 %."""
 
 
+ROLES = 1_200
+"""Pairs of name and company that each voice greets with."""
+
+
 def _draw(rng: np.random.Generator, values: tuple[str, ...], n: int) -> list[str]:
     """n of the values, every one before any comes twice."""
     rounds = [rng.permutation(len(values)) for _ in range(-(-n // len(values)))]
@@ -59,8 +63,8 @@ def _company(rng: np.random.Generator) -> str:
 
 
 def _several(rng: np.random.Generator, known: tuple[str, ...], made_up: list[str], n: int) -> list[str]:
-    """n values in random order: as many of the invented ones, three times each, and the rest known ones."""
-    values = [*made_up * 3, *_draw(rng, known, n - 3 * len(made_up))]
+    """n values in random order: the invented ones, once each, and the rest known ones."""
+    values = [*made_up, *_draw(rng, known, n - len(made_up))]
     return [values[i] for i in rng.permutation(n)]
 
 
@@ -70,9 +74,11 @@ def agent_plan(rng: np.random.Generator, invented: float = 0.0) -> list[Line]:
     `invented` is the share of names, companies and streets that are made up and said by this voice alone.
     """
     values = VALUES["train"]
-    made_up = [[make(rng) for _ in range(round(400 * invented))] for make in (_NAME.word, _company)]
+    made_up = [[make(rng) for _ in range(round(ROLES * invented))] for make in (_NAME.word, _company)]
     # Several companies to a name and prices to an item, or a voice would learn the pairs instead of reading its prompt.
-    names, companies = _several(rng, values.names, made_up[0], 1200), _several(rng, values.companies, made_up[1], 1200)
+    names, companies = (
+        _several(rng, known, new, ROLES) for known, new in zip((values.names, values.companies), made_up, strict=True)
+    )
     once: list[tuple[str, Key]] = [("greet", pair) for pair in zip(names, companies, strict=True)]
     once += [("ask_name", (name,)) for name in dict.fromkeys(names)]
     once += [("ask_company", (company,)) for company in dict.fromkeys(companies)]

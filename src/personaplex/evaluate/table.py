@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from personaplex.dialogue import is_right
+from personaplex.dialogue import is_new, is_right
 from personaplex.errors import UsageError
 from personaplex.evaluate import outcome
 from personaplex.evaluate.conversation import Conversation
@@ -91,6 +91,8 @@ def _answers(pairs: Sequence[Pair]) -> list[Row]:
             share(f"{name}: facts that are held out", map(right, _of(pairs, test, "fresh fact"))),
             share(f"{name}: all else", map(right, _of(pairs, test, "other"))),
         ]
+    new = [p for p in _of(pairs, "phrasing") if is_new(p[0].asks, p[0].turns[-1].text)]
+    made.append(share("held-out phrasing, more than a word from every trained one: answer right", map(right, new)))
     facts = _of(pairs, "trained", *_FACTS)
     made.append(share("facts asked without the role prompt", map(right, _of(pairs, "bare"))))
     made.append(share("chance: another item's answer to the same kind of fact", _chance(facts)))

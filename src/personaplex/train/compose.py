@@ -24,6 +24,7 @@ from personaplex.dialogue import (
     remember,
     role_prompt,
     sample_facts,
+    with_key,
 )
 from personaplex.dialogue.plan import WEIGHTS
 from personaplex.engine.prompt import SPACER_FRAMES
@@ -50,7 +51,9 @@ class Composition:
     """What dialogues are like. Shares are probabilities, delays and gaps are in frames.
 
     The text of what an agent says is `text_lead` frames ahead of its sound, so that the pieces of a word are there
-    before it is heard; `answer_delay` is that of the text.
+    before it is heard; `answer_delay` is that of the text. In `natural` calls the agent's lines are whole clips, whose
+    sound is learned from, and of whose text no more than how an answer begins: a clip's first codes tell its last word.
+    In the others lines are said from pieces, whose text is learned from, and whose sound is not.
     """
 
     n_frames: int = 512
@@ -60,6 +63,7 @@ class Composition:
     fact_questions: float = 0.65
     unknown_facts: float = 0.2
     recalls: float = 0.25
+    natural: float = 0.45
     pinned: float = 0.5
     noisy: float = 0.45
     interruptions: float = 0.2
@@ -73,7 +77,7 @@ class Composition:
     stop_delay: tuple[int, ...] = (3, 4, 4)
     longest_prompt: int = 100
     quiet_frames: float = 0.12
-    audio_frames: float = 0.36
+    audio_frames: float = 0.3
     heard_words: int = 36
 
 
@@ -102,7 +106,7 @@ class Composer:
         self.bank, self.tokenizer, self.config, self.seed = bank, tokenizer, config, seed
         self._clips = bank.index()
         self._voices = sorted({voice for voice, _ in self._clips if voice >= 0})
-        self.splicer = Splicer(bank, [i for i, voice in enumerate(bank.voices) if voice >= 0])
+        self.intents = {voice: {intent for of, intent in self._clips if of == voice} for voice in self._voices}
         self._tokens = [tokenizer.tokens(word) for word in bank.vocabulary]
         users = {intent: keys for (voice, intent), keys in self._clips.items() if voice == -1}
         self._beds = users.pop("bed", {}).get((), [])
@@ -116,6 +120,7 @@ class Composer:
                 raise TrainingError(
                     f"the clip bank's agent {voice} says no {lacking[0]!r}; make it with more agent_lines"
                 )
+        self.splicer = Splicer(bank, [i for i, voice in enumerate(bank.voices) if voice >= 0])
         self._general = _Weighted([i for i in self._users if i not in FACT_QUESTIONS])
         self._asked = _Weighted([i for i in self._users if i in FACT_QUESTIONS])
 
@@ -147,9 +152,11 @@ class Composer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Columns to speak in: those of speech, some of silence. A column holds its frame's semantic code and the
         acoustic codes of the frame before."""
-        speech = np.stack([talk.speech | talk.stopping for talk, _ in talks])
+        natural = np.array([[talk.natural] for talk, _ in talks])
+        speech, stopping = (np.stack([getattr(talk, name) for talk, _ in talks]) for name in ("speech", "stopping"))
         talking = np.stack([np.arange(talk.n_frames) >= start for talk, start in talks])
-        counts = np.where(speech, 1.0, rng.random(speech.shape) < self.config.quiet_frames) * talking
+        quiet = stopping | (rng.random(speech.shape) < self.config.quiet_frames)
+        counts = np.where(speech, natural, quiet) * talking * 1.0
         before = np.pad(counts[:, :-1], [(0, 0), (1, 0)])
         wanted = np.maximum(counts, before).reshape(-1)
         order = np.argsort(-wanted - rng.random(wanted.size) * 0.5)[:n]
@@ -172,6 +179,13 @@ class Composer:
         return _Call(self, rng).compose()
 
 
+class Reply(NamedTuple):
+    """What an agent says: a line, and a clip of that line or of the same wording with other values."""
+
+    clip: int
+    line: Line
+
+
 class _Weighted:
     """Intents, each as likely as the dialogue's plan has it."""
 
@@ -189,12 +203,13 @@ class _Call:
     def __init__(self, composer: Composer, rng: np.random.Generator) -> None:
         self.composer, self.rng, self.config, self.bank = composer, rng, composer.config, composer.bank
         self.voice = int(rng.choice(composer._voices))
+        self.natural = bool(rng.random() < self.config.natural)
         self.memory: Memory = {}
         self.told: list[str] = []
         self.facts, self.greeting, tokens = self._role()
         noisy = rng.random() < self.config.noisy
         background = self._background(noisy)
-        self.line = Timeline(self.config.n_frames, self.bank.silence, background)
+        self.line = Timeline(self.config.n_frames, self.bank.silence, background, natural=self.natural)
         self.start = self.line.prompt(self._voice_prompt(), tokens, SPACER_FRAMES, self.bank.sine)
         self.line.pinned = self.start if self.rng.random() < self.config.pinned else 0
         self.noisy = noisy
@@ -211,8 +226,19 @@ class _Call:
         keys = list(self._clips(intent))
         return keys[self.rng.integers(len(keys))]
 
-    def _role(self) -> tuple[Facts, int | None, list[int]]:
-        """Facts that this voice can say, the greeting clip of a service role, and the tokens of the role prompt."""
+    def _reply(self, clip: int) -> Reply:
+        return Reply(clip, Line(*self.bank.lines[clip]))  # type: ignore[misc]
+
+    def _freely(self, intent: str, key: Key) -> Reply | None:
+        """An answer in any wording of this voice's with the key's values; None when it has no clips of these."""
+        keys = self._clips(intent)
+        own = list(keys)
+        donor = self._reply(self._pick(keys[own[self.rng.integers(len(own))]]))
+        reply = Reply(donor.clip, with_key(donor.line, key))
+        return reply if self.composer.splicer.can_say(self.voice, reply.line) else None
+
+    def _role(self) -> tuple[Facts, Reply | None, list[int]]:
+        """Facts that this voice can say, the greeting of a service role, and the tokens of the role prompt."""
         rng = self.rng
         if rng.random() < self.config.no_role:
             return Facts(), None, []
@@ -227,11 +253,16 @@ class _Call:
             if len(tokens) <= self.config.longest_prompt:
                 return facts, greeting, tokens
 
-    def _service(self) -> tuple[Facts, int]:
+    def _service(self) -> tuple[Facts, Reply]:
         """The shape of drawn facts (which are given, how many), filled with values that this voice has clips of."""
         shape = sample_facts(self.rng, "train")
-        name, company = self._key("greet")
-        prices: dict[str, str] = dict(self._key("price") for _ in shape.prices)  # type: ignore[misc]
+        greeting = None
+        if not self.natural and "ask_company" in self.composer.intents[self.voice]:
+            greeting = self._freely("greet", (self._key("ask_name")[0], self._key("ask_company")[0]))
+        greeting = greeting or self._reply(self._pick(self._clips("greet")[self._key("greet")]))
+        name, company = greeting.line.key
+        priced = [self._key("price") for _ in shape.prices]
+        prices = {item: price if self.natural else self._key("price")[1] for item, price in priced}
         opens, closes = self._key("hours") if self._clips("hours") else (None, None)
         facts = Facts(
             name=name,
@@ -242,7 +273,7 @@ class _Call:
             closes=closes if shape.closes else None,
             address=self._key("address")[0] if shape.address else None,
         )
-        return facts, self._pick(self._clips("greet")[name, company])
+        return facts, greeting
 
     def _background(self, noisy: bool) -> np.ndarray:
         n = self.config.n_frames
@@ -309,7 +340,7 @@ class _Call:
         if not interrupting:
             self.line.decide(max(at, silent_from - 3), begin)
         end = self._agent(reply, begin)
-        remember(self.memory, line, Line(*self.bank.lines[reply]))  # type: ignore[misc]
+        remember(self.memory, line, reply.line)
         if line.intent.startswith("tell_"):
             self.told.append("recall_" + line.intent.removeprefix("tell_"))
         self.last = reply
@@ -330,8 +361,8 @@ class _Call:
             return max(end, self._heard_only(self._pick(self.composer._backchannels), at)), False
         return end, False
 
-    def _question(self, at: int) -> tuple[int, int]:
-        """A user's clip for frame `at`, and the clip that answers it in this voice."""
+    def _question(self, at: int) -> tuple[int, Reply]:
+        """A user's clip for frame `at`, and what answers it in this voice."""
         composer, rng, c = self.composer, self.rng, self.config
         forgotten = not self.line.pinned and at + 30 > c.context + 30
         while True:
@@ -354,8 +385,10 @@ class _Call:
             user = self._pick(clips[key])
             if intent == "again" and "last" in self.memory:
                 return user, self.last
+            if not self.natural and answer.intent == "price" and (freely := self._freely("price", answer.key)):
+                return user, freely
             if replies := self._clips(answer.intent).get(answer.key):
-                return user, self._pick(replies)
+                return user, self._reply(self._pick(replies))
 
     def _user(self, clip: int, at: int) -> int:
         """Place a user's clip and note its words; returns the first frame after the last word."""
@@ -368,16 +401,25 @@ class _Call:
             self.line.hear(at + int(last) + HEARING_FRAMES, int(word))
         return int(at + words[-1, 2] + 1)
 
-    def _agent(self, clip: int, at: int) -> int:
+    def _agent(self, reply: Reply, at: int) -> int:
         """Say an agent's line, text first, from frame `at`; returns the frame after."""
-        intent, key, text = self.bank.lines[clip]  # type: ignore[misc]
-        facts = set(key_words(Line(intent, key, text)))
-        codes, words = self.composer.splicer.say(self.rng, clip)
+        facts = set(key_words(reply.line))
+        codes, words = self._said(reply)
         end = self.line.agent(codes, at + self.config.text_lead)
         for word, first in words:
             marked = self.bank.vocabulary[word] in facts
             self.line.word(self.composer._tokens[word], at + first, fact=marked)
+        if self.natural:
+            # Of its text, how it begins comes before any sound of it.
+            self.line.trust(at + len(self.composer._tokens[words[0][0]]), end)
         return end
+
+    def _said(self, reply: Reply) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """A reply's codes [F, 8], and each word (index in the vocabulary) with the frame it begins in."""
+        if not self.natural:
+            return self.composer.splicer.say(self.rng, *reply)
+        words = self.bank.words_of(reply.clip)
+        return self.bank.clip(reply.clip), [(int(word), int(first)) for word, first, *_ in words]
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from personaplex.train.bank import Bank
+from personaplex.dialogue import Line
+from personaplex.train.bank import Bank, Key
+from personaplex.train.partings import Partings
 
 CANDIDATES = 8
 """Clips that are looked at for each stretch of words; the one that fits best in time is taken."""
 
-END = -1
+END, UNKNOWN = -1, -2
 
 
 class Place(NamedTuple):
@@ -32,45 +34,51 @@ class Place(NamedTuple):
 
 
 class Splicer:
-    """Says the lines of a bank's agents from pieces. `clips` are the bank's clips of agents."""
+    """Says lines of a bank's agents from pieces. `clips` are the bank's clips of agents.
+
+    A line that no clip holds can be said too, where its values come from other lines: any name with any company.
+    """
 
     def __init__(self, bank: Bank, clips: Iterable[int]) -> None:
         self._bank = bank
-        self._stretches: dict[int, list[tuple[int, int]]] = {}
+        self._number = {word: i for i, word in enumerate(bank.vocabulary)}
         # Where a stretch of words is said after the same word, and where it is said at all.
         self._alike: dict[tuple[int, ...], list[Place]] = defaultdict(list)
         self._anywhere: dict[tuple[int, ...], list[Place]] = defaultdict(list)
-        of_voice: dict[int, list[int]] = defaultdict(list)
-        for clip in clips:
-            of_voice[int(bank.voices[clip])].append(clip)
-        for voice, own in of_voice.items():
-            self._add(voice, own)
-
-    def _add(self, voice: int, clips: list[int]) -> None:
-        texts = {clip: tuple(self._bank.words_of(clip)[:, 0].tolist()) for clip in clips}
-        follows: dict[tuple[int, ...], set[int]] = defaultdict(set)
-        for text in set(texts.values()):
-            for i, word in enumerate((*text, END)):
-                follows[text[:i]].add(word)
-        for clip, text in texts.items():
-            open_before = [len(follows[text[:i]]) > 1 for i in range(len(text))]
-            cuts = [i for i in range(1, len(text)) if open_before[i] or (open_before[i - 1] and i > 1)]
-            bounds = [0, *cuts, len(text)]
-            self._stretches[clip] = list(pairwise(bounds))
-            phases = self._bank.words_of(clip)[:, 3].tolist()
-            for begin, end in self._stretches[clip]:
+        lines = {clip: (int(bank.voices[clip]), Line(*cast(tuple[str, Key, str], bank.lines[clip]))) for clip in clips}
+        self._partings = Partings(lines.values())
+        for clip, (voice, line) in lines.items():
+            text, phases = self._numbers(line), bank.words_of(clip)[:, 3].tolist()
+            for begin, end in self._stretches(voice, line):
                 before, place = text[begin - 1] if begin else END, Place(clip, begin, phases[begin])
                 self._alike[voice, before, *text[begin:end]].append(place)
                 self._anywhere[voice, *text[begin:end]].append(place)
 
-    def say(self, rng: np.random.Generator, clip: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
-        """The clip's line anew: codes [F, 8], and each word (index in the vocabulary) with the frame it begins in."""
-        bank, text = self._bank, self._bank.words_of(clip)[:, 0].tolist()
+    def _numbers(self, line: Line) -> tuple[int, ...]:
+        return tuple(self._number.get(word, UNKNOWN) for word in line.text.split())
+
+    def _stretches(self, voice: int, line: Line) -> list[tuple[int, int]]:
+        return list(pairwise([0, *self._partings.cuts(voice, line), len(line.text.split())]))
+
+    def can_say(self, voice: int, line: Line) -> bool:
+        """Whether the voice has clips of all its pieces."""
+        text = self._numbers(line)
+        return all(
+            (voice, *text[begin:end]) in self._anywhere if begin else (voice, END, *text[begin:end]) in self._alike
+            for begin, end in self._stretches(voice, line)
+        )
+
+    def say(self, rng: np.random.Generator, clip: int, line: Line) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """A line anew: codes [F, 8], and each word (index in the vocabulary) with the frame it begins in.
+
+        `clip` holds that line, or the same wording with other values.
+        """
+        bank, voice, text = self._bank, int(self._bank.voices[clip]), self._numbers(line)
         codes: list[np.ndarray] = []
         words: list[tuple[int, int]] = []
         n_frames = phase = 0
-        for begin, end in self._stretches[clip]:
-            place = self._place(rng, int(bank.voices[clip]), text, begin, end, phase)
+        for begin, end in self._stretches(voice, line):
+            place = self._place(rng, voice, text, begin, end, phase)
             said, first = bank.words_of(place.clip).tolist(), place.word
             after = first + end - begin
             start = said[first][1] if begin else 0
@@ -83,10 +91,12 @@ class Splicer:
         codes.append(bank.clip(clip)[int(bank.words_of(clip)[-1, 2]) + 1 :])
         return np.concatenate(codes), words
 
-    def _place(self, rng: np.random.Generator, voice: int, text: list[int], begin: int, end: int, phase: int) -> Place:
+    def _place(
+        self, rng: np.random.Generator, voice: int, text: tuple[int, ...], begin: int, end: int, phase: int
+    ) -> Place:
         """Where the voice says the words from `begin` to `end`, from about `phase` within a frame on."""
-        alike = self._alike[voice, text[begin - 1] if begin else END, *text[begin:end]]
-        if len(alike) == 1 and begin:
+        alike = self._alike.get((voice, text[begin - 1] if begin else END, *text[begin:end]), [])
+        if len(alike) <= 1 and begin:
             alike = self._anywhere[voice, *text[begin:end]]
         drawn: list[Place] = [alike[i] for i in rng.integers(len(alike), size=CANDIDATES if begin else 1).tolist()]
         return min(drawn, key=lambda place: abs(place.phase - phase))

@@ -20,10 +20,13 @@ class Timeline:
 
     `text_weight` [T] is the weight of each text token in the loss, `fact` [T] marks words that hold a fact, `speech`
     [T] the frames in which the agent is heard, `stopping` [T] those in which it falls silent; `heard` lists (frame,
-    word) of the user's finished words, and the first `pinned` columns stay in view.
+    word) of the user's finished words, and the first `pinned` columns stay in view. What is said in a `natural` call
+    is sound to learn from, in another it is text.
     """
 
-    def __init__(self, n_frames: int, silence: np.ndarray, background: np.ndarray) -> None:
+    def __init__(
+        self, n_frames: int, silence: np.ndarray, background: np.ndarray, *, natural: bool = True
+    ) -> None:
         self.frames = np.empty((N_STREAMS, n_frames), np.int32)
         self.frames[TEXT] = PAD
         self.frames[AGENT] = silence[:, None]
@@ -34,6 +37,7 @@ class Timeline:
         self.stopping = np.zeros(n_frames, bool)
         self.heard: list[tuple[int, int]] = []
         self.pinned = 0
+        self.natural = natural
         self._silence = silence
         self._text_free = 0
 
@@ -92,6 +96,11 @@ class Timeline:
         self.text_weight[at:end] = 1
         self.fact[at:end] = fact
         self._text_free = end
+
+    def trust(self, begin: int, end: int) -> None:
+        """From `begin` to `end` the words could be read off the sound that goes with them: they teach nothing."""
+        self.text_weight[begin:end] = 0
+        self.fact[begin:end] = False
 
     def interrupt(self, at: int) -> None:
         """The agent falls silent at frame `at`: what it had still to say is gone."""

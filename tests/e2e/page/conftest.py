@@ -20,19 +20,21 @@ from personaplex.persona import Parts
 from personaplex.server.service import Backends, Service
 from personaplex.units import SAMPLE_RATE
 from tests.cascade_engines import Engines, LevelDetector
+from tests.conftest import SHOTS
 from tests.contract.scripted import Scripted, ScriptedConversation
 from tests.e2e.test_report_page import PLACES
 from tests.server.conftest import ABLE, serving, settings
 
 WORDS = tuple("good evening, I am listening".split())
-SHOTS = Path(__file__).parents[3] / "artefacts" / "page"
-"""Screenshots, for people to look at; git ignores them, and the summary of a run says that they are there."""
-
 INSECURE = "talk.example"
 """A name that the browser takes to this machine, and does not trust with a microphone over http."""
 
 PARTS = Parts("script-ears", "script-mind", "script-voice", voice="one")
-SPEECH_SECONDS, PAUSE_SECONDS = 1.0, 2.2
+SPEECH_SECONDS, PAUSE_SECONDS = 0.8, 1.4
+
+
+LOUD = re.compile("[5-9].|100")
+"""Of a level from 0 to 100."""
 
 
 class Asked(Scripted):
@@ -55,6 +57,11 @@ class Server:
         self.engines = Engines(patch)
         self.duplex = Asked(2)
         cascade = Cascade(2, parts=PARTS, manner=Manner(detector=LevelDetector))
+
+        def close() -> None:
+            self.duplex.close()
+            cascade.close()
+
         backends = Backends(
             "scripted",
             self.duplex,
@@ -65,7 +72,7 @@ class Server:
             role_tokens=lambda text: len(text.split()),
             context_frames=3000,
             parts=PARTS,
-            close=lambda: (self.duplex.close(), cascade.close())[0],
+            close=close,
         )
         self.service = Service.of(backends, settings(**changes))
         self.address = ""
@@ -78,7 +85,7 @@ class Server:
 
 @pytest.fixture(scope="package")
 def microphone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Somebody who says something for a second, is quiet for two, and begins again."""
+    """Somebody who says something, is quiet for longer, and begins again."""
     t = np.arange(round(SPEECH_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
     voice = 0.25 * np.sin(2 * np.pi * (160 * t + 60 * t**2)) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * t))
     voice = voice + 0.1 * np.sin(2 * np.pi * (700 * t + 300 * t**2))
@@ -93,6 +100,7 @@ def browser(microphone: Path) -> Iterator[Browser]:
     assert found, "no Chromium here; install it with: sudo apt-get install --no-install-recommends chromium"
     fake = ["--use-fake-device-for-media-stream"]
     fake += [f"--use-file-for-fake-audio-capture={microphone}", f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1"]
+    expect.set_options(timeout=15_000)  # other tests run beside these
     with sync_playwright() as playwright:
         # As root Chromium has no sandbox.
         chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu", *fake])
@@ -120,7 +128,7 @@ class Visit:
     def __init__(self, context: BrowserContext) -> None:
         self.context = context
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(15_000)
         self.wrong: list[str] = []
         self.expected: tuple[str, ...] = ()
         self.hosts: set[str] = set()
@@ -156,7 +164,7 @@ class Visit:
     def both_speak(self) -> None:
         """Wait for a moment in which both sides are loud."""
         for who in ("user", "agent"):
-            expect(self.page.locator(f"#{who}-level")).to_have_attribute("aria-valuenow", re.compile("[5-9].|100"))
+            expect(self.page.locator(f"#{who}-level")).to_have_attribute("aria-valuenow", LOUD)
 
     def captions(self, who: str) -> list[str]:
         """Lines of one side, or markers."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
-from openai.types.realtime import RealtimeServerEvent
+from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
 
 from personaplex.by_turns import Call
 from personaplex.conversation import (
@@ -28,12 +30,14 @@ from personaplex.conversation import (
     UserText,
 )
 from personaplex.errors import EngineError
+from personaplex.server.realtime import wire
 from personaplex.server.realtime.formats import Encoder, Format
 from personaplex.server.service import Service
 from tests.cascade_engines import Engines, silence, speech
 from tests.server.conftest import serving, settings
 from tests.server.realtime.told import Told, append, message, update
 
+ROOT = Path(__file__).parents[3]
 TYPES = {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(get_args(RealtimeServerEvent)[0])
          if not isinstance(kind.model_fields["type"].annotation, str)}  # fmt: skip
 OURS = {
@@ -180,3 +184,15 @@ def test_what_we_send_is_what_its_types_say(address: str) -> None:
             TYPES[event["type"]].model_validate({"event_id": f"event_{at}", **event}, strict=True)
             checked.add(event["type"])
     assert len(checked) >= 25, sorted(checked)
+
+
+def test_what_openai_does_not_have_is_in_the_documentation() -> None:
+    told = (ROOT / "docs" / "server.md").read_text()
+    of_clients = {"session.start", "session.close", "session.heartbeat", "session.event_ack", "session.resume"}
+    assert {name for name in OURS | of_clients | {"playback.ack"} if f"`{name}`" not in told} == set()
+    known = {kind for kind in wire._EVENT_TYPES if kind not in of_clients | {"playback.ack"}}
+    theirs = {get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(get_args(RealtimeClientEvent)[0])}
+    assert known <= theirs, "all others are OpenAI's"
+    codes = set(re.findall(r"`(\w+_(?:unsupported|response|required|expired|exhausted))`", told))
+    source = "".join(path.read_text() for path in (ROOT / "src/personaplex/server").rglob("*.py"))
+    assert len(codes) > 6 and {code for code in codes if f'"{code}"' not in source} == set()

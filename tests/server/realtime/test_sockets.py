@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from base64 import b64encode
@@ -15,9 +16,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from personaplex.by_turns import Call
-from personaplex.server.service import Service
+from personaplex.server.service import Backends, Service
 from tests.cascade_engines import Engines, silence, speech
-from tests.server.conftest import serving, settings
+from tests.server.conftest import scripted_backends, serving, settings
 from tests.server.realtime.caller import Caller, calling
 from tests.server.realtime.conftest import SLOTS
 from tests.server.realtime.told import check
@@ -118,6 +119,25 @@ def test_who_cancels_hears_no_more_and_what_was_heard_is_remembered(address: str
         caller.until("response.created")
     assert [m.content for m in engines.thinker.asked[1][1:]] == ["count", "one two", "go on"]
     check(caller.told)
+
+
+def test_voice_and_role_change_and_what_was_said_is_remembered(address: str, engines: Engines) -> None:
+    engines.thinker.tokens = ["Noon."]
+    with calling(address) as caller:
+        caller.type("hello")
+        caller.until("response.done")
+        caller.say("session.update", session={"type": "realtime", "audio": {"output": {"voice": "two"}}})
+        caller.type("again")
+        caller.until("response.done")
+        caller.say("session.update", session={"type": "realtime", "instructions": "You are Max."})
+        caller.type("and again")
+        caller.until("response.done")
+        caller.say("session.update", session={"type": "realtime", "audio": {"output": {"voice": "nobody"}}})
+        assert "there are one, two" in caller.until("error")["error"]["message"]
+    assert [voice for _, voice in engines.synthesiser.said] == ["one", "two", "two"]
+    asked = engines.thinker.asked[-1]
+    assert asked[0].content.startswith("You are Max.")
+    assert [message.content for message in asked[1:]] == ["hello", "Noon.", "again", "Noon.", "and again"]
 
 
 def test_the_user_interrupts(address: str, engines: Engines) -> None:
@@ -322,14 +342,14 @@ def test_who_does_not_read_is_let_go_and_holds_nobody_up(
 
             flooding = threading.Thread(target=flood)
             flooding.start()
+            counted = "personaplex_slow_readers_total 1.0"
+            eventually(lambda: counted in made.metrics.page().decode())
             eventually(lambda: made.in_use() == 0)
             other.speak(LOUD[:1920])
             other.until("response.output_audio.delta")
             stop.set()
             slow.cut()
             flooding.join()
-        metrics = made.metrics.page().decode()
-    assert "personaplex_slow_readers_total 1.0" in metrics
 
 
 def test_who_sends_nothing_for_long_is_let_go_in_words(scripted_service: Callable[..., Service]) -> None:
@@ -348,3 +368,47 @@ def test_the_end_of_the_server_is_told(address: str, service: Service) -> None:
         service.close()
         assert caller.end() == (1012, "shutdown")
         assert caller.told[-1]["reason"] == "shutdown"
+
+
+def test_a_half_open_connection_is_noticed_and_its_slot_free_after_the_grace_time(
+    scripted_service: Callable[..., Service],
+) -> None:
+    made = scripted_service(settings=settings(silent_seconds=0.4, resume_seconds=0.2))
+    with serving(made) as http:
+        host, port = http.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as dead:  # which answers no ping
+            asked = [
+                "GET /v1/realtime?mode=duplex HTTP/1.1",
+                f"Host: {host}",
+                "Upgrade: websocket",
+                "Connection: Upgrade",
+                f"Sec-WebSocket-Key: {b64encode(bytes(16)).decode()}",
+                "Sec-WebSocket-Version: 13",
+            ]
+            dead.sendall("\r\n".join([*asked, "", ""]).encode())
+            assert b" 101 " in dead.recv(100)
+            start = b'{"type":"session.start"}'
+            dead.sendall(bytes([0x81, 0x80 | len(start), 0, 0, 0, 0]) + start)
+            eventually(lambda: made.in_use() == 1)
+            eventually(lambda: made.in_use() == 0)
+
+
+def test_who_calls_too_early_or_too_late_is_told_so() -> None:
+    go = threading.Event()
+
+    def load() -> Backends:
+        go.wait(30)
+        return scripted_backends()
+
+    made = Service(settings(), load)
+    with serving(made) as http:
+        address = http.replace("http", "ws")
+        with calling(address) as early:
+            assert "loading its model" in early.told[0]["error"]["message"] and early.end()[0] == 1013
+        go.set()
+        made.loaded.result(30)
+        with calling(address, "mode=duplex") as last:
+            made.begin_drain()
+            last.speak(LOUD[:1920])
+            assert last.end()[0] == 1013
+            assert "about to stop" in last.of("error")[0]["error"]["message"]

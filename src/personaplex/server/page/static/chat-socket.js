@@ -17,6 +17,7 @@ export class ChatSocket {
     this.attempt = 0;
     this.wanted = false;
     this.forgotten = false;
+    this.greeted = false;
     this.socket = null;
   }
 
@@ -32,13 +33,17 @@ export class ChatSocket {
   #connect() {
     const socket = this.open(this.#query());
     this.socket = socket;
+    this.greeted = false;
     socket.onopen = () => socket === this.socket && this.on({ type: 'state', state: 'open' });
     socket.onmessage = ({ data }) => {
       if (socket !== this.socket) return;
       this.attempt = 0;
       const event = JSON.parse(data);
       this.after = event.seq ?? this.after;
-      if (event.type === 'session') this.session = event.session_id;
+      if (event.type === 'session') {
+        this.session = event.session_id;
+        this.greeted = true;
+      }
       if (event.type === 'error' && event.error?.code === 'not_found') this.#begins();
       if (event.type !== 'pong') this.on(event);
     };
@@ -72,8 +77,9 @@ export class ChatSocket {
     this.forgotten = true;
   }
 
+  /** Whether the server has said where the two are: what is said before could be taken for what it does not know of. */
   get isOpen() {
-    return this.socket?.readyState === 1;
+    return this.socket?.readyState === 1 && this.greeted;
   }
 
   /** @returns {boolean} whether it went out @param {object} event */
