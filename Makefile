@@ -43,5 +43,5 @@ lock: ## Pin anew after pyproject.toml changed (LOCK=--upgrade: the newest of ev
 	@sh scripts/lock $(LOCK)
 
 clean: ## Remove .venv and everything else that these targets made, but for demo/
-	rm -rf .venv .venv-engines .venv-clients .agents-sdk .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf artefacts .venv .venv-engines .venv-clients .agents-sdk .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -124,6 +124,12 @@ def test_it_serves_drains_and_ends() -> None:
         assert sorted(ends.values()) == ["closed", "shutdown"]
 
 
+def test_a_signal_while_the_model_is_loaded_ends_it_in_order() -> None:
+    with server("--backend", "duplex") as serve:
+        serve.process.send_signal(signal.SIGTERM)
+        assert serve.end() == 0 and not serve.errors
+
+
 def test_a_second_signal_does_not_wait() -> None:
     with server("--backend", "duplex", "--drain-seconds", "600") as serve:
         serve.until("ready")

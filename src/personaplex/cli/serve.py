@@ -110,13 +110,13 @@ def command(**options: Any) -> None:
     bound = listen(settings)
     with bound:
         log.set_up(options["log_form"], quiet=options["quiet"])
-        click.echo(f"listening on {address_of(settings, bound)}")
-        serve(Service(settings, lambda: open_backends(duplex, cascade), personas), bound)
+        service = Service(settings, lambda: open_backends(duplex, cascade), personas)
+        serve(service, bound, lambda: click.echo(f"listening on {address_of(settings, bound)}"))
 
 
 def _check_installed() -> None:
     """Raise UsageError, with the line that installs them, if packages are missing that only a server needs."""
-    needed = ("fastapi", "uvicorn", "websockets", "prometheus_client", "sqlalchemy", "multipart", "cryptography")
+    needed = ("fastapi", "uvicorn", "websockets", "prometheus_client", "sqlalchemy", "python_multipart", "cryptography")
     if missing := [name for name in needed if not _is_there(name)]:
         raise UsageError(f"serving needs {', '.join(missing)}; pip install 'personaplex-mlx[serve]'")
 

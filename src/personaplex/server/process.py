@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import FrameType
 
@@ -18,7 +19,7 @@ from personaplex.server.app import create_app
 from personaplex.server.log import tell
 from personaplex.server.service import Backends, Service
 from personaplex.server.settings import ServerSettings
-from personaplex.server.socket_protocol import SocketProtocol
+from personaplex.server.socket_protocol import RequestProtocol, SocketProtocol
 
 _BACKLOG = 128
 """Connections that may wait to be accepted."""
@@ -54,7 +55,8 @@ def address_of(settings: ServerSettings, bound: socket.socket) -> str:
 class Server(uvicorn.Server):
     """uvicorn, with our drain before its end."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, announce: Callable[[], None] = lambda: None) -> None:
+        self._announce = announce
         settings = service.settings
         super().__init__(
             uvicorn.Config(
@@ -62,6 +64,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,  # it would write down tokens and role texts that travel in addresses
                 server_header=False,
+                http=RequestProtocol,
                 ws=SocketProtocol,
                 ws_max_size=settings.most_message_bytes,
                 ws_per_message_deflate=False,  # sound does not shrink, and a small message must not grow to a large one
@@ -75,6 +78,7 @@ class Server(uvicorn.Server):
         self._service = service
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_told_to_end = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen; the model is loaded meanwhile, and a failure to load ends the server."""
@@ -86,14 +90,15 @@ class Server(uvicorn.Server):
                 loop.call_soon_threadsafe(setattr, self, "should_exit", True)
 
         self._service.loaded.add_done_callback(end_if_failed)
+        self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's
-        """The first signal drains, the second ends."""
-        if self._loop is None or self._service.state in ("draining", "failed"):
+        """The first signal drains, the second ends. It may come in the middle of anything, so it only leaves word."""
+        if self._loop is None or self._is_told_to_end:
             self.should_exit = True
-            return
-        self._service.begin_drain()
-        self._loop.call_soon_threadsafe(self._begin_drain)
+        else:
+            self._is_told_to_end = True
+            self._loop.call_soon_threadsafe(self._begin_drain)
 
     def _begin_drain(self) -> None:
         self._draining = asyncio.create_task(self._drain(), name="personaplex-drain")
@@ -105,9 +110,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(service: Service, bound: socket.socket) -> None:
-    """Serve until a signal ends it. Raises what loading raised."""
-    server = Server(service)
+def serve(service: Service, bound: socket.socket, announce: Callable[[], None]) -> None:
+    """Serve until a signal ends it; `announce` is called when callers are answered. Raises what loading raised."""
+    server = Server(service, announce)
     asyncio.run(server.serve([bound]))
     tell("stopped")
     if service.loaded.done() and (error := service.loaded.exception()) is not None and service.state == "failed":

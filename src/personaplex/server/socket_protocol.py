@@ -1,10 +1,11 @@
-"""uvicorn's WebSockets, with an end for those that never end, and an answer to those that never begin."""
+"""uvicorn's HTTP and WebSockets, with an end for those that never end, and an answer to those that never begin."""
 
 from __future__ import annotations
 
 import asyncio
 
 import websockets.http11
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _PATIENCE_SECONDS = 5.0
@@ -16,6 +17,23 @@ LONGEST_ADDRESS = 1 << 16
 websockets.http11.MAX_LINE_LENGTH = max(websockets.http11.MAX_LINE_LENGTH, LONGEST_ADDRESS)
 
 _REFUSAL = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+HEAD_SECONDS = 20.0
+"""How long a caller may take to say what they want."""
+
+
+class RequestProtocol(H11Protocol):
+    """A connection on which no request came is closed after a while; uvicorn's own would keep it for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody connected."""
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_SECONDS, self._end_if_silent)
+
+    def _end_if_silent(self) -> None:
+        if not self.cycle and self in self.connections:  # it leaves them when it becomes a WebSocket
+            self.transport.close()
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):

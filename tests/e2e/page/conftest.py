@@ -20,19 +20,21 @@ from personaplex.persona import Parts
 from personaplex.server.service import Backends, Service
 from personaplex.units import SAMPLE_RATE
 from tests.cascade_engines import Engines, LevelDetector
+from tests.conftest import SHOTS
 from tests.contract.scripted import Scripted, ScriptedConversation
 from tests.e2e.test_report_page import PLACES
 from tests.server.conftest import ABLE, serving, settings
 
 WORDS = tuple("good evening, I am listening".split())
-SHOTS = Path(__file__).parents[3] / "artefacts" / "page"
-"""Screenshots, for people to look at; git ignores them, and the summary of a run says that they are there."""
-
 INSECURE = "talk.example"
 """A name that the browser takes to this machine, and does not trust with a microphone over http."""
 
 PARTS = Parts("script-ears", "script-mind", "script-voice", voice="one")
 SPEECH_SECONDS, PAUSE_SECONDS = 0.8, 1.4
+
+
+LOUD = re.compile("[5-9].|100")
+"""Of a level from 0 to 100."""
 
 
 class Asked(Scripted):
@@ -162,7 +164,7 @@ class Visit:
     def both_speak(self) -> None:
         """Wait for a moment in which both sides are loud."""
         for who in ("user", "agent"):
-            expect(self.page.locator(f"#{who}-level")).to_have_attribute("aria-valuenow", re.compile("[5-9].|100"))
+            expect(self.page.locator(f"#{who}-level")).to_have_attribute("aria-valuenow", LOUD)
 
     def captions(self, who: str) -> list[str]:
         """Lines of one side, or markers."""

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from playwright.sync_api import expect
 
-from tests.e2e.page.conftest import WORDS, Server, Visit
+from tests.e2e.page.conftest import LOUD, WORDS, Server, Visit
 from tests.line import Line
 
 Visits = Callable[..., Visit]
@@ -119,7 +119,7 @@ def test_headphones_and_loud_speakers(server: Server, visit: Visits, tmp_path: P
     page.check("[name=ears][value=speakers]", force=True)
     page.click(".advanced summary")
     page.check("#guard")
-    user, agent = talk(caller, 5, tmp_path).T
+    user, agent = talk(caller, 4, tmp_path).T
     blocks = np.array([np.sqrt(np.mean(np.square(agent[i : i + 960]))) > 0.02 for i in range(0, len(agent) - 960, 960)])
     assert blocks.sum() > 5, "the agent was heard"
     heard = [bool(user[960 * i : 960 * (i + 1)].any()) for i in np.flatnonzero(blocks)[1:]]
@@ -145,14 +145,18 @@ def test_who_one_talks_with(server: Server, visit: Visits) -> None:
     assert (asked.voice, asked.prompt, asked.seed) == ("NATF0", "You keep a lighthouse.", 7)
     assert asked.sampling == {"text_temperature": 0.8, "audio_top_k": 100}, "the persona's own, and what was changed"
     assert page.locator("#role").is_disabled(), "what cannot change in a call is locked"
-    caller.hang_up()
     page.reload()
     page.wait_for_selector("#connect:enabled")
+    until(lambda: server.service.in_use("duplex") == 0)  # who leaves the page has hung up
     assert page.input_value("#role") == "You keep a lighthouse." and page.input_value("#voice") == "NATF0"
 
 
 def test_in_turns_with_a_language_model(server: Server, visit: Visits) -> None:
-    """Tap, talk, silence ends it, the answer is heard, and it is the user's turn again; both sides have captions."""
+    """Tap, talk, silence ends it, the answer is heard, and it is the user's turn again; both sides have captions.
+
+    A tap cuts an answer short, and the next one rests.
+    """
+    server.engines.thinker.tokens = ["Good day. ", "It is ", "noon."]
     server.engines.recogniser.said = ["what time is it", "and now", "", "", ""]
     caller = visit()
     page = caller.open(server.address)
@@ -168,6 +172,14 @@ def test_in_turns_with_a_language_model(server: Server, visit: Visits) -> None:
     assert caller.captions("user")[0] == "what time is it"
     assert caller.captions("agent")[0] == "Good day. It is noon."
     assert caller.text("#latency").endswith(" ms")
+    server.engines.thinker.tokens = ["It is a very long story, and it has no end, as far as I know. "] * 5
+    page.wait_for_selector("#call[data-turn=answering]")
+    expect(page.locator("#agent-level")).to_have_attribute("aria-valuenow", LOUD)
+    page.click("#connect")
+    assert page.get_attribute("#call", "data-turn") == "listening"
+    expect(page.locator("#agent-level")).to_have_attribute("aria-valuenow", "0")
+    page.wait_for_selector("#captions .line.cut")
+    assert len(caller.captions("agent")[-1]) < 5 * 64, "what was not heard is not shown"
     page.click("#connect")
     assert page.get_attribute("#call", "data-turn") == "resting" and "Tap" in caller.text("#connect-label")
     page.click("#end")

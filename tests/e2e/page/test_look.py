@@ -11,7 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from personaplex.server import page as page_module
-from tests.e2e.page.conftest import INSECURE, SHOTS, WORDS, Server, Visit
+from tests.conftest import SHOTS
+from tests.e2e.page.conftest import INSECURE, WORDS, Server, Visit
 from tests.e2e.test_report_page import pixels
 from tests.server.conftest import serving
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from personaplex.conversation import AgentText, Error, Settings
 from personaplex.errors import AudioError, BackendError, PersonaError
+from personaplex.server import socket_protocol
 from personaplex.server.moshi import ear
 from personaplex.server.moshi.ogg import Pages
 from personaplex.server.moshi.opus import OpusWriter
@@ -143,6 +146,16 @@ def test_a_handshake_that_cannot_be_read_is_answered(server: str) -> None:
         upgrade = f"GET /api/chat HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         raw.sendall(f"{upgrade}{many}\r\n".encode())
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_who_never_says_what_they_want_is_disconnected(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that never ends holds no connection, and one that is answered or became a call is left alone."""
+    monkeypatch.setattr(socket_protocol, "HEAD_SECONDS", 0.3)
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10) as raw, calling(server) as call:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        assert raw.recv(100) == b""
+        call.converse(SOUND)
 
 
 def test_one_caller_too_many_is_told_so(server: str) -> None:
@@ -443,6 +456,40 @@ def test_any_messages_at_all_leave_the_server_as_it_was(server: str, messages: l
             assert code in (1007, 1008) and reason and call.errors
     with calling(server) as call:
         call.converse(SOUND[:1920])
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc, on Linux")
+def test_nothing_is_left_of_callers_who_leave_in_any_way(server: str, service: Service) -> None:
+    """Neither sockets nor slots, after calls that were ended, cut off, refused, or never begun."""
+    host, port = server.removeprefix("http://").split(":")
+
+    def leave(how: int) -> None:
+        if how == 0:
+            with calling(server) as call:
+                call.converse(SOUND[:1920])
+        elif how == 1:
+            with calling(server) as call:
+                call.until(0)
+                call.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                call.socket.socket.close()  # a reset
+        elif how == 2:
+            with calling(server, "seed=x") as call:
+                call.end()
+        else:
+            with socket.create_connection((host, int(port))) as raw:
+                raw.sendall(b"GET /api/chat HTTP/1.1\r\nHost: x\r\nUpgrade: webso")
+
+    def n_open() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    for how in range(4):
+        leave(how)
+    until, before = time.monotonic() + 15, n_open()
+    for n in range(40):
+        leave(n % 4)
+    while service.in_use() or n_open() > before + 2:
+        assert time.monotonic() < until, (service.in_use(), n_open(), before)
+        time.sleep(0.05)
 
 
 def test_a_server_that_stops_lets_callers_end_and_tells_those_who_do_not(

@@ -3,7 +3,9 @@ import { test } from 'node:test';
 
 import { Captions } from '../../../src/personaplex/server/page/static/captions.js';
 import { ChatSocket } from '../../../src/personaplex/server/page/static/chat-socket.js';
+import { credentials } from '../../../src/personaplex/server/page/static/credentials.js';
 import { explain, obstacle } from '../../../src/personaplex/server/page/static/explanations.js';
+import { Kept } from '../../../src/personaplex/server/page/static/kept.js';
 import { Sessions } from '../../../src/personaplex/server/page/static/sessions.js';
 
 test('the agent’s words appear when their sound is heard, not when they arrive', () => {
@@ -46,10 +48,16 @@ test('words that were taken back before they were heard are not shown, and the l
   captions.agent('I was just ', 0, 'a');
   captions.agent('about to', 50_000, 'a');
   captions.heard(10_000);
-  captions.cut();
+  captions.cut(false);
   captions.heard(Infinity);
   assert.deepEqual(captions.lines.map(({ text, cut }) => [text, cut]), [['I was just ', true]]);
   assert.equal(captions.text('Sage'), 'Sage: I was just —');
+  captions.agent('Well.', 200_000, 'b');
+  captions.heard(Infinity);
+  captions.cut(false);
+  assert.equal(captions.lines.at(-1).cut, false, 'what was said to its end was not cut');
+  captions.cut(true);
+  assert.equal(captions.lines.at(-1).cut, true);
 });
 
 test('every trouble says what happened and what to do; the server’s own words come first where it is the reason', () => {
@@ -133,4 +141,23 @@ test('a chat comes back to its own session by itself, but not where it was refus
   ends(1008);
   assert.equal(opened.length, 3, 'who is refused does not insist');
   chat.close();
+});
+
+test('a token is shown as a subprotocol, or in the address if it can be no name of one', () => {
+  assert.deepEqual(credentials('', '/ws/chat?a=1', ['chat']), { path: '/ws/chat?a=1', protocols: ['chat'] });
+  assert.deepEqual(credentials('a-good_1.token', '/x', ['chat']), { path: '/x', protocols: ['chat', 'openai-insecure-api-key.a-good_1.token'] });
+  assert.deepEqual(credentials('a/b+c==', '/x?a=1', ['chat']), { path: '/x?a=1&token=a%2Fb%2Bc%3D%3D', protocols: ['chat'] });
+  assert.equal(credentials('a/b', '/x', []).path, '/x?token=a%2Fb');
+});
+
+test('a browser that keeps nothing keeps it for as long as the page is open', () => {
+  const kept = new Kept(() => {
+    throw new Error('SecurityError');
+  });
+  assert.equal(kept.getItem('a'), null);
+  kept.setItem('a', 'b');
+  assert.equal(kept.getItem('a'), 'b');
+  const real = storage();
+  new Kept(() => real).setItem('a', 'c');
+  assert.equal(real.held.a, 'c');
 });

@@ -1,5 +1,8 @@
 /** The server's HTTP, and the token it may want: from the address, or asked for; it stays in this tab. */
 
+import { credentials } from './credentials.js';
+import { inTab } from './kept.js';
+
 const KEY = 'personaplex-token';
 
 /** The token that this tab knows, or an empty text. In the address it is seen once, and taken out of it. */
@@ -7,16 +10,16 @@ export function token() {
   const address = new URL(location.href);
   const given = address.searchParams.get('token');
   if (given !== null) {
-    sessionStorage.setItem(KEY, given);
+    inTab.setItem(KEY, given);
     address.searchParams.delete('token');
     history.replaceState(null, '', address);
   }
-  return sessionStorage.getItem(KEY) ?? '';
+  return inTab.getItem(KEY) ?? '';
 }
 
 /** @param {string} value */
 export function remember(value) {
-  sessionStorage.setItem(KEY, value);
+  inTab.setItem(KEY, value);
 }
 
 /** What went wrong with a request: `code` is the server's, or `unreachable`. */
@@ -45,14 +48,10 @@ export async function api(path, options = {}) {
   throw new ApiError(code, message, answer.status);
 }
 
-/** How browsers show a token to a WebSocket: they cannot send headers. @param {string[]} protocols */
-export function protocols(...names) {
-  return token() ? [...names, `openai-insecure-api-key.${token()}`] : names;
-}
-
-/** @param {string} path @returns {string} the same server's address for a WebSocket */
-export function socketAddress(path) {
-  const address = new URL(path, location.href);
+/** A WebSocket of the same server. @param {string} path @param {string} protocol */
+export function openSocket(path, protocol) {
+  const shown = credentials(token(), path, [protocol]);
+  const address = new URL(shown.path, location.href);
   address.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
-  return address.href;
+  return new WebSocket(address, shown.protocols);
 }

@@ -1,6 +1,6 @@
 /** A call, from the click to the last word: microphone, server, loudspeaker, captions, and what the page shows of them. */
 
-import { protocols, socketAddress } from './api.js';
+import { openSocket } from './api.js';
 import { Captions, CaptionsView } from './captions.js';
 import { Dial } from './dial.js';
 import { explain, obstacle } from './explanations.js';
@@ -98,7 +98,10 @@ export class Call {
 
   async connect() {
     const missing = obstacle(window);
-    if (missing) return this.trouble(missing);
+    if (missing) {
+      this.trouble(missing);
+      return;
+    }
     this.trouble(null);
     this.#reset();
     this.captions = new Captions();
@@ -119,11 +122,15 @@ export class Call {
       this.trouble(error.name ?? 'sound', '');
       return;
     }
-    if (this.sound === sound) this.realtime.start(this.form.session());
+    if (this.sound !== sound) return;
+    this.realtime.start(this.form.session());
+    // A telephone that darkens its screen would stop the microphone.
+    this.awake = await navigator.wakeLock?.request('screen').catch(() => null);
+    if (this.sound !== sound) this.awake?.release();
   }
 
   #socket() {
-    return new WebSocket(socketAddress(`/v1/realtime?mode=${this.form.backend}`), protocols('realtime'));
+    return openSocket(`/v1/realtime?mode=${this.form.backend}`, 'realtime');
   }
 
   hangUp() {
@@ -142,6 +149,7 @@ export class Call {
     this.#levels(0, 0);
     this.view.draw(this.captions, this.form.agentName);
     this.show();
+    this.awake?.release();
     await sound?.close();
   }
 
@@ -159,6 +167,7 @@ export class Call {
         this.atServer += frames;
         this.latency.lose(frames * FRAME);
       },
+      degenerate: (kind) => this.captions.marker(`What is heard is no speech any more (${kind}). A new call begins afresh.`),
       resumed: () => this.captions.marker('Connected again'),
       problem: ({ code, message }) => this.trouble(code, message),
     };
@@ -177,7 +186,8 @@ export class Call {
 
   #cut() {
     this.sound?.clear();
-    this.captions.cut();
+    this.captions.cut(this.hold > 0);
+    this.hold = 0;
   }
 
   #speech(speaking) {
@@ -295,7 +305,7 @@ export class Call {
   }
 
   #key(event) {
-    const typing = event.target.closest?.('input, textarea, select, dialog, button, summary');
+    const typing = event.target.closest?.('input, textarea, select, dialog, button, summary, [role=log]');
     if (event.ctrlKey || event.metaKey || event.altKey || (typing && typing.tagName !== 'BUTTON') || this.stage.hidden) return;
     const key = event.key.toLowerCase();
     if (key === 'm' && !element('mute').disabled) this.#mute();

@@ -12,6 +12,7 @@ export class Captions {
     /** @type {{text: string, id: string, at: number}[]} */
     this.waiting = [];
     this.lastAt = 0;
+    this.version = 0; // grows when a line changes
   }
 
   /** A piece that the agent's sound reaches at sample `at` of what was played. */
@@ -21,6 +22,7 @@ export class Captions {
 
   /** What the user said, as far as it is understood; a final text replaces what was thought before. */
   user(id, text, final) {
+    this.version++;
     let line = this.lines.find((line) => line.who === 'user' && line.id === id);
     if (!line) {
       if (!text.trim()) return;
@@ -33,6 +35,7 @@ export class Captions {
 
   /** Something that happened to the call. */
   marker(text) {
+    this.version++;
     this.lines.push({ who: 'marker', text, id: '', latest: '', final: true, cut: false });
   }
 
@@ -47,6 +50,7 @@ export class Captions {
   }
 
   #say({ text, at, id }) {
+    this.version++;
     const last = this.lines.findLast((line) => line.who !== 'marker');
     const goesOn = last?.who === 'agent' && !last.cut && last.id === id && at - this.lastAt < PAUSE;
     this.lastAt = at;
@@ -58,10 +62,11 @@ export class Captions {
     }
   }
 
-  /** What the agent was saying was taken back: words that were not heard are not shown. */
-  cut() {
+  /** What the agent was saying was taken back: words that were not heard are not shown. @param {boolean} aloud it spoke */
+  cut(aloud) {
+    this.version++;
     const last = this.lines.findLast((line) => line.who === 'agent');
-    if (this.waiting.length && last) last.cut = true;
+    if (last && (aloud || this.waiting.length)) last.cut = true;
     this.waiting = [];
   }
 
@@ -83,10 +88,15 @@ export class CaptionsView {
     this.log = log;
     this.empty = empty;
     this.drawn = [];
+    this.shown = null;
+    this.version = 0;
   }
 
   /** @param {Captions} captions @param {string} agent its name */
   draw(captions, agent) {
+    if (this.shown === captions && this.version === captions.version) return;
+    this.shown = captions;
+    this.version = captions.version;
     const atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60;
     this.empty.hidden = captions.lines.length > 0;
     while (this.drawn.length > captions.lines.length) this.drawn.pop().element.remove();

@@ -1,15 +1,16 @@
 /** The chat: sessions at the side, messages that grow token by token, who answers. */
 
-import { api, protocols, socketAddress } from './api.js';
+import { api, openSocket } from './api.js';
 import { ChatSocket } from './chat-socket.js';
 import { option, title } from './form.js';
+import { inBrowser } from './kept.js';
 import { Sessions } from './sessions.js';
 
 const element = (id) => document.getElementById(id);
 
 export class Chat {
   constructor() {
-    this.sessions = new Sessions(localStorage);
+    this.sessions = new Sessions(inBrowser);
     this.about = null;
     this.socket = null;
     this.shown = false;
@@ -55,7 +56,7 @@ export class Chat {
     this.socket?.close();
     this.answer = null;
     const { id, persona, name } = this.sessions.current;
-    const open = (query) => new WebSocket(socketAddress(`/ws/chat?${new URLSearchParams(query)}`), protocols('chat'));
+    const open = (query) => openSocket(`/ws/chat?${new URLSearchParams(query)}`, 'chat');
     this.socket = new ChatSocket(open, (event) => this.#hear(event));
     this.socket.connect(id, { persona, title: name });
     element('chat-persona').value = persona;
@@ -134,6 +135,7 @@ export class Chat {
     this.answer.text = response || 'Nothing was said.';
     this.answer.state = cancelled ? 'done stopped' : 'done';
     this.answer.took = performance.now() - this.answer.began;
+    element('chat-said').textContent = this.answer.text; // read out whole, not token by token
     this.#drawLast();
     this.answer = null;
     this.#enable();

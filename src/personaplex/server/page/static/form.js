@@ -1,6 +1,7 @@
 /** What a call is to be: the form beside the dial, filled from the server, remembered in this browser. */
 
 import { api } from './api.js';
+import { inBrowser } from './kept.js';
 
 const KEY = 'personaplex-call';
 const NUMBERS = ['text_temperature', 'text_top_k', 'audio_temperature', 'audio_top_k', 'repetition_penalty'];
@@ -134,13 +135,13 @@ export class CallForm {
   #keep() {
     const manner = Object.fromEntries(['manner', 'ears'].map((name) => [name, this.form.elements[name].value]));
     const values = Object.fromEntries(KEPT.map((id) => [id, element(id).value]));
-    localStorage.setItem(KEY, JSON.stringify({ ...values, ...manner, guard: element('guard').checked }));
+    inBrowser.setItem(KEY, JSON.stringify({ ...values, ...manner, guard: element('guard').checked }));
   }
 
   #restore() {
     let kept;
     try {
-      kept = JSON.parse(localStorage.getItem(KEY) ?? '{}');
+      kept = JSON.parse(inBrowser.getItem(KEY) ?? '{}');
     } catch {
       return;
     }

@@ -3,7 +3,7 @@
  * The socket is made by whoever makes this, so it is tested without a browser.
  *
  * `on(what, ...)` tells: state ('connecting', 'preparing', 'live', 'resuming', 'ended'), session, audio, agent, user,
- * speech, turn, cut, lost, problem. After `ended` nothing follows.
+ * speech, cut, pause, lost, degenerate, resumed, problem. After `ended` nothing follows.
  */
 
 import { fromBase64, toBase64 } from './pcm.js';
@@ -155,13 +155,11 @@ const HANDLERS = {
   'session.created'({ session }, become, end, say) {
     this.resumeToken = session.resume_token ?? null;
     this.resumeSeconds = session.resume_seconds ?? this.resumeSeconds;
-    this.on('session', session);
     become('preparing');
     say({ type: 'session.update', session: this.session });
     say({ type: 'session.start' });
   },
-  'session.ready'({ seed }, become) {
-    this.on('seed', seed);
+  'session.ready'(event, become) {
     become('live');
   },
   'session.resumed'(event, become) {
@@ -174,11 +172,9 @@ const HANDLERS = {
   },
   'response.created'({ response }) {
     this.response = response.id;
-    this.on('turn', 'begins', response.id);
   },
   'response.done'({ response }) {
     if (this.response === response.id) this.response = null;
-    this.on('turn', response.status, response.id);
     if (response.status === 'cancelled') this.on('cut');
   },
   'response.output_audio.delta'({ delta, item_id: item }) {
@@ -189,6 +185,9 @@ const HANDLERS = {
   },
   'response.output_audio_transcript.delta'({ delta, item_id: item }) {
     this.on('agent', delta, item);
+  },
+  'response.degenerate'({ kind }) {
+    this.on('degenerate', kind);
   },
   'output_audio_buffer.cleared'() {
     this.on('cut');

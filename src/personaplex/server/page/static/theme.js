@@ -1,12 +1,14 @@
 /** Colours: the system's, light, or dark; the choice stays in this browser. */
 
+import { inBrowser } from './kept.js';
+
 const NAMES = { system: 'as the system', light: 'light', dark: 'dark' };
 const KEY = 'personaplex-colours';
 
 /** @param {HTMLElement} button goes from one to the next @param {() => void} changed */
 export function theme(button, changed) {
   const dark = matchMedia('(prefers-color-scheme: dark)');
-  let choice = localStorage.getItem(KEY) ?? 'system';
+  let choice = inBrowser.getItem(KEY) ?? 'system';
 
   function apply() {
     if (choice === 'system') delete document.documentElement.dataset.theme;
@@ -19,7 +21,7 @@ export function theme(button, changed) {
   button.addEventListener('click', () => {
     const order = dark.matches ? ['system', 'light', 'dark'] : ['system', 'dark', 'light'];
     choice = order[(order.indexOf(choice) + 1) % 3];
-    localStorage.setItem(KEY, choice);
+    inBrowser.setItem(KEY, choice);
     apply();
   });
   dark.addEventListener('change', apply);
