@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,6 +107,12 @@ def settled(count: Callable[[], int]) -> int:
         counts.append(count())
         time.sleep(0.01)
     return counts[-1]
+
+
+def test_whoever_names_no_recogniser_gets_this_machines_own(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaplex.cascade.session.default_recogniser", lambda: "script-ears")
+    with Cascade(1, parts=replace(PARTS, recogniser=None), manner=PATIENT) as cascade, cascade.open(Settings()):
+        assert engines.recogniser.n_samples == [], "it was opened, and heard nothing yet"
 
 
 def test_a_question_is_heard_thought_about_and_answered(cascade: Cascade, engines: Engines) -> None:
