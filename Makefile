@@ -12,6 +12,8 @@ setup: ## Make .venv, or bring it up to date: all that this machine needs to run
 packages: setup
 	@sh scripts/system-packages tests
 	@sh scripts/engines-venv
+	@sh scripts/clients-venv
+	@sh scripts/agents-sdk
 
 demo: setup ## Run the demonstration
 	@sh scripts/demo
@@ -26,7 +28,7 @@ test-oldest: ## Run the tests with the oldest versions that pyproject.toml allow
 	.venv-oldest/bin/python -m pytest -q
 
 soak: packages ## Run tests for long: half-hour calls, hundreds of examples, ten thousand words
-	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property tests/e2e/test_speak.py
+	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property tests/e2e/test_speak.py tests/server/test_http_fuzz.py
 
 check: setup ## Run the linters and the type checker
 	$(python) -m ruff check
@@ -41,5 +43,5 @@ lock: ## Pin anew after pyproject.toml changed (LOCK=--upgrade: the newest of ev
 	@sh scripts/lock $(LOCK)
 
 clean: ## Remove .venv and everything else that these targets made, but for demo/
-	rm -rf .venv .venv-engines .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf artefacts .venv .venv-engines .venv-clients .agents-sdk .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personaplex.by_turns import Call, Tool
 from personaplex.cascade import registry
 from personaplex.cascade.engine import EngineSpec, Message, Piece, TimedWord, Transcript
 from personaplex.errors import EngineError, SynthesisError
@@ -67,12 +68,15 @@ class Listening:
 
 
 class Thinker:
-    """Gives `tokens`; an exception among them is raised, a float waited for. `asked` is what it was asked."""
+    """Gives `tokens`; an exception among them is raised, a float waited for. `asked` is what it was asked.
+
+    Calls among them are left out by `answer`; `consult` gives them once, since whoever has the result asks no more.
+    """
 
     name = "script"
 
     def __init__(self) -> None:
-        self.tokens: list[str | float | Exception] = ["Good day. ", "It is ", "noon."]
+        self.tokens: Sequence[str | float | Exception | Call] = ["Good day. ", "It is ", "noon."]
         self.asked: list[list[Message]] = []
         self.options: list[dict[str, Any]] = []
         self.n_open = 0
@@ -93,11 +97,23 @@ class Thinker:
                     raise token
                 if isinstance(token, float):
                     await asyncio.sleep(token)
-                else:
+                elif isinstance(token, str):
                     self.n_given += 1
                     yield token
         finally:
             self.n_open -= 1
+
+    async def consult(
+        self, messages: Sequence[Message], tools: Sequence[Tool], **options: Any
+    ) -> AsyncGenerator[str | Call, None]:
+        if messages[-1].role != "tool":
+            for token in [token for token in self.tokens if isinstance(token, Call)]:
+                self.asked.append(list(messages))
+                self.options.append({**options, "tools": tuple(tools)})
+                yield token
+                return
+        async for text in self.answer(messages, **options, tools=tuple(tools)):
+            yield text
 
     async def close(self) -> None:
         pass

@@ -34,6 +34,8 @@ from personaplex.models.mimi import Mimi
 FIXTURES = Path(__file__).parent / "fixtures"
 PARITY = FIXTURES / "parity"
 WINDOW = FIXTURES / "window"
+SHOTS = Path(__file__).parents[1] / "artefacts" / "page"
+"""Screenshots that tests take, for people to look at; git ignores them."""
 AUDIO = Path(__file__).parents[2] / "shared" / "audio"
 
 SOAK = bool(os.environ.get("PERSONAPLEX_SOAK"))
@@ -59,6 +61,13 @@ def peak_error(found: mx.array, expected: mx.array) -> float:
 
 def same(found: mx.array, expected: mx.array) -> bool:
     return bool(mx.array_equal(found, expected.astype(found.dtype)).item())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which screenshots are there to be looked at."""
+    shots = sorted(path.name for path in SHOTS.glob("*.png"))
+    if shots:
+        terminalreporter.write_line(f"screenshots of the page, in {SHOTS}: {', '.join(shots)}")
 
 
 @pytest.fixture(autouse=True)

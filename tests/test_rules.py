@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,13 @@ def test_requirements_hold_versions_and_hashes_and_no_address() -> None:
         text = path.read_text()
         assert "--hash=sha256:" in text
         assert "://" not in text and "index" not in text.lower() and "find-links" not in text
+
+
+def test_npm_packages_are_pinned_by_version_and_hash_and_no_address() -> None:
+    text = (ROOT / "requirements" / "agents-sdk" / "package-lock.json").read_text()
+    packages = [about for name, about in json.loads(text)["packages"].items() if name]
+    assert packages and all(about["version"] and about["integrity"].startswith("sha512-") for about in packages)
+    assert "://" not in text and "resolved" not in text
 
 
 def test_the_checkout_stays_small() -> None:

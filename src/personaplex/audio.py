@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -29,6 +30,9 @@ LONGEST_SECONDS = 3600.0
 VOICE_LUFS = -24.0
 """Loudness of a voice prompt (reference lm.py)."""
 
+CONTAINERS = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,amr,asf"
+"""FFmpeg's names of what a recording may be. Playlists are not among them: one could name any file of this machine."""
+
 OUTPUT_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 
 LOUDEST_SAMPLE = 1000.0
@@ -37,6 +41,8 @@ LOUDEST_SAMPLE = 1000.0
 _BLOCK = 1 << 16
 _IN_MEMORY = 64 << 20
 """Bytes of standard input that are kept in memory; of more, all go to a temporary file."""
+_ENDLESS = 1 << 62
+"""Frames that libsndfile claims for a FLAC stream whose header does not say; at its end it fails."""
 _STREAMED_SIZE = 0x7FFF_0000
 """RIFF sizes from here on mean "unknown": a program that writes to a pipe cannot go back and fill them in."""
 
@@ -51,34 +57,35 @@ def opus_codecs() -> list[str]:
     return found
 
 
-def read_audio(source: str | Path, longest_seconds: float = LONGEST_SECONDS) -> np.ndarray:
-    """Read a recording as float32 [S], 24 kHz, channels averaged. `-` is standard input.
+def read_audio(source: str | Path | BinaryIO, longest_seconds: float = LONGEST_SECONDS) -> np.ndarray:
+    """Read a recording as float32 [S], 24 kHz, channels averaged. `-` is standard input; an open file is closed.
 
     Raises AudioError when it is missing, empty, cut short, too long, not audio, or holds NaN or infinity.
     """
     return np.concatenate([*stream_audio(source, longest_seconds)])
 
 
-def stream_audio(source: str | Path, longest_seconds: float = math.inf) -> Generator[np.ndarray, None, None]:
+def stream_audio(source: str | Path | BinaryIO, longest_seconds: float = math.inf) -> Generator[np.ndarray, None, None]:
     """Read a recording as `read_audio` does, a few seconds [S] at a time: any length in little memory."""
     name, opened = _open(source)
     with nullcontext() if isinstance(opened, str) else opened:
         n_given = 0
         try:
-            with soundfile.SoundFile(opened) as sound:
-                rate, blocks = sound.samplerate, _soundfile_blocks(sound, name, longest_seconds)
-                for piece in _mono(blocks, rate, name, longest_seconds):
-                    n_given += len(piece)
-                    yield piece
-                return
+            with soundfile.SoundFile(opened, closefd=False) as sound:
+                if sound.frames < _ENDLESS:
+                    rate, blocks = sound.samplerate, _soundfile_blocks(sound, name, longest_seconds)
+                    for piece in _mono(blocks, rate, name, longest_seconds):
+                        n_given += len(piece)
+                        yield piece
+                    return
         except (soundfile.LibsndfileError, TypeError) as error:  # the second for a name that ends in .raw
             if n_given:
                 at = _clock(n_given / SAMPLE_RATE)
                 raise AudioError(f"{name} was cut short or is damaged: it cannot be read beyond {at}") from error
-            if not isinstance(opened, str):
-                opened.seek(0)
+        if not isinstance(opened, str):
+            opened.seek(0)
         try:
-            with av.open(opened, mode="r") as container:
+            with av.open(opened, mode="r", options={"format_whitelist": CONTAINERS}) as container:
                 if not container.streams.audio:
                     raise AudioError(f"{name} holds no sound; give a recording (WAV, FLAC, MP3, Ogg, M4A, ...)")
                 rate = container.streams.audio[0].codec_context.sample_rate
@@ -89,7 +96,9 @@ def stream_audio(source: str | Path, longest_seconds: float = math.inf) -> Gener
             ) from error
 
 
-def _open(source: str | Path) -> tuple[str, str | BinaryIO]:
+def _open(source: str | Path | BinaryIO) -> tuple[str, str | BinaryIO]:
+    if not isinstance(source, str | Path):
+        return "the recording", source
     if str(source) == "-":
         if sys.stdin is None or sys.stdin.isatty():
             raise AudioError("standard input is a terminal; pipe a recording into it or name a file")
@@ -122,7 +131,9 @@ def _soundfile_blocks(sound: soundfile.SoundFile, name: str, longest_seconds: fl
     if promised is not None:
         raise AudioError(f"{name} was cut short: its header promises {promised} bytes of sound that are not there")
     n_read = 0
-    for block in sound.blocks(_BLOCK, dtype="float32", always_2d=True):
+    # `sound.blocks` hands out memory that nobody wrote where fewer samples follow than an MP3 file promised.
+    n_at_once = max(1, _BLOCK // sound.channels)
+    while len(block := sound.read(n_at_once, dtype="float32", always_2d=True)):
         n_read += len(block)
         yield block
     if n_read < sound.frames - sound.samplerate // 2:
@@ -176,7 +187,7 @@ def _check_length(seconds: float, name: str, longest_seconds: float) -> None:
     if not seconds <= longest_seconds:
         raise AudioError(
             f"{name} is {_clock(seconds)} long or longer; at most {_clock(longest_seconds)} is read; "
-            "cut it, or raise the limit (--max-input-seconds)"
+            "cut it, or raise the limit where it is yours (--max-input-seconds)"
         )
 
 
@@ -258,6 +269,14 @@ def _write(sound: soundfile.SoundFile, samples: np.ndarray) -> None:
 def pcm16(pcm: np.ndarray) -> np.ndarray:
     """Samples in [-1, 1] (clipped to it) as 16-bit integers."""
     return np.asarray(np.rint(np.clip(pcm, -1.0, 1.0) * 32767), "<i2")
+
+
+def wav_header(n_samples: int | None, channels: int = 1) -> bytes:
+    """A 16-bit WAV header; a stream of unknown length gets the sizes that players take for endless."""
+    data = 0xFFFF_FFFF if n_samples is None else 2 * channels * n_samples
+    riff = 0xFFFF_FFFF if n_samples is None else 36 + data
+    fmt = struct.pack("<IHHIIHH", 16, 1, channels, SAMPLE_RATE, 2 * channels * SAMPLE_RATE, 2 * channels, 16)
+    return b"RIFF" + struct.pack("<I", riff) + b"WAVEfmt " + fmt + b"data" + struct.pack("<I", data)
 
 
 def check_format(path: Path) -> None:

@@ -131,11 +131,24 @@ class Interrupted(Event):
 
 
 @dataclass(frozen=True)
+class AnswerBegan(Event):
+    """The agent thinks about an answer; nothing of it is heard yet. A duplex model has no answers."""
+
+
+@dataclass(frozen=True)
+class AnswerOver(Event):
+    """The answer was heard to its end, or `dropped`, or there was nothing to say."""
+
+    dropped: bool
+
+
+@dataclass(frozen=True)
 class ToolCall(Event):
-    """The agent wants `name` called with `arguments` (JSON)."""
+    """The agent wants `name` called with `arguments` (JSON); the result goes with `call_id`."""
 
     name: str
     arguments: str
+    call_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@
     ├── ConversationError            10   a live conversation that cannot be opened or used
     │   ├── Busy                     10   every slot is taken
     │   ├── Closed                   10   it has ended
+    │   ├── Unavailable              10   the server still loads its model, or is about to stop
     │   └── Unsupported              10   its backend cannot do this
     ├── EngineError                  12   a recogniser, language model or voice that is missing, unreachable or fails
     └── DeviceError                  11   a microphone or speaker that is missing, busy, refused or unplugged
@@ -98,6 +99,10 @@ class Busy(ConversationError):  # noqa: N818 - a state of affairs more than a mi
 
 class Closed(ConversationError):  # noqa: N818
     """The conversation, or its backend, has ended."""
+
+
+class Unavailable(ConversationError):  # noqa: N818
+    """A server that cannot take a call now: it still loads its model, has none of this kind, or is about to stop."""
 
 
 class Unsupported(ConversationError):  # noqa: N818

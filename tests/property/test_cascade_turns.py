@@ -12,6 +12,7 @@ from personaplex.cascade.turns import (
     BACKCHANNELS,
     Action,
     Agent,
+    Asked,
     Cancelled,
     Drop,
     DropListening,
@@ -34,6 +35,7 @@ from personaplex.cascade.turns import (
     Tick,
     TurnEvent,
     Typed,
+    Unsaid,
     UserBegan,
     UserEnded,
     Voice,
@@ -48,13 +50,16 @@ OF_A_TURN = (Thought, Voiced, SentenceVoiced, RanOut)
 @st.composite
 def worlds(draw: st.DrawFn) -> list[tuple[TurnEvent | type, int]]:
     """Events, those of a turn as their type and how many turns ago it was, and frames that pass before each."""
-    simple = st.sampled_from([UserBegan(), UserEnded(), Cancelled()])
+    simple = st.sampled_from([UserBegan(), UserEnded(), Cancelled(), Asked(), Unsaid()])
     spoken = st.one_of(st.builds(Partial, TEXTS), st.builds(Final, TEXTS), st.builds(Typed, TEXTS))
     answer = st.sampled_from([Sentence, *OF_A_TURN])
     return draw(st.lists(st.tuples(st.one_of(simple, spoken, answer), st.integers(0, 9)), max_size=80))
 
 
-def play(world: list[tuple[TurnEvent | type, int]]) -> list[tuple[State, TurnEvent, State, list[Action]]]:
+def play(
+    world: list[tuple[TurnEvent | type, int]],
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+) -> list[tuple[State, TurnEvent, State, list[Action]]]:
     """Each step: the state before, what happened, the state after, what was to be done."""
     state, steps, at = State(), [], 0
     for what, wait in world:
@@ -68,7 +73,7 @@ def play(world: list[tuple[TurnEvent | type, int]]) -> list[tuple[State, TurnEve
         else:
             events.append(what)
         for event in events:
-            after, actions = advance(state, event)
+            after, actions = advance(state, event, rules)
             steps.append((state, event, after, actions))
             state = after
     after, actions = advance(state, Over())
@@ -79,10 +84,13 @@ def told(actions: list[Action]) -> list[str]:
     return [action.what for action in actions if isinstance(action, Tell)]
 
 
+RULES = st.builds(Rules, answers=st.booleans(), interrupts=st.booleans())
+
+
 @settings(max_examples=100)
-@given(worlds())
-def test_every_start_has_its_end(world: list[tuple[TurnEvent | type, int]]) -> None:
-    steps = play(world)
+@given(worlds(), RULES)
+def test_every_start_has_its_end(world: list[tuple[TurnEvent | type, int]], rules: Rules) -> None:
+    steps = play(world, rules)
     everything = [what for *_, actions in steps for what in told(actions)]
     for started, ended in (("user started", "user stopped"), ("agent started", "agent ended")):
         turns = [what for what in everything if what in (started, ended)]
@@ -94,14 +102,15 @@ def test_every_start_has_its_end(world: list[tuple[TurnEvent | type, int]]) -> N
 
 
 @settings(max_examples=100)
-@given(worlds())
-def test_nothing_is_said_of_an_answer_that_was_dropped(world: list[tuple[TurnEvent | type, int]]) -> None:
-    asked, dropped = 0, set()
-    for before, _, after, actions in play(world):
+@given(worlds(), RULES)
+def test_nothing_is_said_of_an_answer_that_was_dropped(world: list[tuple[TurnEvent | type, int]], rules: Rules) -> None:
+    asked, dropped, was_asked = 0, set(), False
+    for before, what, after, actions in play(world, rules):
+        was_asked |= isinstance(what, Asked)
         for action in actions:
             match action:
                 case Think(turn, text):
-                    assert turn == asked + 1 and text.strip()
+                    assert turn == asked + 1 and (text.strip() or was_asked)
                     asked = turn
                 case Drop(turn, unheard):
                     assert turn == asked and turn not in dropped
@@ -117,10 +126,12 @@ def test_nothing_is_said_of_an_answer_that_was_dropped(world: list[tuple[TurnEve
 
 
 @settings(max_examples=100)
-@given(worlds())
-def test_holding_and_listening_are_begun_and_ended_once(world: list[tuple[TurnEvent | type, int]]) -> None:
+@given(worlds(), RULES)
+def test_holding_and_listening_are_begun_and_ended_once(
+    world: list[tuple[TurnEvent | type, int]], rules: Rules
+) -> None:
     held, listens = False, False
-    for _, _, after, actions in play(world):
+    for _, _, after, actions in play(world, rules):
         for action in actions:
             match action:
                 case Hold():
@@ -139,6 +150,21 @@ def test_holding_and_listening_are_begun_and_ended_once(world: list[tuple[TurnEv
                     listens = False
         assert held == (after.agent is Agent.HELD)
         assert listens == after.user
+
+
+@settings(max_examples=100)
+@given(worlds())
+def test_who_is_not_to_be_answered_unasked_is_not_and_who_is_not_to_be_interrupted_is_not(
+    world: list[tuple[TurnEvent | type, int]],
+) -> None:
+    n_asked = n_thought = 0
+    for before, what, _, actions in play(world, Rules(answers=False, interrupts=False)):
+        n_asked += isinstance(what, Asked | Typed)
+        n_thought += sum(isinstance(action, Think) for action in actions)
+        assert n_thought <= n_asked
+        if any(isinstance(action, Drop) for action in actions):
+            assert isinstance(what, Asked | Typed | Cancelled | Over), before
+        assert not any(isinstance(action, Hold) for action in actions)
 
 
 @given(st.lists(st.sampled_from(sorted(BACKCHANNELS)), max_size=4), st.integers(0, 49))
@@ -258,3 +284,29 @@ def test_a_cancelled_answer_is_over() -> None:
     state, done = after(State(), *speaking(), Cancelled())
     assert state.agent is Agent.IDLE and done[-3:] == [Drop(1, unheard=False), Tell("interrupted"), Tell("agent ended")]
     assert after(state, Sentence(1, "More."), Voiced(1), RanOut(1), Cancelled())[1] == []
+
+
+def test_what_was_said_waits_for_who_asks() -> None:
+    quiet = Rules(answers=False)
+    state, done = after(State(), *heard("what is the time"), rules=quiet)
+    assert not any(isinstance(action, Think) for action in done) and state.heard == "what is the time"
+    state, done = after(state, Asked(), rules=quiet)
+    assert done == [Think(1, "what is the time")] and not state.heard
+    state, done = after(State(), UserBegan(), Asked(), UserEnded(), rules=quiet)
+    assert not any(isinstance(action, Think) for action in done), "it is not understood yet"
+    state, done = after(state, Final("hello"), rules=quiet)
+    assert done[-1] == Think(1, "hello")
+
+
+def test_who_speaks_into_an_answer_that_nothing_interrupts_is_answered_after_it() -> None:
+    patient = Rules(interrupts=False)
+    state, _ = after(State(), *speaking(), rules=patient)
+    state, done = after(state, *heard("no I meant tomorrow"), rules=patient)
+    assert state.agent is Agent.SPEAKING and not any(isinstance(action, Think | Hold | Drop) for action in done)
+    state, done = after(state, RanOut(1), rules=patient)
+    assert done == [Tell("agent ended"), Think(2, "no I meant tomorrow")]
+
+
+def test_what_is_not_meant_is_forgotten() -> None:
+    state, done = after(State(), UserBegan(), Partial("what"), Unsaid(), Final("what"))
+    assert done[-2:] == [DropListening(), Tell("user stopped")] and state == State(partial="")

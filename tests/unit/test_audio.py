@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -50,6 +51,60 @@ def test_a_phones_format_through_ffmpeg(tmp_path: Path) -> None:
             container.mux(packet)
     found = read_audio(path)
     assert rms(found[2400:12_000]) == pytest.approx(0.3 / 2**0.5, rel=0.1)
+
+
+def encoded(container: str, codec: str) -> bytes:
+    """A file as a stream writes it: nobody goes back to fill in how long it is."""
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        seek = tell = None  # type: ignore[assignment]
+
+    pipe = Pipe()
+    with av.open(pipe, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=24_000, layout="mono")
+        assert isinstance(stream, av.AudioStream)
+        samples = np.rint(32767 * tone(24_000, 2.0)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = 24_000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            output.mux(packet)
+    return pipe.getvalue()
+
+
+@pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("ogg", "libopus")])
+def test_a_streamed_file_does_not_say_how_long_it_is(container: str, codec: str) -> None:
+    found = read_audio(io.BytesIO(encoded(container, codec)))
+    assert len(found) == pytest.approx(48_000, abs=2500)
+    assert np.abs(found).max() < 0.5  # nothing but the tone, and silence around it
+
+
+def test_a_playlist_is_no_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg would read the file it names, or listen on the network."""
+    (tmp_path / "secret.wav").write_bytes(wav(tone(24_000)))
+    monkeypatch.chdir(tmp_path)
+    concat = "ffconcat version 1.0\nfile secret.wav\n"
+    sdp = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"
+    with av.open(io.BytesIO(concat.encode())) as opened:
+        assert opened.format.name == "concat"  # it is one
+    for text in (concat, sdp):
+        with pytest.raises(AudioError, match="not a recording"):
+            read_audio(io.BytesIO(text.encode()))
+
+
+def test_a_thousand_channels_take_no_more_memory_than_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[int]()
+    read = soundfile.SoundFile.read
+
+    def watched(self: soundfile.SoundFile, frames: int, **more: Any) -> np.ndarray:
+        seen.append(frames)
+        return np.asarray(read(self, frames, **more))
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", watched)
+    found = read_audio(io.BytesIO(wav(np.repeat(tone(24_000)[:, None], 1000, axis=1), subtype="PCM_16")))
+    assert max(seen) * 1000 <= 1 << 16 and rms(found) == pytest.approx(0.3 / 2**0.5, rel=0.01)
 
 
 def wav(samples: np.ndarray, rate: int = 24_000, subtype: str = "FLOAT") -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from personaplex.by_turns import Call, Tool
 from personaplex.cascade.backend import Cascade
 from personaplex.cascade.chat import Chat
 from personaplex.cascade.engine import Message
@@ -108,6 +109,23 @@ async def only_thinks(writer: asyncio.StreamWriter) -> None:
     await writer.drain()
 
 
+async def calls(writer: asyncio.StreamWriter) -> None:
+    """Two tools, as servers stream them: who is called first, and then the arguments in parts."""
+    parts: list[dict[str, Any]] = [
+        {"index": 0, "id": "call_a", "function": {"name": "clock", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"zone":'}},
+        {"index": 1, "function": {"name": "stop", "arguments": ""}},
+        {"index": 0, "function": {"arguments": ' "UTC"}'}},
+    ]
+    writer.write(event("One moment. "))
+    for part in parts:
+        choice = {"index": 0, "delta": {"tool_calls": [part]}, "finish_reason": None}
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [choice]}
+        writer.write(f"data: {json.dumps(chunk)}\n\n".encode())
+    writer.write(event(None, "tool_calls") + b"data: [DONE]\n\n")
+    await writer.drain()
+
+
 @asynccontextmanager
 async def serving(answer: Answer, **options: Any) -> AsyncGenerator[Server, None]:
     server = Server(answer, **options)
@@ -136,8 +154,37 @@ def test_an_answer_comes_in_pieces_with_the_options_asked_for() -> None:
             tokens = await collect(chat, temperature=0.5, max_tokens=9, seed=3)
             assert tokens == ["Hel", "lo. ", "I am here."]
             (asked,) = server.asked
-            assert asked["messages"] == [message._asdict() for message in QUESTION] and asked["stream"]
+            assert asked["messages"] == [message.as_chat() for message in QUESTION] and asked["stream"]
             assert (asked["model"], asked["temperature"], asked["max_tokens"], asked["seed"]) == ("tiny", 0.5, 9, 3)
+
+    asyncio.run(ask())
+
+
+def test_tools_are_offered_and_their_calls_put_together() -> None:
+    clock = Tool("clock", "Tells the time.", {"type": "object", "properties": {"zone": {"type": "string"}}})
+    before = [
+        Message("user", "What time is it?"),
+        Message("assistant", "", (Call("call_0", "clock", "{}"),)),
+        Message("tool", "noon", call_id="call_0"),
+    ]
+
+    async def ask() -> None:
+        async with serving(calls) as server:
+            chat = Chat("tiny", server.url)
+            found = [piece async for piece in chat.consult(before, [clock, Tool("stop")], choice="clock")]
+            await chat.close()
+            assert found == ["One moment. ", Call("call_a", "clock", '{"zone": "UTC"}'), Call("call_1", "stop", "{}")]
+            (asked,) = server.asked
+            offered = [tool["function"] for tool in asked["tools"]]
+            assert [tool["name"] for tool in offered] == ["clock", "stop"] and offered[0][
+                "parameters"
+            ] == clock.parameters
+            assert asked["tool_choice"] == {"type": "function", "function": {"name": "clock"}}
+            called = {"id": "call_0", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+            assert asked["messages"][1:] == [
+                {"role": "assistant", "content": "", "tool_calls": [called]},
+                {"role": "tool", "content": "noon", "tool_call_id": "call_0"},
+            ]
 
     asyncio.run(ask())
 

@@ -20,6 +20,7 @@ from typing import Self
 import numpy as np
 
 from personaplex.audio import as_chunk
+from personaplex.by_turns import Directions, Message, TurnTaking
 from personaplex.cascade.conversation import Manner, Role, Talk
 from personaplex.cascade.session import Engines
 from personaplex.conversation import Capabilities, EndReason, EventStream, PromptChoice, Settings, VoiceChoice
@@ -32,7 +33,7 @@ MOST_TEXT = 20_000
 ASSISTANT = Persona("assistant", "You are a helpful assistant.")
 """Who speaks where nobody is asked for, and no persona has that name."""
 
-CAPABILITIES = Capabilities(text_input=True, cancel=True, update=True, keep_history=True, user_text=True)
+CAPABILITIES = Capabilities(text_input=True, cancel=True, update=True, keep_history=True, user_text=True, tools=True)
 
 
 class Cascade:
@@ -199,6 +200,55 @@ class CascadeCall:
         """Change voice or persona at the agent's next pause."""
         self._check()
         self._backend.update(self._talk, voice, prompt, keep_history=keep_history)
+
+    def add(self, message: Message) -> None:
+        """Put a message into what was said, before the next answer."""
+        self._check()
+        self._talk.call(self._talk.memory.add, message)
+
+    def forget(self, message: Message) -> None:
+        """Take a message out of what was said."""
+        self._check()
+        self._talk.call(self._talk.memory.forget, message)
+
+    def respond(self, instructions: str | None = None, directions: Directions | None = None) -> None:
+        """Have the agent answer what was said so far."""
+        self._check()
+        self._talk.call(self._talk.respond, instructions, directions)
+
+    def direct(self, directions: Directions) -> None:
+        """How answers are made from the next one on: with which tools, among others."""
+        self._check()
+        self._talk.call(self._talk.direct, directions)
+
+    def truncate(self, text: str) -> None:
+        """Of the last answer only `text` was heard."""
+        self._check()
+        self._talk.call(self._talk.memory.truncate, text)
+
+    def take_turns(self, turns: TurnTaking) -> None:
+        """How turns are taken from now on. Raises UsageError for numbers that are out of range."""
+        self._check()
+        if turns.onset is not None and not 0 <= turns.onset <= 1:
+            raise UsageError(f"the onset is {turns.onset}; expected a probability, from 0 to 1")
+        if turns.silence_seconds is not None and not 0 <= turns.silence_seconds < 1e6:
+            raise UsageError(f"the silence is {turns.silence_seconds} seconds; it must be 0 or more")
+        self._talk.call(self._talk.take_turns, turns)
+
+    def begin_turn(self) -> None:
+        """By hand: the user begins to speak."""
+        self._check()
+        self._talk.call(self._talk.begin_turn)
+
+    def end_turn(self) -> None:
+        """The user has said what they wanted to."""
+        self._check()
+        self._talk.call(self._talk.end_turn)
+
+    def drop_turn(self) -> None:
+        """Forget what the user is saying."""
+        self._check()
+        self._talk.call(self._talk.drop_turn)
 
     def events(self) -> EventStream:
         """The stream of this conversation's events."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from personaplex.cascade.engine import EngineSpec, Message, first_line
+from personaplex.cascade.engine import Call, EngineSpec, Message, Tool, first_line
 from personaplex.cascade.reasoning import Spoken
 from personaplex.errors import EngineError, UsageError
 
@@ -88,13 +88,36 @@ class Chat:
     ) -> AsyncGenerator[str, None]:
         """Pieces as the server sends them, without what the model thinks, in `content` or in a field of its own.
 
+        Raises EngineError as `consult` does.
+        """
+        told = self.consult(messages, temperature=temperature, max_tokens=max_tokens, seed=seed)
+        async with aclosing(told) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, str):
+                    yield piece
+
+    async def consult(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        choice: str = "auto",
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+    ) -> AsyncGenerator[str | Call, None]:
+        """The same, and after the text the tools that are to be called.
+
         Raises EngineError when the server is down, too slow, ends in the middle, or its model says nothing before
         `max_tokens` are used up.
         """
         options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         wanted: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        sent: list[Any] = [message._asdict() for message in messages]
+        if tools:
+            wanted |= {"tools": [_as_chat(tool) for tool in tools], "tool_choice": _choice(choice)}
+        sent: list[Any] = [message.as_chat() for message in messages]
         spoken, is_silent, finished, stream = Spoken(), True, None, None
+        calls = _Calls()
         try:
             with self._told():
                 async with asyncio.timeout(self._patience):
@@ -107,20 +130,24 @@ class Chat:
                         chunk = await anext(pieces, None)
                     if chunk is None:
                         break
-                    for choice in chunk.choices:
-                        finished = finished or choice.finish_reason
-                        if said := spoken.push(choice.delta.content or ""):
+                    for chosen in chunk.choices:
+                        finished = finished or chosen.finish_reason
+                        for part in chosen.delta.tool_calls or ():
+                            calls.push(part)
+                        if said := spoken.push(chosen.delta.content or ""):
                             is_silent = False
                             yield said
             if said := spoken.flush():
                 yield said
-            elif is_silent and finished == "length":
+            elif is_silent and not calls and finished == "length":
                 raise EngineError(
                     f"{self.name} used up its {max_tokens or 'allowed'} tokens and said nothing; if it reasons, turn "
                     "that off at its server, or give the persona more max_tokens"
                 )
             if finished is None:
                 raise EngineError(f"the server at {self._url} ended in the middle of an answer; look at its log")
+            for call in calls.whole():
+                yield call
         finally:
             if stream is not None:
                 await stream.close()
@@ -153,6 +180,40 @@ class Chat:
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.close()
+
+
+class _Calls:
+    """Calls of tools, put together from the parts that they are streamed in."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, Call] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def push(self, part: Any) -> None:
+        """Take what a chunk holds of a call: an id and a name first, then the arguments piece by piece."""
+        known = self._parts.get(part.index, Call("", "", ""))
+        function = part.function
+        name, arguments = (function.name or "", function.arguments or "") if function is not None else ("", "")
+        self._parts[part.index] = Call(known.id or part.id or "", known.name or name, known.arguments + arguments)
+
+    def whole(self) -> list[Call]:
+        """All of them; one whose server gave it no id has its number."""
+        return [
+            call._replace(id=call.id or f"call_{index}", arguments=call.arguments or "{}")
+            for index, call in sorted(self._parts.items())
+        ]
+
+
+def _as_chat(tool: Tool) -> dict[str, Any]:
+    parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _choice(choice: str) -> Any:
+    return choice if choice in ("auto", "none", "required") else {"type": "function", "function": {"name": choice}}
 
 
 def _ollama(model: str | None = None, url: str | None = None, patience_seconds: float = PATIENCE_SECONDS) -> Chat:

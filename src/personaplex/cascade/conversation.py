@@ -11,13 +11,15 @@ import random
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from personaplex.by_turns import Call, Directions, TurnTaking
 from personaplex.cascade.ear import Ear, Pauses
 from personaplex.cascade.engine import Recogniser, Synthesiser, as_error
 from personaplex.cascade.inbox import Inbox
+from personaplex.cascade.memory import Memory
 from personaplex.cascade.mouth import Mouth
 from personaplex.cascade.sentences import SentenceSplitter
 from personaplex.cascade.session import ChatSession, Engines
@@ -25,6 +27,7 @@ from personaplex.cascade.speakable import speakable
 from personaplex.cascade.turns import (
     Action,
     Agent,
+    Asked,
     Cancelled,
     Drop,
     DropListening,
@@ -45,6 +48,9 @@ from personaplex.cascade.turns import (
     Tick,
     TurnEvent,
     Typed,
+    Unsaid,
+    UserBegan,
+    UserEnded,
     Voice,
     Voiced,
     advance,
@@ -54,6 +60,8 @@ from personaplex.conversation import (
     AgentEnded,
     AgentStarted,
     AgentText,
+    AnswerBegan,
+    AnswerOver,
     Audio,
     Ended,
     EndReason,
@@ -63,6 +71,7 @@ from personaplex.conversation import (
     Mailbox,
     Overrun,
     Ready,
+    ToolCall,
     UserStarted,
     UserStopped,
     UserText,
@@ -72,6 +81,9 @@ from personaplex.persona import Parts, Persona
 from personaplex.turns import VoiceActivity
 from personaplex.units import FRAME_SAMPLES
 from personaplex.vad import Detector, new_detector
+
+BY_HAND_SECONDS = 900.0
+"""Who tells by hand when they speak may speak for so long."""
 
 UNREAD_FRAMES = 750
 """A minute of sound that nobody has read ends a conversation."""
@@ -127,13 +139,15 @@ class Talk:
         self.n_dropped = 0
         self._engines = engines
         self._manner = manner
+        self._rules = manner.rules
         self._loop = loop
         self._role = self._coming = role
         self._state = State()
         self._session = ChatSession(role.persona, personas={}, parts=role.parts, engines=engines, seed=self.seed)
         self._mouth = Mouth()
         self._voice_worker = Worker("voice")
-        self._said, self._n_before = "", 0
+        self.memory = Memory(self._session, self._fail)
+        self._asked: tuple[str | None, Directions | None] = None, None
         self._work: set[asyncio.Task[None]] = set()
         self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
         self._changes: list[tuple[Role, bool]] = []
@@ -149,7 +163,11 @@ class Talk:
 
     def post(self, event: TurnEvent) -> None:
         """Have something happen in the loop, as soon as it is ready."""
-        self._loop.call_soon_threadsafe(lambda: self._early.append(event) if self._is_opening else self._happen(event))
+        self._loop.call_soon_threadsafe(self._occur, event)
+
+    def call(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Have `act` done in the loop."""
+        self._loop.call_soon_threadsafe(act, *arguments)
 
     def ask(self, change: Callable[[Role], Role], *, keep: bool) -> None:
         """Have somebody else speak, from the agent's next pause on."""
@@ -165,6 +183,12 @@ class Talk:
                 self._loop.call_soon_threadsafe(self._stop)
 
     # The loop.
+
+    def _occur(self, event: TurnEvent) -> None:
+        if self._is_opening:
+            self._early.append(event)
+        else:
+            self._happen(event)
 
     def _stop(self) -> None:
         if self._task is not None:
@@ -211,9 +235,7 @@ class Talk:
 
     async def _open(self, role: Role) -> None:
         """Have all engines of a role, and know that they fit. Raises what makes it impossible."""
-        session = ChatSession(role.persona, personas={}, parts=role.parts, engines=self._engines)
-        parts = session.parts
-        await session.close()
+        parts = await self._engines.parts(role.persona, role.parts)
         await self._engines.thinker(parts.llm or "")
         recogniser: Recogniser = await self._engines.recogniser(parts.recogniser or "")
         voice: Synthesiser = await self._engines.synthesiser(parts.synthesiser or "")
@@ -246,7 +268,7 @@ class Talk:
             await self._apply_change()
             pcm, said = self._mouth.next()
             if said:
-                self._said += said
+                self.memory.said += said
                 self.mailbox.put(AgentText(self.n_frames, said))
             n_unread = self.mailbox.put(Audio(self.n_frames, pcm))  # the last of a frame: then more time may pass
             self.n_frames += 1
@@ -269,9 +291,11 @@ class Talk:
 
     def _happen(self, event: TurnEvent) -> None:
         """Ask the table, and do what it says."""
-        self._state, actions = advance(self._state, event, self._manner.rules)
+        self._state, actions = advance(self._state, event, self._rules)
         for action in actions:
             self._do(action)
+        if self._state.agent is Agent.IDLE:
+            self._end_answer()
         self._moved.set()
 
     def _do(self, action: Action) -> None:
@@ -283,19 +307,19 @@ class Talk:
             case DropListening():
                 self._ear.drop()
             case Think(turn, text):
-                self._said, self._n_before = "", len(self._session.history)
+                self._end_answer()
+                self.memory.begin()
+                self.mailbox.put(AnswerBegan(self.n_frames))
                 self._sentences = asyncio.Queue()
-                self._begin(self._think(turn, text, list(self._work)))
+                self._begin(self._think(turn, text, list(self._work), *self._asked))
+                self._asked = None, None
                 self._begin(self._speak(turn, self._sentences))
             case Voice(_, text):
                 self._sentences.put_nowait(text)
             case Drop(_, unheard):
                 self._drop_work()
                 self._mouth.clear()
-                if unheard:
-                    self._session.rewind(self._n_before)
-                else:
-                    self._session.heard(self._said.strip())
+                self.memory.drop(unheard=unheard)
             case Hold():
                 self._mouth.held = True
             case Resume():
@@ -304,6 +328,11 @@ class Talk:
                 self.mailbox.put(_TOLD[what](self.n_frames))
             case TellText(text, final):
                 self.mailbox.put(UserText(self.n_frames, text, final))
+
+    def _end_answer(self) -> None:
+        if self.memory.is_answering:
+            self.memory.end()
+            self.mailbox.put(AnswerOver(self.n_frames, self.memory.is_dropped))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work, name="personaplex-answer")
@@ -317,14 +346,21 @@ class Talk:
     def _fail(self, error: PersonaPlexError) -> None:
         self.mailbox.put(Error(self.n_frames, error))
 
-    async def _think(self, turn: int, text: str, before: list[asyncio.Task[None]]) -> None:
+    async def _think(
+        self,
+        turn: int,
+        text: str,
+        before: list[asyncio.Task[None]],
+        instructions: str | None,
+        directions: Directions | None,
+    ) -> None:
         """One answer, sentence by sentence, once what was dropped `before` has ended."""
         await asyncio.gather(*before, return_exceptions=True)
         if self._changing is not None:
             await asyncio.wait({self._changing})
         if self._changes:
             await self._become(*self._changes.pop())
-        self._n_before = len(self._session.history)
+        self.memory.ask(text)
         splitter = SentenceSplitter()
         whole: list[str] = []
 
@@ -336,9 +372,12 @@ class Talk:
                     self._happen(Sentence(turn, said))
 
         try:
-            async with aclosing(self._session.say(text)) as tokens:
-                async for token in tokens:
-                    take(splitter.push(token))
+            async with aclosing(self._session.answer(text, instructions, directions)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Call):
+                        self.mailbox.put(ToolCall(self.n_frames, piece.name, piece.arguments, piece.id))
+                    else:
+                        take(splitter.push(piece))
         except Exception as error:  # a language model is somebody else's program
             self._fail(as_error(error, "language model"))
         take(splitter.flush())
@@ -390,6 +429,45 @@ class Talk:
         self._role = role
         self._session.switch_persona(role.persona, parts=role.parts, keep_history=keep)
         self._be_ready(kept=keep)
+
+    # By turns.
+
+    def respond(self, instructions: str | None, directions: Directions | None) -> None:
+        """Answer what was said so far."""
+        self._asked = instructions, directions
+        self._occur(Asked())
+
+    def direct(self, directions: Directions) -> None:
+        """How answers are made from now on."""
+        self._session.directions = directions
+
+    def take_turns(self, turns: TurnTaking) -> None:
+        """How turns are taken from now on; who is speaking has ended."""
+        self._occur(UserEnded())
+        by_hand = turns.by == "hand"
+        longest = BY_HAND_SECONDS if by_hand else self._manner.rules.longest_seconds
+        self._rules = replace(
+            self._manner.rules, answers=turns.answers, interrupts=turns.interrupts, longest_seconds=longest
+        )
+        rule = self._manner.voice_activity
+        onset = rule.onset if turns.onset is None else turns.onset
+        silence = rule.silence_seconds if turns.silence_seconds is None else turns.silence_seconds
+        self._ear.by_hand = by_hand
+        self._ear.forget(replace(rule, onset=onset, offset=min(rule.offset, onset), silence_seconds=silence))
+
+    def begin_turn(self) -> None:
+        """The user begins to speak."""
+        self._occur(UserBegan())
+
+    def end_turn(self) -> None:
+        """The user has said it."""
+        self._occur(UserEnded())
+        self._ear.forget()
+
+    def drop_turn(self) -> None:
+        """What the user is saying is to be forgotten."""
+        self._occur(Unsaid())
+        self._ear.forget()
 
     def cancel(self) -> None:
         """Make the agent stop; from any thread."""

@@ -79,6 +79,8 @@ class Ear:
         self._judged: deque[np.ndarray] = deque(maxlen=JUDGED_FRAMES)
         self._judge_worker = Worker("end-of-turn")
         self.is_voiced = False
+        self.by_hand = False
+        """Somebody else tells when the user speaks; see `forget` for changing it."""
         self._recent: deque[np.ndarray] = deque(maxlen=round((LEAD_SECONDS + rule.speech_seconds) * FRAME_RATE) + 1)
         self._worker = Worker("ear")
         self._open: _Utterance | None = None
@@ -97,6 +99,8 @@ class Ear:
         if self._open is not None:
             self._open.push(frame)
         self.is_voiced = False
+        if self.by_hand:
+            return
         for probability in self._detector.push(frame):
             self.is_voiced |= probability >= self._rule.onset
             before, self._turn = self._turn, self._turn.after(probability, self._rule)
@@ -108,6 +112,13 @@ class Ear:
             self._n_paused += 1
             if self._n_paused >= self._pauses.longest_seconds * FRAME_RATE:
                 self._end_turn()
+
+    def forget(self, rule: VoiceActivity | None = None) -> None:
+        """Nobody is speaking, and what was heard so far belongs to no turn; `rule` is for what comes."""
+        self._rule = rule or self._rule
+        self._turn = UserTurn()
+        self._recent.clear()
+        self._stop_judging()
 
     def _begin_turn(self) -> None:
         if self._n_paused is None or self._open is None:  # it goes on, unless it was ended for its length

@@ -17,10 +17,14 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeV
 
 import numpy as np
 
+from personaplex.by_turns import Call, Message, Role, Tool
 from personaplex.errors import EngineError, PersonaPlexError, UsageError
 
 Kind: TypeAlias = Literal["recogniser", "thinker", "synthesiser", "end of turn"]
-Role: TypeAlias = Literal["system", "user", "assistant"]
+__all__ = [
+    "Call", "EndOfTurn", "EngineSpec", "Kind", "Listening", "Message", "Piece", "Recogniser", "Role", "Synthesiser",
+    "Thinker", "TimedWord", "Tool", "ToolUser", "Transcript", "as_error", "first_line",
+]  # fmt: skip
 
 
 class TimedWord(NamedTuple):
@@ -74,13 +78,6 @@ class Recogniser(Protocol):
         """Free the model."""
 
 
-class Message(NamedTuple):
-    """One turn of a conversation in text."""
-
-    role: Role
-    content: str
-
-
 class Thinker(Protocol):
     """Text to text: a language model, or what stands for one."""
 
@@ -103,6 +100,22 @@ class Thinker(Protocol):
 
     async def close(self) -> None:
         """Free the model, or the connection."""
+
+
+class ToolUser(Thinker, Protocol):
+    """A language model that can have tools called."""
+
+    def consult(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        *,
+        choice: str = "auto",
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+    ) -> AsyncGenerator[str | Call, None]:
+        """As `answer`, with the calls that it wants, each whole. `choice`: auto, none, required, or a tool's name."""
 
 
 class Piece(NamedTuple):

@@ -147,9 +147,9 @@ class MLXLanguageModel:
 
         Raises EngineError when the last question alone is too long.
         """
-        roles = [message._asdict() for message in messages if message.role == "system"]
-        turns = [message._asdict() for message in messages if message.role != "system"]
-        starts = [i for i, turn in enumerate(turns) if turn["role"] == "user"]
+        roles = [message.as_chat() for message in messages if message.role == "system"]
+        turns = [message.as_chat() for message in messages if message.role != "system"]
+        starts = [i for i, turn in enumerate(turns) if turn["role"] == "user"] or [0]  # nobody has asked yet
 
         def written(first: int) -> tuple[str, list[int]]:
             text = tokenizer.apply_chat_template(

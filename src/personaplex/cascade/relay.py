@@ -216,7 +216,7 @@ class Relay:
         self._drop()
         self._remember("user", self._asked.strip())
         self._asked = ""
-        *before, asked = (Message(role, said.strip()) for role, said in self._history)
+        *before, asked = (Message(turn.role, turn.content.strip()) for turn in self._history)
         self._answering = asyncio.create_task(self._answer(asked.content, before), name="personaplex-answer")
         self._answering.add_done_callback(lambda _: self._moved.set())
 

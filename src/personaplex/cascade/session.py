@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
-from personaplex.cascade.engine import Message, Piece, Recogniser, Synthesiser, Thinker
+from personaplex.by_turns import Directions
+from personaplex.cascade.engine import Call, Message, Piece, Recogniser, Synthesiser, Thinker, ToolUser
 from personaplex.cascade.registry import default_recogniser, open_recogniser, open_synthesiser, open_thinker
 from personaplex.cascade.sentences import SentenceSplitter
 from personaplex.cascade.speakable import speakable
 from personaplex.cascade.worker import Worker
-from personaplex.errors import ConversationError, PersonaError
+from personaplex.errors import ConversationError, EngineError, PersonaError, UsageError
 from personaplex.persona import Parts, Persona, read_personas
 
 T = TypeVar("T")
@@ -37,14 +38,24 @@ MOST_MESSAGES = 200
 """Of a conversation's past so many are sent; older ones are remembered, and sent no more."""
 
 
-def chosen(persona: Persona, overrides: Parts = Parts(), defaults: Parts = DEFAULTS) -> Parts:  # noqa: B008 - frozen
-    """All parts of a persona: what is asked for goes before its own choice, and that before the defaults."""
+def chosen(
+    persona: Persona,
+    overrides: Parts = Parts(),  # noqa: B008 - frozen
+    defaults: Parts = DEFAULTS,
+    *,
+    listens: bool = True,
+) -> Parts:
+    """All parts of a persona: what is asked for goes before its own choice, and that before the defaults.
+
+    Which recogniser is the default is looked up on this machine, which takes milliseconds, and the first time nearly a
+    second; not where nobody `listens`.
+    """
     own = persona.cascade
     if overrides.synthesiser not in (None, own.synthesiser):
         own = dataclasses.replace(own, voice=None)  # another synthesiser has other voices
     layers = [dataclasses.asdict(parts) for parts in (defaults, own, overrides)]
     parts = Parts(**{name: value for layer in layers for name, value in layer.items() if value is not None})
-    return parts if parts.recogniser else dataclasses.replace(parts, recogniser=default_recogniser())
+    return parts if parts.recogniser or not listens else dataclasses.replace(parts, recogniser=default_recogniser())
 
 
 def system_prompt(persona: Persona) -> str:
@@ -61,6 +72,10 @@ class Engines:
         self._thinkers: dict[str, Thinker] = {}
         self._recognisers: dict[str, Recogniser] = {}
         self._synthesisers: dict[str, Synthesiser] = {}
+
+    async def parts(self, persona: Persona, overrides: Parts) -> Parts:
+        """All parts of a persona, a recogniser among them, which is looked up on this machine."""
+        return await self._worker.run(chosen, persona, overrides)
 
     async def thinker(self, choice: str) -> Thinker:
         """The language model `choice`; it was checked. Raises UsageError or EngineError."""
@@ -132,6 +147,7 @@ class ChatSession:
         self._history: list[Message] = []
         self._is_answering = False
         self.persona = self._find(persona)
+        self.directions = Directions()
 
     def _find(self, persona: str | Persona) -> Persona:
         if isinstance(persona, Persona):
@@ -142,8 +158,8 @@ class ChatSession:
 
     @property
     def parts(self) -> Parts:
-        """Engines, voice and numbers that are in use."""
-        return chosen(self.persona, self._overrides)
+        """Engines, voice and numbers that are in use; a recogniser only where one was asked for."""
+        return chosen(self.persona, self._overrides, listens=False)
 
     @property
     def history(self) -> tuple[Message, ...]:
@@ -156,36 +172,91 @@ class ChatSession:
         Raises EngineError when the language model fails (what came before is remembered; where nothing came, the
         question is not), ConversationError when the last answer is still being read.
         """
+        async with aclosing(self.answer(text)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, str):
+                    yield piece
+
+    async def answer(
+        self, text: str = "", instructions: str | None = None, directions: Directions | None = None
+    ) -> AsyncGenerator[str | Call, None]:
+        """The answer to `text`, or where that is empty to what was said so far, with the tools it wants called.
+
+        `instructions` take the place of the role, `directions` that of the session's. Raises as `say`, and EngineError
+        for tools that the language model cannot use.
+        """
         if self._is_answering:
             raise ConversationError("the last answer is still coming; read it to its end, or close it, and ask again")
         self._is_answering = True
         asked = Message("user", text)
-        self._history.append(asked)
+        if text:
+            self._history.append(asked)
+        told, n_before = directions or self.directions, len(self._history)
         try:
-            parts = self.parts
-            thinker = await self._engines.thinker(parts.llm or "")
-            messages = [Message("system", system_prompt(self.persona)), *self._history[-MOST_MESSAGES:]]
-            answer = thinker.answer(
-                messages, temperature=parts.temperature, max_tokens=parts.max_tokens, seed=self._seed
-            )
-            async with aclosing(answer) as tokens:
-                async for token in tokens:
-                    self._remember(token)
-                    yield token
+            role = system_prompt(self.persona) if instructions is None else f"{instructions} {BREVITY}"
+            system = Message("system", role)
+            answer = await self._consult([system, *_recent(self._history)], told)
+            async with aclosing(answer) as pieces:
+                async for piece in pieces:
+                    self._remember(piece, n_before)
+                    yield piece
         finally:
             self._is_answering = False
             if self._history and self._history[-1] is asked:  # nobody answered: as if it had not been said
                 self._history.pop()
 
-    def _remember(self, token: str) -> None:
-        if self._history[-1].role == "user":
-            self._history.append(Message("assistant", ""))
-        self._history[-1] = Message("assistant", self._history[-1].content + token)
+    async def _consult(self, messages: list[Message], told: Directions) -> AsyncGenerator[str | Call, None]:
+        parts = self.parts
+        temperature = parts.temperature if told.temperature is None else told.temperature
+        max_tokens = parts.max_tokens if told.max_tokens is None else told.max_tokens
+        thinker = await self._engines.thinker(parts.llm or "")
+        if not told.tools or told.choice == "none":
+            answer = thinker.answer(messages, temperature=temperature, max_tokens=max_tokens, seed=self._seed)
+            return cast("AsyncGenerator[str | Call, None]", answer)
+        if not hasattr(thinker, "consult"):
+            raise EngineError(
+                f"{thinker.name} cannot call tools; choose a language model behind a server, as chat:MODEL"
+            )
+        return cast(ToolUser, thinker).consult(
+            messages, told.tools, choice=told.choice, temperature=temperature, max_tokens=max_tokens, seed=self._seed
+        )
 
-    def heard(self, text: str) -> None:
-        """The last answer was cut off: only `text` of it was heard, and that is what is remembered."""
-        if self._history and self._history[-1].role == "assistant":
-            self._history[-1] = Message("assistant", text or "...")
+    def _remember(self, piece: str | Call, n_before: int) -> None:
+        """A piece of the answer, which is the message after the first `n_before`."""
+        if len(self._history) <= n_before:
+            self._history.append(Message("assistant", ""))
+        last = self._history[-1]
+        if isinstance(piece, Call):
+            self._history[-1] = last._replace(calls=(*last.calls, piece))
+        else:
+            self._history[-1] = last._replace(content=last.content + piece)
+
+    def add(self, message: Message) -> None:
+        """Put a message into what was said; between two answers."""
+        self._history.append(message)
+
+    def forget(self, message: Message) -> int:
+        """Take the last message with this role and text out of what was said; where it stood. Raises UsageError."""
+        for at in reversed(range(len(self._history))):
+            known = self._history[at]
+            if (known.role, known.content.strip(), known.call_id) == (
+                message.role,
+                message.content.strip(),
+                message.call_id,
+            ):
+                del self._history[at]
+                return at
+        raise UsageError("that was not remembered as a turn of its own, and cannot be forgotten alone")
+
+    def heard(self, text: str, index: int = -1) -> None:
+        """An answer, the last one, was cut off: only `text` of it was heard, and that is what is remembered."""
+        if -len(self._history) <= index < len(self._history) and self._history[index].role == "assistant":
+            answer = self._history[index]
+            self._history[index] = answer._replace(content=text or ("" if answer.calls else "..."))
+
+    def restore(self, messages: Iterable[Message]) -> None:
+        """Go on from what was said in another session, instead of what was said in this one."""
+        self._history = list(messages)
 
     def rewind(self, n_messages: int) -> None:
         """Forget all but the first `n_messages` of the history."""
@@ -237,6 +308,14 @@ class ChatSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _recent(history: list[Message]) -> list[Message]:
+    """As much as is sent: not beginning with the result of a call that is not."""
+    first = max(0, len(history) - MOST_MESSAGES)
+    while first and first < len(history) and history[first].role == "tool":
+        first += 1
+    return history[first:]
 
 
 async def sentences_of(text: str | AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:

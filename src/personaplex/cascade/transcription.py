@@ -45,6 +45,19 @@ class Stretch(NamedTuple):
     pcm: np.ndarray
 
 
+class Counted:
+    """Pieces of sound, and how many samples they had so far."""
+
+    def __init__(self, pieces: Iterable[np.ndarray]) -> None:
+        self._pieces = pieces
+        self.n_samples = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for piece in self._pieces:
+            self.n_samples += len(piece)
+            yield piece
+
+
 def transcribe(
     pieces: Iterable[np.ndarray], recogniser: Recogniser, language: str | None = None, detector: Detector | None = None
 ) -> Iterator[Utterance]:

@@ -38,7 +38,8 @@ class Rules:
     Seconds are of voice, without pauses. After `hold_seconds` of it the agent is silent until that is known; after
     `certain_seconds` it is one, words or not.
     A transcript that takes longer than `transcript_seconds` is taken as empty; an utterance ends after
-    `longest_seconds`, silence or not.
+    `longest_seconds`, silence or not. Not `answers`, what was said waits until an answer is asked for; not
+    `interrupts`, the agent speaks on, and takes up what was said when it has ended.
     """
 
     min_words: int = 2
@@ -47,6 +48,8 @@ class Rules:
     certain_seconds: float = 4.0
     transcript_seconds: float = 10.0
     longest_seconds: float = 60.0
+    answers: bool = True
+    interrupts: bool = True
 
 
 class Agent(Enum):
@@ -65,7 +68,7 @@ class State:
     `turn` numbers the answers; `audible`: something of the last was. `thinks`, `n_unvoiced`: whether more sentences may
     come, and how many are not wholly made into sound. The user speaks since frame `since`, with voice in `n_voiced`.
     `n_awaited` transcripts are due by frame `due`. `heard` is what the user said and nobody took up, `partial` what
-    they are saying, `asked` what is being answered unheard.
+    they are saying, `asked` what is being answered unheard. `wanted`: an answer was asked for and waits for them.
     """
 
     agent: Agent = Agent.IDLE
@@ -82,6 +85,7 @@ class State:
     heard: str = ""
     partial: str = ""
     asked: str = ""
+    wanted: bool = False
 
 
 # What happens.
@@ -118,6 +122,14 @@ class Typed(NamedTuple):
     """The user wrote something."""
 
     text: str
+
+
+class Asked(NamedTuple):
+    """Somebody wants an answer now, to what was said so far."""
+
+
+class Unsaid(NamedTuple):
+    """What the user is saying is to be forgotten."""
 
 
 class Cancelled(NamedTuple):
@@ -160,8 +172,8 @@ class Over(NamedTuple):
 
 
 TurnEvent: TypeAlias = (
-    UserBegan | UserEnded | Tick | Partial | Final | Typed | Cancelled | Sentence | Thought | Voiced | SentenceVoiced
-    | RanOut | Over
+    UserBegan | UserEnded | Tick | Partial | Final | Typed | Asked | Unsaid | Cancelled | Sentence | Thought | Voiced
+    | SentenceVoiced | RanOut | Over
 )  # fmt: skip
 
 
@@ -181,7 +193,7 @@ class DropListening(NamedTuple):
 
 
 class Think(NamedTuple):
-    """Begin the answer `turn` to a text."""
+    """Begin the answer `turn` to a text; where that is empty, to what was said before."""
 
     turn: int
     text: str
@@ -245,13 +257,21 @@ def advance(state: State, event: TurnEvent, rules: Rules = Rules()) -> Step:  # 
             return _final(state, text.strip(), rules)
         case Typed(text) if text.strip():
             return _think(*_drop(state), _joined(state.asked, text.strip()))
+        case Asked() if state.user or state.n_awaited:
+            return replace(state, wanted=True), []
+        case Asked():
+            return _think(*_drop(state), _joined(state.asked, state.heard))
+        case Unsaid() if state.user:
+            forgotten = replace(state, user=False, partial="", n_awaited=0)
+            settled, actions = _settle(forgotten, rules)
+            return settled, [DropListening(), Tell("user stopped"), *actions]
         case Cancelled():
             dropped, actions = _drop(state)
-            return replace(dropped, heard="", asked=""), actions
+            return replace(dropped, heard="", asked="", wanted=False), actions
         case Over():
             return _over(state)
         case Sentence() | Thought() | Voiced() | SentenceVoiced() | RanOut() if event.turn == state.turn:
-            return _answer(state, event)
+            return _answer(state, event, rules)
     return state, []
 
 
@@ -261,7 +281,12 @@ def _tick(state: State, rules: Rules) -> Step:
     if state.n_awaited and not state.user and state.now >= state.due:
         settled, actions = _settle(replace(state, n_awaited=0), rules)
         return settled, [DropListening(), *actions]
-    if state.agent is Agent.SPEAKING and state.user and state.n_voiced >= _frames(rules.hold_seconds):
+    if (
+        rules.interrupts
+        and state.agent is Agent.SPEAKING
+        and state.user
+        and state.n_voiced >= _frames(rules.hold_seconds)
+    ):
         return _then(replace(state, agent=Agent.HELD), [Hold()], rules)
     return _then(state, [], rules)
 
@@ -272,7 +297,7 @@ def _then(state: State, actions: list[Action], rules: Rules) -> Step:
     enough = state.n_voiced >= _frames(rules.min_seconds) and _takes_the_turn(
         _joined(state.heard, state.partial), rules
     )
-    if state.user and state.audible and (certain or enough):
+    if rules.interrupts and state.user and state.audible and (certain or enough):
         dropped, more = _drop(state)
         return dropped, [*actions, *more]
     return state, actions
@@ -296,15 +321,24 @@ def _settle(state: State, rules: Rules) -> Step:
     """The user is silent and all of it was understood: decide what it was."""
     heard = state.heard
     if state.agent is Agent.IDLE:
-        return _think(state, [], heard) if heard else (state, [])
+        return _reply(state, [], heard, rules) if heard or state.wanted else (state, [])
+    if state.audible and not rules.interrupts:
+        return state, []
     if state.audible and _takes_the_turn(heard, rules):
         dropped, actions = _drop(state)
         only_stop = all(word in STOPS for word in _words(heard))
-        return (replace(dropped, heard=""), actions) if only_stop else _think(dropped, actions, heard)
+        return (replace(dropped, heard=""), actions) if only_stop else _reply(dropped, actions, heard, rules)
     if not state.audible and any(word not in BACKCHANNELS for word in _words(heard)):
         asked = state.asked
-        return _think(*_drop(state), _joined(asked, heard))
+        return _think(*_drop(state), _joined(asked, heard)) if rules.answers or state.wanted else _go_on(state)
     return _go_on(replace(state, heard=""))
+
+
+def _reply(state: State, actions: list[Action], text: str, rules: Rules) -> Step:
+    """Answer the user, or where nobody is answered unasked remember what they said."""
+    if rules.answers or state.wanted:
+        return _think(state, actions, text)
+    return replace(state, heard=text), actions
 
 
 def _go_on(state: State) -> Step:
@@ -317,7 +351,15 @@ def _go_on(state: State) -> Step:
 def _think(state: State, actions: list[Action], text: str) -> Step:
     turn = state.turn + 1
     begun = replace(
-        state, agent=Agent.THINKING, turn=turn, audible=False, thinks=True, n_unvoiced=0, heard="", asked=text
+        state,
+        agent=Agent.THINKING,
+        turn=turn,
+        audible=False,
+        thinks=True,
+        n_unvoiced=0,
+        heard="",
+        asked=text,
+        wanted=False,
     )
     return begun, [*actions, Think(turn, text)]
 
@@ -341,33 +383,44 @@ def _over(state: State) -> Step:
         actions.append(DropListening())
     if state.user:
         actions.append(Tell("user stopped"))
-    return replace(dropped, user=False, n_awaited=0, heard="", partial=""), actions
+    return replace(dropped, user=False, n_awaited=0, heard="", partial="", wanted=False), actions
 
 
-def _answer(state: State, event: Sentence | Thought | Voiced | SentenceVoiced | RanOut) -> Step:  # noqa: PLR0911
+def _answer(  # noqa: PLR0911
+    state: State, event: Sentence | Thought | Voiced | SentenceVoiced | RanOut, rules: Rules
+) -> Step:
     if state.agent is Agent.IDLE:
         return state, []
     match event:
         case Sentence(turn, text) if state.thinks:
             return replace(state, n_unvoiced=state.n_unvoiced + 1), [Voice(turn, text)]
         case Thought():
-            return _done(replace(state, thinks=False))
+            return _done(replace(state, thinks=False), rules)
         case SentenceVoiced() if state.n_unvoiced:
-            return _done(replace(state, n_unvoiced=state.n_unvoiced - 1))
+            return _done(replace(state, n_unvoiced=state.n_unvoiced - 1), rules)
         case Voiced() if state.agent is Agent.THINKING:
-            if state.user or state.n_awaited:
+            if rules.interrupts and (state.user or state.n_awaited):
                 return replace(state, agent=Agent.HELD), [Hold()]
             return replace(state, agent=Agent.SPEAKING, audible=True, asked=""), [Tell("agent started")]
         case RanOut() if state.agent is Agent.SPEAKING and not state.thinks and not state.n_unvoiced:
-            return replace(state, agent=Agent.IDLE, audible=False), [Tell("agent ended")]
+            return _rest(replace(state, audible=False), [Tell("agent ended")], rules)
     return state, []
 
 
-def _done(state: State) -> Step:
+def _done(state: State, rules: Rules) -> Step:
     """An answer of which nothing could be said is over without a sound."""
     if state.agent is Agent.THINKING and not state.thinks and not state.n_unvoiced:
-        return replace(state, agent=Agent.IDLE, asked=""), []
+        return _rest(replace(state, asked=""), [], rules)
     return state, []
+
+
+def _rest(state: State, actions: list[Action], rules: Rules) -> Step:
+    """The answer is over: what the user said into it, and was not to interrupt it, is taken up now."""
+    idle = replace(state, agent=Agent.IDLE)
+    if idle.user or idle.n_awaited:
+        return idle, actions
+    settled, more = _settle(idle, rules)
+    return settled, [*actions, *more]
 
 
 def _takes_the_turn(text: str, rules: Rules) -> bool:

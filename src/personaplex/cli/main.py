@@ -15,6 +15,7 @@ from personaplex.errors import EXIT_INTERRUPTED, OutputError, PersonaPlexError
 COMMANDS = {
     "respond": "Answer a recording: speech in, speech and text out.",
     "talk": "Talk: microphone and speaker, live.",
+    "serve": "Serve a page to talk on, and the protocols of other clients.",
     "speak": "Read a text aloud: a file, a pipe or words.",
     "transcribe": "Write down what is said in recordings.",
     "voices": "Voices of your own: clone, blend, list, play, remove.",

@@ -148,8 +148,13 @@ def own_voices() -> Path:
     """The folder of the user's own voices: PERSONAPLEX_VOICES, or one below XDG_DATA_HOME (~/.local/share)."""
     if chosen := os.environ.get("PERSONAPLEX_VOICES"):
         return Path(chosen).expanduser()
+    return data_folder() / "voices"
+
+
+def data_folder() -> Path:
+    """Where what is the user's own lies: below XDG_DATA_HOME (~/.local/share)."""
     data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "personaplex" / "voices"
+    return (Path(data) if data else Path.home() / ".local" / "share") / "personaplex"
 
 
 def find_voice(name: str) -> str:

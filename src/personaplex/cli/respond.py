@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from personaplex.audio import LONGEST_SECONDS, check_format, pcm16, read_audio, rms, write_audio
+from personaplex.audio import LONGEST_SECONDS, check_format, pcm16, read_audio, rms, wav_header, write_audio
 from personaplex.cli.options import (
     DEFAULT_PERSONA,
     TALKS_AS_ITSELF,
@@ -30,7 +30,7 @@ from personaplex.cli.options import (
     sampling_changes,
     sampling_options,
 )
-from personaplex.cli.standard_output import check_stdout, wav_header, write_stdout
+from personaplex.cli.standard_output import check_stdout, write_stdout
 from personaplex.errors import UsageError
 from personaplex.files import check_writable
 from personaplex.text import PROMPTS

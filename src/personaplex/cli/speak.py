@@ -15,9 +15,9 @@ from typing import BinaryIO, TypeAlias
 import click
 import numpy as np
 
-from personaplex.audio import audio_file, check_format, pcm16
+from personaplex.audio import audio_file, check_format, pcm16, wav_header
 from personaplex.cli.options import find_voice, note
-from personaplex.cli.standard_output import check_stdout, wav_header, write_stdout
+from personaplex.cli.standard_output import check_stdout, write_stdout
 from personaplex.errors import PersonaError, UsageError
 from personaplex.files import check_writable
 from personaplex.units import SAMPLE_RATE

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from personaplex.audio import stream_audio
 from personaplex.cli.options import note
@@ -20,7 +19,7 @@ from personaplex.units import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from personaplex.cascade.engine import Recogniser
-    from personaplex.cascade.transcription import Utterance
+    from personaplex.cascade.transcription import Counted, Utterance
 
 
 @click.command("transcribe")
@@ -99,13 +98,13 @@ def _check(options: dict[str, Any]) -> str:
 def _written(options: dict[str, Any], form: str, recogniser: Recogniser) -> Iterator[str]:
     """What is written, piece by piece."""
     from personaplex.cascade.subtitles import VTT_HEAD, cues, srt, vtt
-    from personaplex.cascade.transcription import transcribe
+    from personaplex.cascade.transcription import Counted, transcribe
 
     if form == "vtt":
         yield VTT_HEAD
     n_cues = 0
     for name in options["files"]:
-        heard = _Counted(stream_audio(name))
+        heard = Counted(stream_audio(name))
         utterances = _watched(transcribe(heard, recogniser, options["language"]), name, heard, options)
         if form == "json":
             yield _as_json(name, options["engine"], list(utterances), heard.n_samples / SAMPLE_RATE) + "\n"
@@ -121,21 +120,8 @@ def _written(options: dict[str, Any], form: str, recogniser: Recogniser) -> Iter
                     yield srt(n_cues, cue) if form == "srt" else vtt(cue)
 
 
-class _Counted:
-    """Pieces of sound, and how many samples they had so far."""
-
-    def __init__(self, pieces: Iterable[np.ndarray]) -> None:
-        self._pieces = pieces
-        self.n_samples = 0
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for piece in self._pieces:
-            self.n_samples += len(piece)
-            yield piece
-
-
 def _watched(
-    utterances: Iterator[Utterance], name: str, heard: _Counted, options: dict[str, Any]
+    utterances: Iterator[Utterance], name: str, heard: Counted, options: dict[str, Any]
 ) -> Iterator[Utterance]:
     """The same; a person at a terminal sees how far it is, and everybody when there was nothing to write."""
     quiet, is_shown = options["quiet"], options["output"] is None and sys.stdout.isatty()

@@ -54,6 +54,7 @@ class Device:
         self.model = source if isinstance(source, PersonaPlex) else _load(source, slots, limits)
         self.slots = slots
         self.step_ms: deque[float] = deque(maxlen=TIMED_STEPS)
+        self.watch: Callable[[float], None] = lambda _: None
         self._spare = limits.spare_frames
         pins, lm = limits.pinned_frames, self.model.lm
         bits = limits.kv_bits
@@ -157,7 +158,9 @@ class Device:
         entropy = np.array(mean_entropy(frame.step.audio_logits[:, :N_CODEBOOKS]))
         # All that the encoder makes of a frame goes through these few numbers; its codes are codes, whatever they are.
         latent = np.array(self._state.encoder.downsample[0])
-        self.step_ms.append(1000 * (time.perf_counter() - began))
+        seconds = time.perf_counter() - began
+        self.step_ms.append(1000 * seconds)
+        self.watch(seconds)
         return {
             s: Heard(audio[s].copy(), said[s], bool(valid[s]), float(entropy[s]), bool(np.isfinite(latent[s]).all()))
             for s in frames

@@ -116,6 +116,16 @@ class Engine:
         """Milliseconds of the last steps."""
         return list(self._device.step_ms)
 
+    def watch(self, watcher: Callable[[float], None]) -> None:
+        """Have `watcher` called with the seconds of every step, in the device thread, which it must not keep."""
+        self._device.watch = watcher
+
+    @property
+    def unheard(self) -> list[int]:
+        """Frames of input that wait to be heard, for each conversation."""
+        with self._changed:
+            return [len(seat.inbox) for seat in self._seats.values()]
+
     @property
     def slots(self) -> int:
         """How many conversations it can hold."""
