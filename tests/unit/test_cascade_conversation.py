@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,6 +107,12 @@ def settled(count: Callable[[], int]) -> int:
         counts.append(count())
         time.sleep(0.01)
     return counts[-1]
+
+
+def test_whoever_names_no_recogniser_gets_this_machines_own(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaplex.cascade.session.default_recogniser", lambda: "script-ears")
+    with Cascade(1, parts=replace(PARTS, recogniser=None), manner=PATIENT) as cascade, cascade.open(Settings()):
+        assert engines.recogniser.n_samples == [], "it was opened, and heard nothing yet"
 
 
 def test_a_question_is_heard_thought_about_and_answered(cascade: Cascade, engines: Engines) -> None:
@@ -421,16 +428,16 @@ def n_files() -> int:
 
 def left_behind(cascade: Cascade) -> Callable[[], list[str]]:
     """What conversations of `cascade` leave from now on, while it stays open: tasks, threads, files, and objects."""
-    own = (Talk, Ear, Mouth, Inbox, Mailbox, CascadeCall, EventStream)
+    own = {Talk, Ear, Mouth, Inbox, Mailbox, CascadeCall, EventStream}  # by type: a weak proxy may be one of nothing
     running, files = set(threading.enumerate()), n_files()
-    known = {id(found) for found in gc.get_objects() if isinstance(found, own)}
+    known = {id(found) for found in gc.get_objects() if type(found) in own}
 
     async def tasks() -> list[str]:
         return [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
     def left() -> list[str]:
         gc.collect()
-        objects = [repr(type(f)) for f in gc.get_objects() if isinstance(f, own) and id(f) not in known]
+        objects = [repr(type(f)) for f in gc.get_objects() if type(f) in own and id(f) not in known]
         threads = [thread.name for thread in threading.enumerate() if thread not in running]
         more = ["files"] * (n_files() - files)
         found = asyncio.run_coroutine_threadsafe(tasks(), cascade._loop).result()

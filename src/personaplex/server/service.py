@@ -16,10 +16,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Literal
 
 from personaplex.cascade.registry import default_recogniser
@@ -27,6 +26,7 @@ from personaplex.cascade.session import DEFAULTS, ChatSession, Engines, chosen
 from personaplex.conversation import Backend, Settings
 from personaplex.errors import PersonaError, PersonaPlexError, Unavailable
 from personaplex.persona import Parts, Persona, read_personas
+from personaplex.server.backends import Backends, Mode, Sampling
 from personaplex.server.history.record import Kind
 from personaplex.server.history.store import History
 from personaplex.server.log import tell
@@ -36,50 +36,12 @@ from personaplex.server.scribe import Scribe
 from personaplex.server.session import Session
 from personaplex.server.settings import ServerSettings
 
-Mode = Literal["duplex", "cascade"]
-State = Literal["loading", "ready", "draining", "failed"]
+__all__ = ["Backends", "Mode", "Sampling", "Service", "State"]
 
-Sampling = Mapping[str, float | int | bool]
+State = Literal["loading", "ready", "draining", "failed"]
 
 _FILE_SUFFIXES = (".pt", ".safetensors")
 """Of voices as the reference's clients name them."""
-
-
-def _unchanged(name: str) -> str:
-    return name
-
-
-@dataclass(frozen=True)
-class Backends:
-    """What a server talks with, once it is loaded.
-
-    `slots`: of each mode. `voices`: names of the duplex model's voices, with the user's own; `find_voice` makes one of
-    these names what the backend opens. `cascade_voices`: the synthesiser's. `takes_prompts`: False for Moshi, whose
-    voice and role cannot be set. `role_tokens` counts those of a role text, of the `context_frames` that the model
-    remembers; None where nobody counts. `sampling`: the duplex model's own. `parts`: what goes before the personas'
-    choices of engines. `watch` has a function called with the seconds of each step; `unheard` tells frames that wait,
-    for each conversation. `close` closes all.
-    """
-
-    model_name: str
-    duplex: Backend | None = None
-    cascade: Backend | None = None
-    slots: Mapping[Mode, int] = field(default_factory=dict)
-    voices: Callable[[], Sequence[str]] = tuple
-    cascade_voices: Callable[[], Sequence[str]] = tuple
-    find_voice: Callable[[str], str] = _unchanged
-    takes_prompts: bool = True
-    role_tokens: Callable[[str], int] | None = None
-    context_frames: int = 0
-    sampling: Sampling = field(default_factory=dict)
-    parts: Parts = field(default_factory=Parts)
-    watch: Callable[[Callable[[float], None]], None] = lambda _: None
-    unheard: Callable[[], Sequence[int]] = tuple
-    close: Callable[[], None] = lambda: None
-
-    def of(self, mode: Mode) -> Backend | None:
-        """The backend of a mode, if there is one."""
-        return self.duplex if mode == "duplex" else self.cascade
 
 
 class Service:
@@ -104,7 +66,7 @@ class Service:
         self._vanished: deque[int] = deque()
         self._state: State = "loading"
         self._closed = False
-        self._empty: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self.engines = Engines()
         """Recognisers, language models and synthesisers of those who do not need a slot; of one event loop."""
         self._defaults = DEFAULTS
@@ -162,16 +124,35 @@ class Service:
     async def drain(self, seconds: float | None = None) -> None:
         """Take nobody any more, and wait until all have gone, at most `seconds` (default: the settings')."""
         self.begin_drain()
-        gone = asyncio.Event()
-        with self._lock:
-            self._empty.append((asyncio.get_running_loop(), gone))
-        try:
-            async with asyncio.timeout(self.settings.drain_seconds if seconds is None else seconds):
-                while self.in_use():  # which notices also those that nobody ended
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(gone.wait(), 1.0)
-        except TimeoutError:
+        if not await self._until(
+            lambda: not self.in_use(), self.settings.drain_seconds if seconds is None else seconds
+        ):
             tell("drain time is over", sessions=self.in_use())
+
+    async def wait_for_room(self, mode: Mode) -> None:
+        """Wait a moment for a slot, if all are taken: a caller who hung up and calls again may be that fast."""
+        if self._state == "ready":
+            slots = self.backends.slots.get(mode, 0)
+            await self._until(lambda: self.in_use(mode) < slots, self.settings.busy_seconds)
+
+    async def _until(self, is_so: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something is so that the end of a session may bring about, `seconds` at most; whether it is."""
+        ended = asyncio.Event()
+        watcher = (asyncio.get_running_loop(), ended)
+        with self._lock:
+            self._watchers.append(watcher)
+        try:
+            async with asyncio.timeout(seconds):
+                while not is_so():
+                    with suppress(TimeoutError):  # now and then also without one: a session that nobody held is noticed
+                        await asyncio.wait_for(ended.wait(), 1.0)
+                    ended.clear()
+        except TimeoutError:
+            return is_so()
+        finally:
+            with self._lock:
+                self._watchers.remove(watcher)
+        return True
 
     def begin_drain(self) -> None:
         """Take nobody any more; whoever talks goes on."""
@@ -336,12 +317,12 @@ class Service:
         """A session has ended, as was noticed in any thread, perhaps not for the first time."""
         with self._lock:
             found = self._sessions.pop(session, None)
-            waiting = [] if self._sessions else list(self._empty)
+            watchers = list(self._watchers)
         if found is None:
             return
         self.metrics.ends.labels(reason).inc()
         tell("session ended", session=session, reason=reason, seconds=round(time.monotonic() - found[1], 2))
-        for loop, event in waiting:
+        for loop, event in watchers:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
 

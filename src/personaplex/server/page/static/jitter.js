@@ -21,7 +21,7 @@ export class JitterBuffer {
    * above the target before quiet is left out, `most` ever to wait, `calm` without an underrun before the target
    * shrinks by a step.
    */
-  constructor({ start = 120, step = 20, ceiling = 320, slack = 80, most = 2000, calm = 10000 } = {}) {
+  constructor({ start = 120, step = 20, ceiling = 320, slack = 80, most = 1000, calm = 10000 } = {}) {
     this.floor = samples(start);
     this.step = samples(step);
     this.ceiling = samples(ceiling);

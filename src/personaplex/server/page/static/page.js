@@ -1,6 +1,6 @@
 /** The page put together: what the server has, the two ways to talk, the token. */
 
-import { api, remember } from './api.js';
+import { api, remember, token } from './api.js';
 import { Call } from './call.js';
 import { Chat } from './chat.js';
 import { CallForm } from './form.js';
@@ -51,6 +51,7 @@ function privacy({ kept, days }) {
 /** Resolves when a token was given. */
 function askToken() {
   const dialog = element('key');
+  element('key-title').textContent = token() ? 'That is not this server’s token' : 'This server asks for a token';
   return new Promise((done) => {
     dialog.onclose = () => {
       if (element('key-value').value) remember(element('key-value').value.trim());
