@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaplex.audio import stream_audio
-from personaplex.cascade.engine import TimedWord
+from personaplex.cascade.engine import TimedWord, Transcript
 from personaplex.cascade.registry import open_recogniser
 from personaplex.cascade.subtitles import CUE_SECONDS, LINE_CHARACTERS, Cue, cues, srt, vtt
 from personaplex.cascade.transcription import LONGEST_SECONDS, Utterance, stretches, transcribe
 from personaplex.errors import EngineError
 from personaplex.units import SAMPLE_RATE
-from tests.cascade_engines import LevelDetector, Recogniser, silence, speech
+from tests.cascade_engines import LevelDetector, Listening, Recogniser, silence, speech
 from tests.conftest import SOAK
 from tests.whisper_model import WORDS, write_whisper
 
@@ -172,3 +172,19 @@ def test_subtitles_are_written_as_their_formats_ask() -> None:
         "01:01:01.500 --> 01:01:01.501\n"
         "Salt &amp; &lt;pepper&gt; --&gt; now, and more than one\nline can hold, surely.\n\n"
     )  # fmt: skip
+
+
+def test_a_recogniser_is_given_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that keeps Python's lock while it hears would hold up everybody else in the process."""
+    recogniser, sizes = Recogniser(), list[int]()
+    push = Listening.push
+
+    def watched(self: Listening, pcm: np.ndarray) -> Transcript | None:
+        sizes.append(len(pcm))
+        return push(self, pcm)
+
+    monkeypatch.setattr(Listening, "push", watched)
+    recogniser.said = ["one two three"]
+    (said,) = transcribe([recording(0.5, 2.0, 1.0)], recogniser, detector=LevelDetector())
+    assert said.text == "one two three"
+    assert max(sizes) <= recogniser.rate / 10 and sum(sizes) == recogniser.n_samples[0] > 2 * recogniser.rate

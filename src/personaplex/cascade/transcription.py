@@ -25,6 +25,7 @@ RULE = VoiceActivity(speech_seconds=0.15, silence_seconds=0.6)
 LONGEST_SECONDS = 30.0
 """Who speaks for longer without a pause is cut where speech is least probable, in the second half of that time."""
 
+_PIECE_SECONDS = 0.1
 _CHUNK = round(CHUNK_SECONDS * SAMPLE_RATE)
 
 
@@ -69,7 +70,11 @@ def transcribe(
     for start, pcm in stretches(pieces, detector or new_detector()):
         with closing(recogniser.listen(language)) as listening:
             try:
-                listening.push(soxr.resample(pcm, SAMPLE_RATE, recogniser.rate))
+                # In small pieces: some engines keep Python's lock while they hear one, and others' sound waits for it.
+                heard_at = soxr.resample(pcm, SAMPLE_RATE, recogniser.rate)
+                n_at_once = round(_PIECE_SECONDS * recogniser.rate)
+                for at in range(0, len(heard_at), n_at_once):
+                    listening.push(heard_at[at : at + n_at_once])
                 heard = listening.finish()
             except Exception as error:  # a recogniser is somebody else's program
                 raise as_error(error, "recogniser") from error
