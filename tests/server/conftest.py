@@ -73,8 +73,8 @@ def serving(service: Service) -> Iterator[str]:
 
 
 def settings(**changes: object) -> ServerSettings:
-    """Settings of a test's server: any free port."""
-    return ServerSettings(port=0, **changes)  # type: ignore[arg-type]
+    """Settings of a test's server: any free port, and nobody who is refused waits for it."""
+    return ServerSettings(**{"port": 0, "busy_seconds": 0.0, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
 
 from personaplex.errors import UsageError
 from personaplex.server.app import create_app
+from personaplex.server.origins import Origins
 from personaplex.server.service import Service
 from personaplex.server.settings import ServerSettings
 from tests.server.conftest import settings
@@ -104,6 +108,19 @@ def test_a_page_of_another_host_that_may_call_can_show_the_token(scripted_servic
         assert http.options("/v1/audio/speech").status_code == 401
         shown = http.get("/metrics", headers={"origin": origin, "authorization": f"Bearer {TOKEN}"})
         assert shown.status_code == 200 and shown.headers["access-control-allow-origin"] == origin
+
+
+HOSTS = st.sampled_from(
+    ["127.0.0.1", "127.0.0.1:8998", "localhost:8998", "[::1]:8998", "evil.example", "", "[", "@", "a b"]
+)
+
+
+@given(st.text(max_size=30) | HOSTS.map(lambda host: f"http://{host}") | st.none(), HOSTS | st.text(max_size=20))
+def test_whatever_a_browser_says_a_foreign_page_never_calls(origin: str | None, host: str) -> None:
+    """Without a token on this machine, who is let in is named as this machine, and so is the page."""
+    if Origins(settings()).objection(origin, host) is None:
+        assert urlsplit(f"//{host}").hostname in ("127.0.0.1", "localhost", "::1")
+        assert origin is None or origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())
 
 
 def test_other_machines_are_let_in_only_where_that_was_spelled_out() -> None:

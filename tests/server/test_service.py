@@ -91,6 +91,21 @@ def test_it_takes_nobody_while_it_loads_or_after_it_could_not() -> None:
         service.open("duplex", Settings(), client="test")
 
 
+def test_who_calls_again_at_once_is_not_refused_for_their_last_call(scripted_service: Make) -> None:
+    service = scripted_service(slots=1, settings=settings(busy_seconds=20.0))
+    last = service.open("duplex", Settings(), client="test")
+
+    async def call_again() -> None:
+        waiting = asyncio.create_task(service.wait_for_room("duplex"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await asyncio.to_thread(last.close)
+        await asyncio.wait_for(waiting, 5)
+        service.open("duplex", Settings(), client="test").close()
+
+    asyncio.run(call_again())
+
+
 def test_draining_waits_for_the_last_and_takes_nobody(scripted_service: Make) -> None:
     service = scripted_service()
     session = service.open("duplex", Settings(), client="test")

@@ -428,16 +428,16 @@ def n_files() -> int:
 
 def left_behind(cascade: Cascade) -> Callable[[], list[str]]:
     """What conversations of `cascade` leave from now on, while it stays open: tasks, threads, files, and objects."""
-    own = (Talk, Ear, Mouth, Inbox, Mailbox, CascadeCall, EventStream)
+    own = {Talk, Ear, Mouth, Inbox, Mailbox, CascadeCall, EventStream}  # by type: a weak proxy may be one of nothing
     running, files = set(threading.enumerate()), n_files()
-    known = {id(found) for found in gc.get_objects() if isinstance(found, own)}
+    known = {id(found) for found in gc.get_objects() if type(found) in own}
 
     async def tasks() -> list[str]:
         return [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
     def left() -> list[str]:
         gc.collect()
-        objects = [repr(type(f)) for f in gc.get_objects() if isinstance(f, own) and id(f) not in known]
+        objects = [repr(type(f)) for f in gc.get_objects() if type(f) in own and id(f) not in known]
         threads = [thread.name for thread in threading.enumerate() if thread not in running]
         more = ["files"] * (n_files() - files)
         found = asyncio.run_coroutine_threadsafe(tasks(), cascade._loop).result()

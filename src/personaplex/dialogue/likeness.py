@@ -31,6 +31,8 @@ def _near(held: list[str], trained: list[str]) -> bool:
     if abs(len(held) - len(trained)) > 1:
         return False
     # The same but for one word that was put in, left out or exchanged.
-    same = next((i for i, (a, b) in enumerate(zip(held, trained, strict=False)) if a != b), min(len(held), len(trained)))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(held, trained, strict=False)) if a != b), min(len(held), len(trained))
+    )
     rest, other = held[same:], trained[same:]
     return rest[1:] == other[1:] or rest[1:] == other or rest == other[1:]

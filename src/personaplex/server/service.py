@@ -104,7 +104,7 @@ class Service:
         self._vanished: deque[int] = deque()
         self._state: State = "loading"
         self._closed = False
-        self._empty: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self.engines = Engines()
         """Recognisers, language models and synthesisers of those who do not need a slot; of one event loop."""
         self._defaults = DEFAULTS
@@ -162,16 +162,35 @@ class Service:
     async def drain(self, seconds: float | None = None) -> None:
         """Take nobody any more, and wait until all have gone, at most `seconds` (default: the settings')."""
         self.begin_drain()
-        gone = asyncio.Event()
-        with self._lock:
-            self._empty.append((asyncio.get_running_loop(), gone))
-        try:
-            async with asyncio.timeout(self.settings.drain_seconds if seconds is None else seconds):
-                while self.in_use():  # which notices also those that nobody ended
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(gone.wait(), 1.0)
-        except TimeoutError:
+        if not await self._until(
+            lambda: not self.in_use(), self.settings.drain_seconds if seconds is None else seconds
+        ):
             tell("drain time is over", sessions=self.in_use())
+
+    async def wait_for_room(self, mode: Mode) -> None:
+        """Wait a moment for a slot, if all are taken: a caller who hung up and calls again may be that fast."""
+        if self._state == "ready":
+            slots = self.backends.slots.get(mode, 0)
+            await self._until(lambda: self.in_use(mode) < slots, self.settings.busy_seconds)
+
+    async def _until(self, is_so: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something is so that the end of a session may bring about, `seconds` at most; whether it is."""
+        ended = asyncio.Event()
+        watcher = (asyncio.get_running_loop(), ended)
+        with self._lock:
+            self._watchers.append(watcher)
+        try:
+            async with asyncio.timeout(seconds):
+                while not is_so():
+                    with suppress(TimeoutError):  # now and then also without one: a session that nobody held is noticed
+                        await asyncio.wait_for(ended.wait(), 1.0)
+                    ended.clear()
+        except TimeoutError:
+            return is_so()
+        finally:
+            with self._lock:
+                self._watchers.remove(watcher)
+        return True
 
     def begin_drain(self) -> None:
         """Take nobody any more; whoever talks goes on."""
@@ -336,12 +355,12 @@ class Service:
         """A session has ended, as was noticed in any thread, perhaps not for the first time."""
         with self._lock:
             found = self._sessions.pop(session, None)
-            waiting = [] if self._sessions else list(self._empty)
+            watchers = list(self._watchers)
         if found is None:
             return
         self.metrics.ends.labels(reason).inc()
         tell("session ended", session=session, reason=reason, seconds=round(time.monotonic() - found[1], 2))
-        for loop, event in waiting:
+        for loop, event in watchers:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
 

@@ -20,8 +20,9 @@ class ServerSettings:
 
     `token`: what callers must show; `no_auth`: none is asked for, wherever the server listens. `origins`: pages of
     other hosts that may call (scheme://host[:port], or * for all). `certificate`, `key`: files, for TLS. `history`: an
-    SQLite file or a SQLAlchemy URL; None keeps everything in memory. `drain_seconds`: how long running conversations
-    may go on after SIGTERM. `resume_seconds`: how long a conversation waits for a caller whose connection broke.
+    SQLite file or a SQLAlchemy URL; None keeps everything in memory. `busy_seconds`: how long a caller of `/api/chat`
+    who finds all slots taken is kept until they are told so. `drain_seconds`: how long running conversations may go on
+    after SIGTERM. `resume_seconds`: how long a conversation waits for a caller whose connection broke.
     `silent_seconds`: a connection from which nothing comes for so long, not even an answer to a ping, is dead.
     `idle_seconds`: a caller who lives, but sends nothing for so long, is let go. `unsent_seconds`: how long a slow
     reader may keep a message waiting. `most_message_bytes`: of one WebSocket message; `most_upload_bytes`: of one HTTP
@@ -38,6 +39,7 @@ class ServerSettings:
     persona: str = "assistant"
     history: str | None = None
     retention_days: float | None = None
+    busy_seconds: float = 1.0
     drain_seconds: float = 30.0
     resume_seconds: float = 30.0
     silent_seconds: float = 20.0
@@ -66,7 +68,14 @@ class ServerSettings:
             parts = urlsplit(origin)
             if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path):
                 raise UsageError(f"origin {origin!r}: expected scheme://host[:port] without a path, or *")
-        for name in ("drain_seconds", "resume_seconds", "silent_seconds", "idle_seconds", "unsent_seconds"):
+        for name in (
+            "busy_seconds",
+            "drain_seconds",
+            "resume_seconds",
+            "silent_seconds",
+            "idle_seconds",
+            "unsent_seconds",
+        ):
             if not 0 <= getattr(self, name) < 1e6:
                 raise UsageError(f"{name.replace('_', ' ')} is {getattr(self, name)}; it must be 0 or more")
 

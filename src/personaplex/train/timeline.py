@@ -24,9 +24,7 @@ class Timeline:
     is sound to learn from, in another it is text.
     """
 
-    def __init__(
-        self, n_frames: int, silence: np.ndarray, background: np.ndarray, *, natural: bool = True
-    ) -> None:
+    def __init__(self, n_frames: int, silence: np.ndarray, background: np.ndarray, *, natural: bool = True) -> None:
         self.frames = np.empty((N_STREAMS, n_frames), np.int32)
         self.frames[TEXT] = PAD
         self.frames[AGENT] = silence[:, None]

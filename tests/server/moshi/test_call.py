@@ -20,12 +20,14 @@ from starlette.datastructures import QueryParams
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from personaplex.conversation import AgentText, Error, Settings
-from personaplex.errors import AudioError, BackendError, PersonaError
+from personaplex.engine.sampling import Sampling
+from personaplex.errors import AudioError, BackendError, PersonaError, PersonaPlexError
 from personaplex.server import socket_protocol
 from personaplex.server.moshi import ear
 from personaplex.server.moshi.ogg import Pages
 from personaplex.server.moshi.opus import OpusWriter
-from personaplex.server.moshi.query import read_query
+from personaplex.server.moshi.query import SAMPLING, read_query
+from personaplex.server.refusals import refusal
 from personaplex.server.service import Backends, Service
 from tests.contract.scripted import Scripted, ScriptedConversation
 from tests.server.conftest import ABLE, scripted_backends, serving, settings
@@ -103,6 +105,25 @@ def test_what_the_address_asks_for_is_what_the_backend_is_told(service: Service)
     assert asked(service, "seed=1&seed=2").seed == 1
 
 
+NAMES = st.sampled_from(["voice_prompt", "text_prompt", "seed", *SAMPLING, "pad_mult", ""])
+VALUES = st.text(max_size=20) | st.sampled_from(["1", "0.5", "-1", "nan", "1e999", "NATF0.pt", "../NATF0", "٣", "1_0"])
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=6))
+@settings_of_hypothesis(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+def test_any_parameters_are_settings_that_the_engine_takes_or_an_error(
+    service: Service, pairs: list[tuple[str, str]]
+) -> None:
+    try:
+        found = read_query(QueryParams(pairs), service)
+    except PersonaPlexError as error:
+        assert refusal(error).close_code == 1008
+        return
+    assert found.voice in (None, "", "NATF0", "NATM1")
+    assert found.seed is None or 0 <= found.seed < 1 << 63
+    Sampling(**(found.sampling or {}))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("query", "told"),
     [
@@ -121,11 +142,18 @@ def test_what_the_address_asks_for_is_what_the_backend_is_told(service: Service)
         ("repetition_penalty=0", "repetition penalty is 0"),
     ],
 )
-def test_what_cannot_be_is_an_error_message_and_a_close_code(server: str, query: str, told: str) -> None:
+def test_what_cannot_be_is_an_error_message_and_a_close_code(
+    server: str, service: Service, query: str, told: str
+) -> None:
+    def refused() -> float:
+        return sum(sample.value for metric in service.metrics.refusals.collect() for sample in metric.samples)
+
+    before = refused()
     with calling(server, query) as call:
         code, reason = call.end()
         assert code == 1008 and told in call.errors[0] and reason and call.errors[0].startswith(reason)
         assert [message[0] for message in call.received] == [5], "no handshake"
+    assert refused() > before
 
 
 def test_a_long_role_in_an_address_is_read_and_one_that_is_too_long_is_refused(server: str, service: Service) -> None:

@@ -19,7 +19,7 @@ from av.codec.context import CodecContext
 
 from personaplex.server.moshi.ogg import FIRST, Pages, checksum, write_page
 from personaplex.server.service import Service
-from tests.server.conftest import serving
+from tests.server.conftest import serving, settings
 from tests.server.moshi.caller import calling
 
 SOUND = (0.3 * np.sin(np.arange(1920 * 25) ** 1.2 / 20)).astype(np.float32)
@@ -27,7 +27,9 @@ SOUND = (0.3 * np.sin(np.arange(1920 * 25) ** 1.2 / 20)).astype(np.float32)
 
 @pytest.fixture
 def server(scripted_service: Callable[..., Service]) -> Iterator[str]:
-    with serving(scripted_service(slots=1, words=("one", "two", "three"))) as address:
+    with serving(
+        scripted_service(slots=1, words=("one", "two", "three"), settings=settings(busy_seconds=5.0))
+    ) as address:
         yield address
 
 

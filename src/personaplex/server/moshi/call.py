@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import closing, suppress
 
+from starlette.datastructures import QueryParams
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from personaplex.conversation import AgentText, Audio, Ended, EndReason, Error, Event, Ready
@@ -47,9 +48,7 @@ async def answer(socket: WebSocket, service: Service) -> None:
     await socket.accept()
     line = _Line(socket, service)
     try:
-        settings = read_query(socket.query_params, service)
-        record = socket.query_params.get("record", "").lower() in ("1", "true")  # ours; no client of theirs sends it
-        with closing(service.open("duplex", settings, client=CLIENT, record=record)) as session:
+        with closing(await _open(socket.query_params, service)) as session:
             await _Call(session, line, service.settings.idle_seconds).talk()
     except _Gone:
         pass
@@ -60,6 +59,19 @@ async def answer(socket: WebSocket, service: Service) -> None:
     except Exception as error:
         tell("call failed", error=error)
         await line.refuse(error)
+
+
+async def _open(query: QueryParams, service: Service) -> Session:
+    """The conversation that an address asks for. Raises what makes it impossible, which is counted."""
+    try:
+        settings = read_query(query, service)
+    except PersonaPlexError as error:
+        service.refused(error, CLIENT)
+        raise
+    record = query.get("record", "").lower() in ("1", "true")  # ours; no client of theirs sends it
+    persona = None if "text_prompt" in query else service.settings.persona
+    await service.wait_for_room("duplex")
+    return service.open("duplex", settings, client=CLIENT, persona=persona, record=record)
 
 
 class _Line:

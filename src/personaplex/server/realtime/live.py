@@ -37,8 +37,8 @@ from personaplex.server.realtime.machine import (
     Start,
     Tell,
 )
-from personaplex.server.realtime.minutes import Minutes
 from personaplex.server.refusals import refusal
+from personaplex.server.scribe import Scribe
 from personaplex.server.service import Mode, Service
 from personaplex.server.session import Session
 from personaplex.units import FRAME_SAMPLES, FRAME_SECONDS
@@ -78,7 +78,7 @@ class Live:
         self._session: Session | None = None
         self._target: Any = None
         self._intake = Intake()
-        self._minutes: Minutes | None = None
+        self._scribe: Scribe | None = None
         self._n_lived = 0
         self._last_sound = -QUIET_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
@@ -208,7 +208,7 @@ class Live:
         now = self._machine.now
         persona = now.persona or self._service.settings.persona
         transcript = self._service.history.begin("realtime", persona=persona, id=self._machine.session["id"])
-        self._minutes = Minutes(transcript, persona, recording=now.recording)
+        self._scribe = Scribe(transcript, persona, records=now.recording)
         self._begin(self._listen(self._session), "listen")
         if self._mode == "cascade":
             self._begin(self._pass_time(), "time")
@@ -223,8 +223,8 @@ class Live:
             return  # it could not be opened, as was told
         try:
             getattr(self._target, do.what)(**do.arguments)
-            if self._minutes is not None and (text := written(do)):
-                self._minutes.typed(text)
+            if self._scribe is not None and (text := written(do)):
+                self._scribe.typed(text)
         except Closed:
             pass  # its last event is on its way
         except PersonaPlexError as error:
@@ -235,8 +235,8 @@ class Live:
         if shed:
             n, total = -(-shed // FRAME_SAMPLES), -(-self._intake.n_shed // FRAME_SAMPLES)
             self._machine.happened(Overrun(self._n_lived, n, total))
-            self._service.metrics.overruns.inc()
-            self._service.metrics.shed.inc(n)
+            if self._session is not None:
+                self._session.overran(n)
 
     def _give(self) -> None:
         """As much of the user's sound as the conversation has room for."""
@@ -246,8 +246,8 @@ class Live:
                 continue
             try:
                 self._session.send(item)
-                if self._minutes is not None:
-                    self._minutes.given(item)
+                if self._scribe is not None:
+                    self._scribe.heard(item)
             except Closed:
                 return
             except PersonaPlexError as error:
@@ -257,8 +257,8 @@ class Live:
 
     def _happen(self, event: Event) -> None:
         self._machine.happened(event)
-        if self._minutes is not None:
-            self._minutes.happened(event)
+        if self._scribe is not None:
+            self._scribe.saw(event)
 
     async def _listen(self, session: Session) -> None:
         try:
@@ -303,8 +303,8 @@ class Live:
                 task.cancel()
         if self._session is not None:
             self._session.close()
-        if self._minutes is not None:
-            self._minutes.end()
+        if self._scribe is not None:
+            self._scribe.close()
         self._gone(self)
 
 
