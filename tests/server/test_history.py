@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import insert
 
 from personaplex.errors import OutputError, UsageError
 from personaplex.server.history import store
 from personaplex.server.history.store import History
-from personaplex.server.history.tables import SCHEMA, parse_place
+from personaplex.server.history.tables import SCHEMA, parse_place, turns
 
 HOSTILE = "Robert'); DROP TABLE sessions;-- <script>alert(1)</script> \ud800 \0 \U0001f600"
 SAFE = "Robert'); DROP TABLE sessions;-- <script>alert(1)</script> ? \ufffd \U0001f600"
@@ -177,12 +178,15 @@ async def test_its_files_are_the_owners_alone(tmp_path: Path) -> None:
 
 async def test_what_is_deleted_is_in_no_file_any_more(tmp_path: Path) -> None:
     history = History(str(tmp_path / "history.sqlite"))
-    session = history.begin("chat")
-    session.say("user", "a very secret word: xylophone")
+    other, session = history.begin("chat"), history.begin("chat")
+    for n in range(20):  # so that what is deleted lies between what stays
+        other.say("user", f"nothing special {n}")
+        session.say("user", f"a very secret word: xylophone {n}")
     assert await session.settle()
     assert any(b"xylophone" in path.read_bytes() for path in tmp_path.iterdir())
     await history.delete(session.id)
     assert not any(b"xylophone" in path.read_bytes() for path in tmp_path.iterdir())
+    assert len(await history.turns(other.id)) == 20
     await history.close()
 
 
@@ -234,6 +238,9 @@ async def test_a_database_that_fails_is_told_once_and_stops_nobody(
     ]
     with pytest.raises(OutputError, match="no such table"):
         await history.turns(session.id)
+    with pytest.raises(OutputError) as failed:
+        await history._ask(lambda connection: connection.execute(insert(turns).values(text="a private thing")))
+    assert "private" not in str(failed.value.__cause__)  # which may be logged
     with sqlite3.connect(place) as other:
         other.execute("CREATE TABLE turns (id INTEGER PRIMARY KEY, session, at, role, text, persona)")
     other.close()

@@ -94,7 +94,7 @@ def test_a_restarted_server_knows_what_was_said(stage: Stage, tmp_path: Path) ->
         assert found["persona"] == "sage" and found["kept"]
         asked = stage.engines.thinker.asked[-1]
         assert [message.content for message in asked[1:]] == ["Remember me.", "Good day. It is noon.", "Do you?"]
-        with http.websocket_connect(f"ws://127.0.0.1:8998/ws/chat?session_id={id}&after=5") as socket:
+        with http.websocket_connect(f"ws://127.0.0.1:8998/ws/chat?session_id={id}&after=3") as socket:
             greeting = socket.receive_json()
             assert not greeting["resumed"] and len(greeting["messages"]) == 4
     with stage.client() as http:  # without --history nothing was left behind
