@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ PARITY = FIXTURES / "parity"
 WINDOW = FIXTURES / "window"
 SHOTS = Path(__file__).parents[1] / "artefacts" / "page"
 """Screenshots that tests take, for people to look at; git ignores them."""
+STARTED = time.time()
 AUDIO = Path(__file__).parents[2] / "shared" / "audio"
 
 SOAK = bool(os.environ.get("PERSONAPLEX_SOAK"))
@@ -64,10 +66,10 @@ def same(found: mx.array, expected: mx.array) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which screenshots are there to be looked at."""
-    shots = sorted(path.name for path in SHOTS.glob("*.png"))
-    if shots:
-        terminalreporter.write_line(f"screenshots of the page, in {SHOTS}: {', '.join(shots)}")
+    """Say which screenshots this run took, to be looked at."""
+    taken = [path for path in SHOTS.glob("*.png") if path.stat().st_mtime >= STARTED]
+    if taken:
+        terminalreporter.write_line(f"{len(taken)} screenshots of the page are in {SHOTS}")
 
 
 @pytest.fixture(autouse=True)

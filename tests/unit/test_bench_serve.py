@@ -62,6 +62,8 @@ def test_the_picture_has_each_curve_and_the_limit() -> None:
     assert [len(line) for line in lines] == [3, 3, 3]
     words = [text.text for text in root.iter(f"{space}text")]
     assert {"p50", "p95", "p99", "80 ms", "1", "2", "4"} <= set(words)
+    labels = {text.text: float(text.attrib["y"]) for text in root.iter(f"{space}text")}
+    assert labels["p99"] < labels["p95"] < labels["p50"], "in the order of their curves"
     limit = next(path for path in root.iter(f"{space}path") if path.attrib["class"] == "limit")
     height = float(limit.attrib["d"].split()[1].split("H")[0])
     above = [float(point.split(",")[1]) < height for point in lines[2]]

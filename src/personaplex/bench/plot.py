@@ -41,19 +41,17 @@ def svg(title: str, across: str, up: str, curves: Mapping[str, Sequence[tuple[fl
         parts.append(
             f'<text class="soft" x="{right(x):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{x:g}</text>'
         )
-    edge = WIDTH - RIGHT + 8
     parts.append(f'<path class="limit" d="M{LEFT} {down(limit):.1f}H{WIDTH - RIGHT}"/>')
-    parts.append(f'<text class="bad" x="{edge}" y="{down(limit) + 4:.1f}">{limit:g} ms</text>')
-    taken = [down(limit)]
+    names = [(down(limit), f"{limit:g} ms", "bad")]
     for i, (name, points) in enumerate(curves.items()):
         line = " ".join(f"{right(x):.1f},{down(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="curve c{i}" points="{line}"/>')
         parts += [f'<circle class="m{i}" cx="{right(x):.1f}" cy="{down(y):.1f}" r="4"/>' for x, y in points]
-        place = down(points[-1][1])
-        while any(abs(place - other) < 15 for other in taken):
-            place += 1
-        taken.append(place)
-        parts.append(f'<text class="m{i}" x="{edge}" y="{place + 4:.1f}">{escape(name)}</text>')
+        names.append((down(points[-1][1]), escape(name), f"m{i}"))
+    lowest = 0.0
+    for y, name, colour in sorted(names):  # from the top, none on another
+        lowest = max(y, lowest + 15)
+        parts.append(f'<text class="{colour}" x="{WIDTH - RIGHT + 8}" y="{lowest + 4:.1f}">{name}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="soft" x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{escape(across)}</text>')
     parts.append(f'<text class="soft" x="16" y="{TOP - 6}">{escape(up)}</text>')

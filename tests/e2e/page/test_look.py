@@ -85,7 +85,7 @@ def test_what_is_written_can_be_read(server: Server, visit: Visits) -> None:
     """Contrast of every pair of colours in use, as WCAG 2 (1.4.3) wants it for text: at least 4.5."""
     page = visit().open(server.address)
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         for ink, paper in READ:
             light, dark = sorted((luminance(rgb(page, ink)), luminance(rgb(page, paper))), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{ink} on {paper}, {scheme}"
@@ -179,6 +179,35 @@ def test_a_microphone_that_is_not_allowed(server: Server, visit: Visits, browser
     page.click("#trouble-action")
     page.wait_for_selector("#call[data-state=live]")
     guest.hang_up()
+
+
+LATE = """
+const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+const allowed = new Promise((go) => { window.allow = go; });
+navigator.mediaDevices.getUserMedia = async (what) => {
+  window.stream = await ask(what);
+  await allowed;
+  return window.stream;
+};
+"""
+
+
+def test_who_gives_up_before_the_microphone_is_allowed_is_not_listened_to(server: Server, visit: Visits) -> None:
+    guest = visit()
+    page = guest.page
+    page.add_init_script(LATE)
+    guest.open(server.address)
+    n_before = len(server.duplex.asked)
+    page.click("#connect")
+    expect(page.locator("#status")).to_have_text("Asking for the microphone…")
+    page.click("#connect")
+    page.wait_for_selector("#call[data-state=idle]")
+    page.evaluate("window.allow()")
+    ended = "() => new Promise((done) => { const t = setInterval(() => { if (window.stream?.getTracks().every("
+    ended += "(track) => track.readyState === 'ended')) { clearInterval(t); done(true); } }, 20); })"
+    assert page.evaluate(ended)
+    assert page.locator("#trouble").is_hidden() and len(server.duplex.asked) == n_before
+    assert page.get_attribute("#call", "data-state") == "idle"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import { Captions } from '../../../src/personaplex/server/page/static/captions.j
 import { ChatSocket } from '../../../src/personaplex/server/page/static/chat-socket.js';
 import { credentials } from '../../../src/personaplex/server/page/static/credentials.js';
 import { explain, obstacle } from '../../../src/personaplex/server/page/static/explanations.js';
+import { face } from '../../../src/personaplex/server/page/static/faces.js';
 import { Kept } from '../../../src/personaplex/server/page/static/kept.js';
 import { Sessions } from '../../../src/personaplex/server/page/static/sessions.js';
 
@@ -160,4 +161,17 @@ test('a browser that keeps nothing keeps it for as long as the page is open', ()
   const real = storage();
   new Kept(() => real).setItem('a', 'c');
   assert.equal(real.held.a, 'c');
+});
+
+test('the button says what a press would do, in every state', () => {
+  const says = (about) => face({ state: 'none', turn: null, muted: false, before: false, ...about });
+  assert.equal(says({ state: 'loading' }).label, 'Loading');
+  assert.deepEqual([says({}).label, says({ before: true }).label], ['Connect', 'Call again']);
+  assert.equal(says({ state: 'connecting' }).label, 'Cancel');
+  assert.match(says({ state: 'preparing' }).status, /voice and role/);
+  assert.match(says({ state: 'resuming', turn: 'listening' }).status, /Coming back/);
+  assert.equal(says({ state: 'live' }).label, 'Hang up');
+  assert.equal(says({ state: 'live', muted: true }).status, 'You are muted.');
+  assert.deepEqual(['resting', 'listening', 'answering'].map((turn) => says({ state: 'live', turn }).label), ['Tap to talk', 'Listening', 'Answering']);
+  assert.match(says({ state: 'live', turn: 'answering', muted: true }).status, /It answers/);
 });

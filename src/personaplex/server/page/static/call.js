@@ -4,6 +4,7 @@ import { openSocket } from './api.js';
 import { Captions, CaptionsView } from './captions.js';
 import { Dial } from './dial.js';
 import { explain, obstacle } from './explanations.js';
+import { face } from './faces.js';
 import { Latency } from './latency.js';
 import { loudness, rms } from './pcm.js';
 import { Realtime } from './realtime.js';
@@ -16,13 +17,6 @@ const FRAME = 1920;
 const ECHO_HOLD = 5; // blocks after the agent's last loud one in which a guarded microphone stays shut
 const LOUD = 0.012;
 const SMOOTHING = 0.95;
-
-const ICONS = {
-  call: 'M6.5 3.5h3l1.5 4-2 1.6a12 12 0 0 0 5.9 5.9l1.6-2 4 1.5v3a2 2 0 0 1-2.2 2A17 17 0 0 1 4.5 5.7a2 2 0 0 1 2-2.2z',
-  end: 'M6 6l12 12M18 6L6 18',
-  mic: 'M12 3.5a3 3 0 0 1 3 3v5a3 3 0 0 1-6 0v-5a3 3 0 0 1 3-3zM5.5 11.5a6.5 6.5 0 0 0 13 0M12 18v3',
-  wave: 'M5 10v4M9 7v10M13 4v16M17 8v8M21 11v2',
-};
 
 const element = (id) => document.getElementById(id);
 
@@ -63,7 +57,6 @@ export class Call {
     this.local = 0;
     this.blocks = 0;
     this.awaited = null; // since when an answer is waited for, in turns
-    this.agentLoud = 0;
     this.discarding = false;
     this.item = null; // what is being said, and where in what was pushed it began
     this.latency = new Latency();
@@ -117,12 +110,15 @@ export class Call {
     try {
       await sound.open(this.form.ears);
     } catch (error) {
-      this.realtime = null;
+      if (this.sound !== sound) return; // it was given up meanwhile
       await this.#over();
       this.trouble(error.name ?? 'sound', '');
       return;
     }
-    if (this.sound !== sound) return;
+    if (this.sound !== sound) {
+      await sound.close();
+      return;
+    }
     this.realtime.start(this.form.session());
     // A telephone that darkens its screen would stop the microphone.
     this.awake = await navigator.wakeLock?.request('screen').catch(() => null);
@@ -210,7 +206,7 @@ export class Call {
     }
     if (this.records) this.recording.push(user, agent);
     this.#levels(shut ? 0 : loudness(heard), loudness(said));
-    if (this.captions.heard(cursor)) this.agentLoud = performance.now();
+    this.captions.heard(cursor);
     this.#answered(said);
     const age = waiting > 0 ? this.latency.heard(cursor, performance.now()) : null;
     if (age !== null) this.age = this.age === null ? age : SMOOTHING * this.age + (1 - SMOOTHING) * age;
@@ -344,8 +340,13 @@ export class Call {
     const live = state === 'live';
     this.stage.dataset.state = this.live ? (live ? 'live' : 'busy') : 'idle';
     this.stage.dataset.turn = live && this.form.inTurns ? this.turns.state : '';
-    const [icon, label, status] = this.#face(state);
-    element('connect-icon').setAttribute('d', ICONS[icon]);
+    const { icon, label, status } = face({
+      state: element('connect').disabled ? 'loading' : state,
+      turn: this.form.inTurns ? this.turns.state : null,
+      muted: this.muted,
+      before: this.captions.lines.length > 0,
+    });
+    element('connect-icon').setAttribute('d', icon);
     element('connect-label').textContent = label;
     element('status').textContent = said ?? status;
     element('mute').disabled = element('record').disabled = element('end').disabled = !this.live;
@@ -354,19 +355,5 @@ export class Call {
     element('record').setAttribute('aria-pressed', this.records);
     element('record-label').textContent = this.records ? 'Recording' : 'Record';
     element('download').disabled = !this.recording?.length;
-  }
-
-  #face(state) {
-    if (element('connect').disabled) return ['call', 'Loading', 'Looking for the server…'];
-    if (!this.live) return ['call', this.captions.lines.length ? 'Call again' : 'Connect', this.captions.lines.length ? 'The call has ended.' : 'Connect, and talk.'];
-    if (state === 'resuming') return ['end', 'Hang up', 'The connection broke. Coming back…'];
-    if (state !== 'live') return ['end', 'Cancel', state === 'preparing' ? 'Reading voice and role…' : 'Connecting…'];
-    if (!this.form.inTurns) return ['end', 'Hang up', this.muted ? 'You are muted.' : 'Connected. Just talk.'];
-    const faces = {
-      resting: ['mic', 'Tap to talk', 'Resting. Tap when you want to say something.'],
-      listening: ['wave', 'Listening', this.muted ? 'You are muted.' : 'Your turn. Silence ends it; a tap rests.'],
-      answering: ['wave', 'Answering', 'It answers. A tap cuts it short.'],
-    };
-    return faces[this.turns.state];
   }
 }
