@@ -14,7 +14,7 @@ import personaplex  # noqa: F401 - before mlx, for its BLAS
 
 import mlx.core as mx  # isort: skip
 
-from personaplex.dialogue import Line, with_key
+from personaplex.dialogue import Line
 from personaplex.dialogue.invented import Inventor
 from personaplex.dialogue.world import NAMES
 from personaplex.models.lm import LanguageModel

@@ -22,7 +22,7 @@ from personaplex.nn.state import parameters
 from personaplex.nn.tables import TokenTables
 from personaplex.text import EPAD, PAD, Tokenizer
 from personaplex.train.bank import Bank, join
-from personaplex.train.compose import Batch, Composer, Composition
+from personaplex.train.compose import Batch, Composer, Composition, _Call
 from personaplex.train.feed import feed
 from personaplex.train.init import initialise
 from personaplex.train.lm import LMTrainer, LMTraining, losses, train_lm
@@ -106,8 +106,6 @@ def test_the_batch_marks_what_counts(composer: Composer) -> None:
 
 
 def test_every_answer_is_the_right_one(composer: Composer) -> None:
-    from personaplex.train.compose import _Call
-
     kinds = set()
     for seed in range(60):
         call = _Call(composer, np.random.default_rng(seed))
@@ -117,10 +115,42 @@ def test_every_answer_is_the_right_one(composer: Composer) -> None:
             assert asked
             right = answer_key(asked[0], asked[1], call.facts, call.memory)
             assert right is not None and is_right(reply.line.text, right.intent, right.key)
-            codes, words = call._said(reply)
+            _, words = call._said(reply)
             assert " ".join(composer.bank.vocabulary[word] for word, _ in words) == reply.line.text
             kinds.add(right.intent)
     assert {"price", "has_item", "address", "ask_name", "arithmetic", "unknown"} <= kinds
+
+
+def test_calls_teach_either_what_to_say_or_how_it_sounds(composer: Composer) -> None:
+    """In a natural call the words of an answer have no weight but its first; in another its sound has none."""
+    seen = {True: 0, False: 0}
+    for i in range(40):
+        talk, start = composer.dialogue(np.random.default_rng(i))
+        words = (talk.frames[TEXT] > EPAD) & (talk.frames[TEXT] != PAD) & (np.arange(talk.n_frames) >= start)
+        weighty = words & (talk.text_weight > 0)
+        seen[talk.natural] += 1
+        if talk.natural:
+            assert not talk.fact.any() or weighty.sum() < 0.6 * words.sum()
+            assert weighty.sum() < 0.6 * words.sum()
+        else:
+            assert (weighty == words).all()
+    assert min(seen.values()) > 8
+    for natural in (True, False):
+        only = Composer(composer.bank, composer.tokenizer, replace(composer.config, natural=float(natural)), seed=3)
+        batch, talks = only.batch(0, 2), [only.dialogue(np.random.default_rng([3, 0, i]))[0] for i in range(2)]
+        spoken = np.concatenate([talk.speech for talk in talks])[batch.audio_at]
+        counted = batch.audio_weight[:, 0] > 0
+        assert (spoken & counted).any() == natural
+
+
+def test_a_role_has_names_and_companies_that_no_clip_holds_together(composer: Composer) -> None:
+    free = Composer(composer.bank, composer.tokenizer, replace(composer.config, natural=0, service=1), seed=1)
+    pairs = {line[1] for line in composer.bank.lines if line and line[0] == "greet"}
+    drawn = set()
+    for i in range(60):
+        facts = _Call(free, np.random.default_rng(i)).facts
+        drawn.add((facts.name, facts.company))
+    assert len(drawn - pairs) > 20
 
 
 def test_the_agent_is_silent_while_the_user_speaks(composer: Composer) -> None:
