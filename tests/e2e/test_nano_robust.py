@@ -1,6 +1,6 @@
 """What is not a conversation: music, noise, another language, shouting, silence. No crash, no loop, no babble.
 
-The tiny model runs all of it for the path's sake; what nano says is judged as well, once its weights are there.
+The tiny model runs all of it for the path's sake; what nano says is judged as well.
 """
 
 from __future__ import annotations
@@ -17,22 +17,16 @@ import pytest
 
 from personaplex import PersonaPlex
 from personaplex.audio import read_audio
-from personaplex.checkpoint.hub import bundled
-from personaplex.errors import CheckpointError
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE, frames_in
 from tests.conftest import PARITY, SOAK
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-DEMO = (r"role='(.*)'", r"model=nano voice=(\w+)", r"--seed (\d+)")
+DEMO = (r"role='(.*)'", r"--model nano --voice (\w+)", r"--seed (\d+)")
 MAX_STEPS = 12
 
 
 @pytest.fixture(scope="module")
 def nano() -> PersonaPlex:
-    try:
-        bundled()
-    except CheckpointError as error:
-        pytest.skip(str(error))
     return PersonaPlex.from_pretrained("nano", dtype=mx.float32, compiled=False)
 
 
