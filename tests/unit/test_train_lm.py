@@ -153,6 +153,18 @@ def test_a_role_has_names_and_companies_that_no_clip_holds_together(composer: Co
     assert len(drawn - pairs) > 20
 
 
+def test_a_bank_without_answers_is_an_error_and_no_endless_search(composer: Composer) -> None:
+    bank = composer.bank
+    said = {line[0] for line in bank.lines if line} - {"greet", "ask_name", "price", "address"}
+    # What the voices say but their roles' facts is asked for no more.
+    voices = [-1 if line and line[0] in said else voice for line, voice in zip(bank.lines, bank.voices, strict=True)]
+    mute = Composer(
+        replace(bank, voices=np.array(voices)), composer.tokenizer, replace(composer.config, fact_questions=0), 0
+    )
+    with pytest.raises(TrainingError, match="no answer to what its users say"):
+        mute.batch(0, 8)
+
+
 def test_the_agent_is_silent_while_the_user_speaks(composer: Composer) -> None:
     quiet = Composer(
         composer.bank,

@@ -42,6 +42,9 @@ FACT_QUESTIONS = ("price", "has_item", "opens", "closes", "hours", "address", "a
 NEEDED = ("greet", "ask_name", "price", "address")
 """What every agent's voice must have clips of, for its role prompts to hold facts that it can say."""
 
+MOST_DRAWS = 5_000
+"""Questions that are drawn before a bank is said to hold none that can be answered."""
+
 HEARING_FRAMES = 2
 """From the frame in which a word ends to the column that has heard all its codes."""
 
@@ -365,7 +368,7 @@ class _Call:
         """A user's clip for frame `at`, and what answers it in this voice."""
         composer, rng, c = self.composer, self.rng, self.config
         forgotten = not self.line.pinned and at + 30 > c.context + 30
-        while True:
+        for _ in range(MOST_DRAWS):
             share = c.fact_questions if self.facts.company else 0.1
             pool = composer._asked if not forgotten and rng.random() < share else composer._general
             intent = pool.draw(rng)
@@ -389,6 +392,9 @@ class _Call:
                 return user, freely
             if replies := self._clips(answer.intent).get(answer.key):
                 return user, self._reply(self._pick(replies))
+        raise TrainingError(
+            f"the clip bank's agent {self.voice} has no answer to what its users say; make it with more user_clips"
+        )
 
     def _user(self, clip: int, at: int) -> int:
         """Place a user's clip and note its words; returns the first frame after the last word."""
