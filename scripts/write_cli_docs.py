@@ -26,7 +26,8 @@ under a temporary name and renamed when it is whole. Whatever goes wrong is one 
 | 4 | a model folder, file, tensor or configuration that is missing, damaged or unknown |
 | 5 | an unknown or unusable voice, prompt or role |
 | 6 | an output that cannot be written |
-| 7 | MLX has no backend that works here |
+| 7 | MLX has no backend that works here, or not enough memory |
+| 8 | a training run that cannot begin, go on or be resumed |
 | 9 | a speech synthesiser that is missing, or cannot say a text |
 | 10 | a live conversation that could not be opened, or ended by itself |
 | 11 | a microphone or speaker that is missing, busy or unplugged, or no library to reach one |

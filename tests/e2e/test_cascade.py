@@ -174,8 +174,8 @@ def test_talking_with_files(desk: Path, mode: str, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["--llm", "nothing"], USAGE, "unknown thinker 'nothing'; there are"),
-        (["--llm", "flite"], USAGE, "unknown thinker 'flite'"),
+        (["--llm", "nothing"], USAGE, "unknown language model 'nothing'; there are"),
+        (["--llm", "flite"], USAGE, "unknown language model 'flite'"),
         (["--recogniser", "x"], USAGE, "unknown recogniser 'x'"),
         (["--synthesiser", "x:"], USAGE, "expected NAME or NAME:MODEL"),
         (["--llm", "ollama"], USAGE, "which model"),
@@ -231,7 +231,7 @@ def test_the_duplex_model_with_a_delegate(desk: Path, capsys: pytest.CaptureFixt
     shown = capsys.readouterr()
     assert "the model speaks" in shown.err and "nine to f" in shown.out
     for arguments, code, told in (
-        (["--delegate", "nobody"], USAGE, "unknown thinker 'nobody'"),
+        (["--delegate", "nobody"], USAGE, "unknown language model 'nobody'"),
         (
             ["--delegate", "responder", "--recogniser", "nobody", "--model", "none"],
             USAGE,

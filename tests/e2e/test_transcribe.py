@@ -88,7 +88,7 @@ def test_json_has_the_times_of_words_in_the_whole_recording(desk: Path, capsys: 
         times = [word[end] for word in said["words"] for end in ("start", "end")]
         assert times == sorted(times) and (times[0], times[-1]) == (said["start"], said["end"])
     assert nobody["utterances"] == [] and nobody["text"] == ""
-    assert shown.err == "note: nobody is heard to speak in nobody.wav (2.0 s)\n"
+    assert shown.err == "note: no words are heard in nobody.wav (2.0 s)\n"
 
 
 @pytest.mark.parametrize(("suffix", "point"), [("srt", ","), ("vtt", ".")])

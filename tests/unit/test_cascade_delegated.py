@@ -402,7 +402,7 @@ def test_what_cannot_be_used_is_told_before_anything_is_opened(engines: Engines)
     engines.thinker.absent = EngineError("the model is not pulled")
     mistakes: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (EngineError, "not pulled", lambda: Deputy("script-mind", PARTS)),
-        (UsageError, "unknown thinker", lambda: Deputy("nobody", PARTS)),
+        (UsageError, "unknown language model", lambda: Deputy("nobody", PARTS)),
         (PersonaError, "no voice 'three'", lambda: Deputy(at_noon, Parts(synthesiser="script-voice", voice="three"))),
         (PersonaError, "no language 'xx'", lambda: Deputy(at_noon, Parts(synthesiser="script-voice", language="xx"))),
     ]

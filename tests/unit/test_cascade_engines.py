@@ -47,7 +47,7 @@ def test_a_choice_is_a_name_and_a_model() -> None:
 
 def test_what_is_unknown_or_missing_is_one_line() -> None:
     assert {"pocketsphinx", "chat", "ollama", "responder", "flite", "espeak"} <= set(find_engines())
-    with pytest.raises(UsageError, match=r"unknown thinker 'nothing'; there are .*responder"):
+    with pytest.raises(UsageError, match=r"unknown language model 'nothing'; there are .*responder"):
         find_engine("thinker", "nothing")
     with pytest.raises(UsageError, match="unknown synthesiser 'responder'"):
         open_synthesiser("responder")

@@ -23,6 +23,9 @@ DITHER = 10 ** (-80 / 20)
 
 _FRAMES_PER_SECOND = 100
 
+_TAIL = 1_600
+"""Samples of silence after an utterance: of speech that ends with its recording nothing may be heard without."""
+
 _QUICK = {"fwdflat": False, "maxhmmpf": 5000, "maxwpf": 10}
 """No second pass over an utterance: the last word is known when it was said, not a quarter of a second later."""
 
@@ -89,6 +92,7 @@ class PocketSphinxListening:
         """All words, with their times."""
         if self._decoder is None:
             return Transcript("")
+        self.push(np.zeros(_TAIL, np.float32))
         self._decoder.end_utt()
         heard = self._decoder.hyp()
         words = tuple(

@@ -97,7 +97,8 @@ def find_engine(kind: Kind, name: str) -> EngineSpec[Any]:
         raise found
     if found is None or found.kind != kind:
         there = sorted(name for name, spec in known.items() if isinstance(spec, EngineSpec) and spec.kind == kind)
-        raise UsageError(f"unknown {kind} {name!r}; there are {', '.join(there)}")
+        what = "language model" if kind == "thinker" else kind  # as the options call it
+        raise UsageError(f"unknown {what} {name!r}; there are {', '.join(there)}")
     return found
 
 

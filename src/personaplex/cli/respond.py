@@ -210,7 +210,7 @@ def _drain(stream: ReplyStream, options: dict[str, Any], began: float) -> float:
             first_ms = first_ms if first_ms is not None else 1000 * (time.perf_counter() - began)
             if live and to_stdout:
                 write_stdout(pcm16(chunk.audio).tobytes())
-            if live and not options["as_json"]:
+            if live and not options["as_json"] and chunk.text.strip():
                 at = chunk.first_frame / FRAME_RATE
                 note(f"[{at:6.2f} s] {chunk.text.strip()}", quiet=options["quiet"])
     assert first_ms is not None
@@ -250,8 +250,9 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
         click.echo(reply.text)
     quiet = options["quiet"] or options["as_json"]
     if output is not None:
+        ended = {"silence": "until silence", "limit": "until the limit"}.get(reply.stopped, reply.stopped)
         note(
-            f"wrote {output}: {reply.seconds:.1f} s ({reply.stopped}), seed {reply.seed}, rtf {t.rtf:.2f}, "
+            f"wrote {output}: {reply.seconds:.1f} s ({ended}), seed {reply.seed}, rtf {t.rtf:.2f}, "
             f"step p50 {t.percentile(50):.1f} ms p99 {t.percentile(99):.1f} ms",
             quiet=quiet,
         )

@@ -136,7 +136,7 @@ def _watched(
         click.echo(err=True)
     if not n:
         seconds = heard.n_samples / SAMPLE_RATE
-        note(f"note: nobody is heard to speak in {name} ({seconds:.1f} s)", quiet=quiet)
+        note(f"note: no words are heard in {name} ({seconds:.1f} s)", quiet=quiet)
 
 
 def _as_json(name: str, engine: str, said: list[Utterance], seconds: float) -> str:
