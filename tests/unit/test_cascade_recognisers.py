@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soxr
 
 from personaplex.cascade.engine import Recogniser, TimedWord, Transcript
 from personaplex.cascade.registry import GROUP, default_recogniser, find_engines, open_recogniser
 from personaplex.cascade.whole import LONGEST_SECONDS, RATE, WholeUtterance
 from personaplex.errors import EngineError, UsageError
+from personaplex.speech import AGENTS, say
+from personaplex.units import SAMPLE_RATE
 from tests.whisper_model import LANGUAGE, WORDS, write_whisper
 
 
@@ -51,6 +54,18 @@ def test_faster_whisper_hears_nothing_in_nothing(whisper: Recogniser) -> None:
     dropped.close()
     dropped.close()
     assert dropped.finish() == Transcript("")
+
+
+def test_speech_that_ends_with_its_recording_is_heard() -> None:
+    """PocketSphinx hears nothing at all in some sentences that no silence follows."""
+    spoken = say(AGENTS["NATM0"], "hello there what time do you open")
+    pcm = soxr.resample(spoken.pcm[: spoken.words[-1].end], SAMPLE_RATE, RATE)
+    recogniser = open_recogniser("pocketsphinx")
+    listening = recogniser.listen()
+    for at in range(0, len(pcm), RATE // 10):
+        listening.push(pcm[at : at + RATE // 10])
+    assert "open" in listening.finish().text.split()
+    recogniser.close()
 
 
 def test_faster_whisper_serves_conversations_at_once(whisper: Recogniser) -> None:

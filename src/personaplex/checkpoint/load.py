@@ -52,7 +52,11 @@ def expected_tensors(rules: Iterable[Rule], quantization: QuantizationConfig | N
                 fitting = " and ".join(str(size) for size in GROUP_SIZES if columns % size == 0)
                 raise ConfigError(
                     f"quantization: groups of {packing.group_size} do not divide the {columns} columns of {name!r}; "
-                    + (f"groups of {fitting} do" if fitting else f"none do: leave {rule.part} at 16 bits")
+                    + (
+                        f"groups of {fitting} do (convert: --group-size)"
+                        if fitting
+                        else f"none do: leave {rule.part} at 16 bits"
+                    )
                 )
             weight, scales, biases = packed_names(name)
             expected[weight] = Entry("U32", (rows, columns * packing.bits // 32))
