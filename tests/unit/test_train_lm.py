@@ -157,7 +157,7 @@ def test_a_bank_without_answers_is_an_error_and_no_endless_search(composer: Comp
     config = replace(composer.config, fact_questions=0, service=1, no_role=0)
     mute = Composer(composer.bank, composer.tokenizer, config, seed=0)
     mute._clips = {of: keys for of, keys in mute._clips.items() if of[0] < 0 or of[1] in NEEDED}
-    mute.intents = dict.fromkeys(mute.intents, set[str]())
+    mute.intents = {voice: set() for voice in mute.intents}
     with pytest.raises(TrainingError, match="no answer to what its users say"):
         mute.batch(0, 8)
 
