@@ -16,6 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from personaplex.by_turns import Call
+from personaplex.server.realtime import routes
 from personaplex.server.service import Backends, Service
 from tests.cascade_engines import Engines, silence, speech
 from tests.server.conftest import scripted_backends, serving, settings
@@ -279,6 +280,16 @@ def test_a_full_server_refuses_in_words_whoever_begins_and_nobody_else(address: 
     for context in callers:
         context.__exit__(None, None, None)
     eventually(lambda: service.in_use() == 0)
+
+
+def test_who_is_only_connected_takes_room_too(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "MOST_SESSIONS", 2)
+    with calling(address) as first, calling(address) as second:
+        with calling(address) as third:
+            assert third.told[0]["error"]["code"] == "resource_exhausted" and third.end()[0] == 1013
+        for caller in (first, second):
+            caller.say("session.start")
+            caller.until("session.ready")
 
 
 def test_a_mode_that_is_not_served_is_refused_in_words(address: str) -> None:
