@@ -133,9 +133,8 @@ def test_its_sender_waits_when_too_much_waits(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_message_of_thousands_of_packets_keeps_nobody_waiting() -> None:
     packets = [b"\xe0" + bytes(20)] * 1800  # of 2.5 ms each
-    stream = pages(0) + [
-        ogg.write_page(p, flags=0, granule=0, serial=42, sequence=2 + n) for n, p in enumerate(packets)
-    ]
+    sound = [ogg.write_page(one, flags=0, granule=0, serial=42, sequence=2 + n) for n, one in enumerate(packets)]
+    stream = pages(0) + sound
     n_turns = 0
 
     async def test(ear: Ear, session: Deaf) -> None:

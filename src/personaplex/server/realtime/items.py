@@ -29,7 +29,8 @@ Status = Literal["in_progress", "completed", "incomplete"]
 class Item:
     """One of them; `before` is the id of the one before it.
 
-    `n_written` are the characters that a client wrote, `words` what the agent said, each with the milliseconds of its item at which it was over.
+    `n_written` are the characters that a client wrote; `words` are what the agent said, each with the milliseconds of
+    its item at which it was over.
     """
 
     id: str
@@ -119,9 +120,7 @@ class Items:
     def check(self, item: Item) -> None:
         """Raise Refused where a client has written too much for one more."""
         if self._n_written + item.n_written > MOST_WRITTEN:
-            why = (
-                f"at most {MOST_WRITTEN} characters can be written in one conversation; delete items, or begin another"
-            )
+            why = f"at most {MOST_WRITTEN} characters can be written into a conversation; delete some, or begin another"
             raise Refused("conversation_too_long", why, param="item")
 
     def add(self, item: Item) -> None:
