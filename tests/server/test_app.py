@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -14,7 +15,8 @@ from starlette.testclient import WebSocketDenialResponse
 from personaplex.errors import UsageError
 from personaplex.server.app import create_app
 from personaplex.server.origins import Origins
-from personaplex.server.service import Service
+from personaplex.server.process import Server
+from personaplex.server.service import Backends, Service
 from personaplex.server.settings import ServerSettings
 from tests.server.conftest import settings
 
@@ -168,3 +170,13 @@ def test_other_machines_are_let_in_only_where_that_was_spelled_out() -> None:
 def test_unusable_settings_are_told(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         ServerSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_server_whose_model_does_not_close_ends_nevertheless() -> None:
+    def fail() -> None:
+        raise RuntimeError("the device is gone")
+
+    server = Server(Service.of(Backends("broken", close=fail), settings()))
+    with pytest.raises(RuntimeError):
+        asyncio.run(server._drain())
+    assert server.should_exit

@@ -17,6 +17,8 @@ from websockets.exceptions import ConnectionClosed
 
 from personaplex.by_turns import Call
 from personaplex.server.realtime import routes
+from personaplex.server.realtime.connection import Connection
+from personaplex.server.realtime.live import Live
 from personaplex.server.service import Backends, Service
 from tests.cascade_engines import Engines, silence, speech
 from tests.server.conftest import scripted_backends, serving, settings
@@ -212,6 +214,33 @@ def test_a_line_that_is_cut_while_the_agent_speaks_loses_no_sound(address: str, 
     follow(before.told, told)
     sound = np.frombuffer(before.sound + after.sound, "<i2").astype(float) / 32768
     assert np.allclose(sound, np.repeat([0.25, 0.125, 0.0625], 24_000)[: len(sound)], atol=0.001)
+
+
+def test_what_ended_while_a_client_was_away_is_told_when_it_comes_back(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noticed, detach = threading.Event(), Live.detach
+
+    def notice(live: Live, connection: Connection, *, ends: bool) -> None:
+        detach(live, connection, ends=ends)
+        noticed.set()
+
+    monkeypatch.setattr(Live, "detach", notice)
+    with calling(address, "mode=duplex") as caller:
+        caller.say("session.start")
+        caller.until("response.created")
+        caller.cut()
+        assert noticed.wait(10)
+        service.close()
+        eventually(lambda: not service.in_use())
+        with calling(address, "mode=duplex") as back:
+            resume(back, caller)
+            assert back.until("response.done")["response"]["status"] == "cancelled"
+            assert back.until("session.closed")["reason"] == "shutdown"
+            assert back.end()[0] == 1012
+        with calling(address, "mode=duplex") as late:  # told once, it is gone
+            late.say("session.resume", resume_token=caller.session["resume_token"], server_event_seq=0)
+            assert late.until("error")["error"]["code"] == "session_resume_expired"
 
 
 def test_another_connection_takes_a_session_over_from_one_that_is_half_open(address: str) -> None:
