@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -116,3 +117,13 @@ def test_pongs_do_not_pile_up_for_a_peer_that_takes_none() -> None:
         protocol.connection_lost(None)
 
     connected(test)
+
+
+def test_text_that_is_none_ends_the_connection_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(protocol: SocketProtocol, wire: Wire) -> None:
+        protocol.data_received(MESSAGES[:10] + b"\x81\x82\0\0\0\0\xff\xfe" + MESSAGES[:10])
+        assert wire.closing
+
+    events = connected(test)
+    assert [event["type"] for event in events] == ["websocket.receive", "websocket.disconnect"]
+    assert events[-1]["code"] == 1007 and not caplog.records

@@ -103,6 +103,18 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self.transport.write(_REFUSAL)
             self.transport.close()
 
+    def send_receive_event_to_app(self) -> None:
+        """A message is whole. Text that is none ends the connection in words; uvicorn's own logs a traceback."""
+        try:
+            if self.curr_msg_data_type == "text" and not self.close_sent:
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.frames = []
+            self.conn.send_close(1007, "text messages are UTF-8, and this one is not")
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
     async def receive(self) -> ASGIReceiveEvent:
         """The next event for the route."""
         event = await super().receive()
