@@ -19,7 +19,7 @@ from openai import OpenAI
 from personaplex import PersonaPlex
 from personaplex.audio import read_audio
 from personaplex.errors import Busy, EngineError
-from personaplex.server.http import replies, respond, speaker
+from personaplex.server.http import replies, respond, speaker, turnstile
 from personaplex.server.http.turnstile import Turnstile
 from personaplex.server.service import Service
 from tests.cascade_engines import silence, speech
@@ -212,12 +212,24 @@ def test_who_reads_nothing_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPa
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_so_many_at_once_a_few_wait_and_the_rest_are_refused() -> None:
-    turnstile = Turnstile(1, queue=0)
-    async with turnstile:
+    one = Turnstile(1, queue=0)
+    async with one:
         with pytest.raises(Busy):
-            await turnstile.__aenter__()
-    async with turnstile:
+            await one.__aenter__()
+    async with one:
         pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nobody_waits_for_ever_and_whoever_gave_up_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile, "MOST_SECONDS", 0.01)
+    few = Turnstile(1, queue=1)
+    for _ in range(3):
+        async with few:
+            for _ in range(3):
+                with pytest.raises(Busy):
+                    await few.__aenter__()
 
 
 def test_the_speaker_refuses_who_is_too_many(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
