@@ -43,7 +43,9 @@ def role_text(prompt: str) -> str:
     if prompt in PROMPTS:
         return PROMPTS[prompt]
     if re.fullmatch(r"[a-z]+(-[a-z]+)*", prompt.strip()):
-        raise PersonaError(f"unknown prompt {prompt!r}; known are {', '.join(PROMPTS)}; a role text has several words")
+        raise PersonaError(
+            f"unknown prompt {prompt[:80]!r}; known are {', '.join(PROMPTS)}; a role text has several words"
+        )
     return prompt
 
 

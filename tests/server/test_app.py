@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -9,11 +10,13 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import WebSocketDenialResponse
 
 from personaplex.errors import UsageError
 from personaplex.server.app import create_app
 from personaplex.server.origins import Origins
-from personaplex.server.service import Service
+from personaplex.server.process import Server
+from personaplex.server.service import Backends, Service
 from personaplex.server.settings import ServerSettings
 from tests.server.conftest import settings
 
@@ -66,6 +69,29 @@ def test_the_token(scripted_service: Make, headers: dict[str, str], query: str, 
             assert answer.headers["www-authenticate"] == "Bearer"
         assert http.get("/health").status_code == http.get("/ready").status_code == 200, "probes have no token"
         assert http.post("/health").status_code == 401
+
+
+OPEN = {"/", "/health", "/ready"}
+HIDDEN = [("get", "/"), ("get", "/docs"), ("get", "/openapi.json")]
+SOCKETS = ["/api/chat", "/v1/realtime", "/ws/chat"]
+
+
+def test_every_way_in_wants_the_token_and_no_foreign_page(scripted_service: Make) -> None:
+    service = scripted_service(settings=settings(token=TOKEN))
+    foreign = {"origin": "https://evil.example", "authorization": f"Bearer {TOKEN}"}
+    with client(service) as http:
+        described = [
+            (method, path) for path, about in create_app(service).openapi()["paths"].items() for method in about
+        ]
+        assert len(described) > 20
+        for method, path in HIDDEN + described:
+            assert http.request(method, path).status_code == (200 if path in OPEN else 401), path
+            assert http.request(method, path, headers=foreign).status_code == 403, path
+        for path in SOCKETS:
+            for headers, status in (({}, 401), (foreign, 403)):
+                with pytest.raises(WebSocketDenialResponse) as refused, http.websocket_connect(path, headers=headers):
+                    pass
+                assert refused.value.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -144,3 +170,13 @@ def test_other_machines_are_let_in_only_where_that_was_spelled_out() -> None:
 def test_unusable_settings_are_told(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         ServerSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_server_whose_model_does_not_close_ends_nevertheless() -> None:
+    def fail() -> None:
+        raise RuntimeError("the device is gone")
+
+    server = Server(Service.of(Backends("broken", close=fail), settings()))
+    with pytest.raises(RuntimeError):
+        asyncio.run(server._drain())
+    assert server.should_exit

@@ -220,6 +220,30 @@ async def test_memory_is_bounded_in_sessions_and_sound(monkeypatch: pytest.Monke
     await history.close()
 
 
+async def test_memory_is_bounded_in_text_however_soon_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MOST_TEXT_IN_MEMORY", 100_000)
+    history = History()
+    session = history.begin("chat")
+    for n in range(2000):
+        session.say("user", f"{n:04d}" + "x" * 996)
+    assert await session.settle()
+    said = await history.turns(session.id)
+    assert said[-1].text.startswith("1999") and sum(len(turn.text) for turn in said) < 1_000_000
+    await history.close()
+
+
+async def test_a_lasting_history_keeps_all_that_was_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(store, "MOST_TEXT_IN_MEMORY", 100)
+    monkeypatch.setattr(store, "_PRUNE_WRITES", 2)
+    history = History(str(tmp_path / "history.sqlite"))
+    session = history.begin("chat")
+    for _ in range(10):
+        session.say("user", "x" * 100)
+    assert await session.settle()
+    assert len(await history.turns(session.id)) == 10
+    await history.close()
+
+
 async def test_a_database_that_fails_is_told_once_and_stops_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from personaplex.server import socket_protocol
 from personaplex.server.http import bodies
 from tests.server.cascade import Stage, stage
 from tests.server.conftest import serving, settings
@@ -86,6 +87,23 @@ def test_a_body_that_does_not_come_is_given_up(stage: Stage, monkeypatch: pytest
         status, data = answer(opened)
         assert status == 408 and b"did not come" in data
         assert chats(address)
+
+
+def test_a_second_request_that_does_not_come_to_its_end_is_given_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_protocol, "HEAD_SECONDS", 0.3)
+    with serving(stage.service()) as address, line(address) as opened:
+        request = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        for _ in range(3):  # each is one more than the last
+            opened.sendall(request + b"\r\n")
+            data = b""
+            while not data.endswith(b'"ready"}'):
+                data += opened.recv(1 << 16)
+        opened.sendall(request)
+        began = time.monotonic()
+        assert opened.recv(1 << 16) == b""  # it hung up
+        assert time.monotonic() - began < 5
 
 
 def test_a_form_of_a_thousand_fields_is_refused(stage: Stage) -> None:

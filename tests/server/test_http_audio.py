@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from openai import OpenAI
 from personaplex import PersonaPlex
 from personaplex.audio import read_audio
 from personaplex.errors import Busy, EngineError
-from personaplex.server.http import replies, speaker
+from personaplex.server.http import replies, respond, speaker, turnstile
 from personaplex.server.http.turnstile import Turnstile
 from personaplex.server.service import Service
 from tests.cascade_engines import silence, speech
@@ -210,12 +212,24 @@ def test_who_reads_nothing_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPa
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_so_many_at_once_a_few_wait_and_the_rest_are_refused() -> None:
-    turnstile = Turnstile(1, queue=0)
-    async with turnstile:
+    one = Turnstile(1, queue=0)
+    async with one:
         with pytest.raises(Busy):
-            await turnstile.__aenter__()
-    async with turnstile:
+            await one.__aenter__()
+    async with one:
         pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nobody_waits_for_ever_and_whoever_gave_up_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile, "MOST_SECONDS", 0.01)
+    few = Turnstile(1, queue=1)
+    for _ in range(3):
+        async with few:
+            for _ in range(3):
+                with pytest.raises(Busy):
+                    await few.__aenter__()
 
 
 def test_the_speaker_refuses_who_is_too_many(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +283,29 @@ def test_respond_goes_on_as_long_as_it_may(http: TestClient) -> None:
             data={"response_format": "json", "max_seconds": seconds},
         ).json()
         assert about["stopped"] == "limit" and about["output_seconds"] == pytest.approx(frames * 0.08)
+
+
+def test_few_recordings_are_read_at_once_for_those_who_have_no_slot(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, at_once, most = threading.Lock(), 0, 0
+    gate = threading.Barrier(respond.MOST_READ_AT_ONCE)
+
+    def read(*_: object) -> np.ndarray:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        gate.wait(10)  # as many as may are inside, and would find out who else is
+        with lock:
+            at_once -= 1
+        return SAID
+
+    monkeypatch.setattr(respond, "read_audio", read)
+    with stage.client(slots=6) as http, ThreadPoolExecutor(6) as callers:
+        asked = [callers.submit(http.post, "/v1/respond", files={"file": ("q.wav", b"x")}) for _ in range(6)]
+        assert [answer.result().status_code for answer in asked] == [200] * 6
+    assert most == respond.MOST_READ_AT_ONCE
 
 
 def test_respond_keeps_the_sound_where_that_is_asked_for(http: TestClient) -> None:

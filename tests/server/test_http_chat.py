@@ -61,6 +61,19 @@ def test_chat_without_a_session_forgets(http: TestClient, stage: Stage) -> None:
     assert http.get("/v1/history").json()["data"] == []
 
 
+def test_of_a_long_conversation_the_newest_is_held_and_the_history_has_all(
+    http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chats, "MOST_MESSAGES", 4)
+    id = http.post("/session", json={}).json()["session_id"]
+    for n in range(5):
+        http.post("/chat", json={"message": str(n), "session_id": id})
+    with http.websocket_connect(f"{SOCKET}?session_id={id}") as socket:
+        said = [message["content"] for message in read(socket, "session")[0]["messages"]]
+    assert said == ["3", ANSWER, "4", ANSWER]
+    assert len(http.get(f"/v1/history/{id}").json()["messages"]) == 10
+
+
 def test_a_session_remembers_and_the_history_has_it(http: TestClient, stage: Stage) -> None:
     begun = http.post("/session", json={"persona": "aria", "title": "Noon"})
     assert begun.status_code == 201

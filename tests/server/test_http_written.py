@@ -19,6 +19,8 @@ from personaplex.server.http import (
     speaker,
     turnstile,
 )
+from personaplex.server.realtime import items
+from personaplex.server.realtime import routes as realtime
 from personaplex.server.settings import ServerSettings
 from tests.server.cascade import Stage, stage
 
@@ -75,8 +77,11 @@ def test_the_numbers_are_the_codes() -> None:
         f"and `max_seconds` is {respond.MOST_TAIL_SECONDS:g} at most",
         f"JSON of {bodies.MOST_JSON_BYTES >> 20} MiB, uploads of {defaults.most_upload_bytes >> 20} MiB",
         f"texts of {shapes.MOST_CHARACTERS:,} characters",
-        f"{speaker.MOST_AT_ONCE} texts spoken and {listener.MOST_AT_ONCE} recordings written down at once, "
-        f"{turnstile.MOST_WAITING} more wait",
+        f"{speaker.MOST_AT_ONCE} texts spoken, {listener.MOST_AT_ONCE} recordings written down and "
+        f"{respond.MOST_READ_AT_ONCE} read for `respond` at once, {turnstile.MOST_WAITING} more wait, "
+        f"{turnstile.MOST_SECONDS:g} s at most",
+        f"at most {store.MOST_TEXT_IN_MEMORY >> 20} Mi characters",
+        f"{items.MOST_WRITTEN:,} characters in one conversation; {realtime.MOST_SESSIONS} sessions",
         f"stops coming for {bodies.STALLED_SECONDS:g} s gets 408, a reader who takes nothing for "
         f"{replies.UNREAD_SECONDS:g} s",
         f"`--resume-seconds` ({defaults.resume_seconds:g})",
@@ -85,4 +90,4 @@ def test_the_numbers_are_the_codes() -> None:
         "`speed` (0.25 to 4, at the same pitch)",
     ):
         assert sentence in TEXT, sentence
-    assert set(catalogue.OPENAI_MODELS) >= {"tts-1", "whisper-1"} and "alloy" in speaker.OPENAI_VOICES
+    assert set(catalogue.OPENAI_MODELS) >= {"tts-1", "whisper-1"} and "alloy" in speaker.NOBODYS_VOICES

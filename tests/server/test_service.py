@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from personaplex.conversation import Audio, Settings
-from personaplex.errors import Busy, CheckpointError, PersonaError, Unavailable
-from personaplex.server.service import Backends, Service
+from personaplex.errors import Busy, CheckpointError, PersonaError, Unavailable, UsageError
+from personaplex.server.service import Backends, Mode, Service
 from tests.contract.scripted import FRAME
 from tests.server.conftest import settings
 
@@ -136,3 +136,22 @@ def test_steps_of_the_real_engine_are_counted(tiny_service: Service) -> None:
         for _ in session.events():
             pass
     assert steps() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "wrong"),
+    [
+        ("duplex", {"audio_top_k": 1 << 40}),
+        ("duplex", {"nonsense": 1}),
+        ("duplex", {"text_top_k": 1.5}),
+        ("cascade", {"audio_top_k": 5}),
+        ("cascade", {"text_temperature": -1.0}),
+    ],
+)
+def test_sampling_that_cannot_be_is_refused_when_it_is_chosen(
+    scripted_service: Make, mode: Mode, wrong: dict[str, float]
+) -> None:
+    service = scripted_service()
+    with pytest.raises(UsageError):
+        service.choose(sampling=wrong, mode=mode)
+    assert service.choose(sampling={"text_temperature": 0.5}, mode=mode).sampling == {"text_temperature": 0.5}

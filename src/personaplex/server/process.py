@@ -104,10 +104,12 @@ class Server(uvicorn.Server):
         self._draining = asyncio.create_task(self._drain(), name="personaplex-drain")
 
     async def _drain(self) -> None:
-        await self._service.drain()
-        # Whoever is still there is told by the end of their conversation, and has a moment to be told.
-        await asyncio.to_thread(self._service.close)
-        self.should_exit = True
+        try:
+            await self._service.drain()
+            # Whoever is still there is told by the end of their conversation, and has a moment to be told.
+            await asyncio.to_thread(self._service.close)
+        finally:
+            self.should_exit = True
 
 
 def serve(service: Service, bound: socket.socket, announce: Callable[[], None]) -> None:

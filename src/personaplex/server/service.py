@@ -24,7 +24,8 @@ from typing import Literal
 from personaplex.cascade.registry import default_recogniser
 from personaplex.cascade.session import DEFAULTS, ChatSession, Engines, chosen
 from personaplex.conversation import Backend, Settings
-from personaplex.errors import PersonaError, PersonaPlexError, Unavailable
+from personaplex.engine.sampling import Sampling as ModelSampling
+from personaplex.errors import PersonaError, PersonaPlexError, Unavailable, UsageError
 from personaplex.persona import Parts, Persona, read_personas
 from personaplex.server.backends import Backends, Mode, Sampling
 from personaplex.server.history.record import Kind
@@ -250,8 +251,10 @@ class Service:
     ) -> Settings:
         """How a caller's conversation starts: what was asked for, and the persona's own where nothing was (None).
 
-        An empty voice or prompt is none at all. Raises PersonaError for names that nobody knows.
+        An empty voice or prompt is none at all. Raises PersonaError for names that nobody knows, UsageError for
+        sampling that cannot be.
         """
+        _check_sampling(sampling or {}, mode)
         role, named = self.persona(persona), None if voice is None else self.voice(voice, mode)
         if mode == "cascade":
             # A persona's name brings its engines; a role in other words goes with the default's.
@@ -365,3 +368,11 @@ class Service:
     def is_ready(self) -> bool:
         """Whether a caller would be taken now: loaded, not full, not about to stop."""
         return self._state == "ready" and not self.is_full
+
+
+def _check_sampling(asked: Sampling, mode: Mode) -> None:
+    """Raise UsageError now for what would end the conversation when it begins."""
+    known = [field.name for field in dataclasses.fields(ModelSampling)] if mode == "duplex" else ["text_temperature"]
+    if unknown := sorted(set(asked) - set(known)):
+        raise UsageError(f"unknown sampling {unknown[0][:80]!r}; the {mode} mode knows {', '.join(known)}")
+    ModelSampling(**asked)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 
-from personaplex.server.moshi import ear
+from personaplex.server.moshi import ear, ogg
 from personaplex.server.moshi.ear import Ear
 from personaplex.server.moshi.opus import OpusWriter
 
@@ -129,3 +129,22 @@ def test_its_sender_waits_when_too_much_waits(monkeypatch: pytest.MonkeyPatch) -
         listening.cancel()
 
     assert hearing(test).shed == 0
+
+
+def test_a_message_of_thousands_of_packets_keeps_nobody_waiting() -> None:
+    packets = [b"\xe0" + bytes(20)] * 1800  # of 2.5 ms each
+    sound = [ogg.write_page(one, flags=0, granule=0, serial=42, sequence=2 + n) for n, one in enumerate(packets)]
+    stream = pages(0) + sound
+    n_turns = 0
+
+    async def test(ear: Ear, session: Deaf) -> None:
+        nonlocal n_turns
+        hearing = asyncio.create_task(ear.hear(b"".join(stream)))
+        while not hearing.done():
+            n_turns += 1
+            await asyncio.sleep(0)
+        await hearing
+        assert session.n_waiting == -(-1800 * 60 // 1920)  # all of it
+
+    hearing(test)
+    assert n_turns > 5

@@ -15,6 +15,7 @@ from personaplex.conversation import (
     AgentText,
     AnswerBegan,
     AnswerOver,
+    Capabilities,
     Ended,
     Error,
     Interrupted,
@@ -27,8 +28,11 @@ from personaplex.conversation import (
     UserText,
 )
 from personaplex.errors import EngineError
+from personaplex.server.realtime import items
 from personaplex.server.realtime.machine import Close, Do, DropSound, Forget, Resume
 from tests.server.realtime.told import (
+    BY_TURNS,
+    DUPLEX,
     Told,
     append,
     check,
@@ -496,3 +500,24 @@ def test_old_items_leave() -> None:
     told = Told()
     told.say(message("first", id="first"), *(message("more") for _ in range(1000)))
     assert error(told.say({"type": "conversation.item.retrieve", "item_id": "first"}))["code"] == "item_not_found"
+
+
+@pytest.mark.parametrize("able", [BY_TURNS, DUPLEX])
+def test_a_client_writes_so_much_into_a_conversation_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, able: Capabilities
+) -> None:
+    monkeypatch.setattr(items, "MOST_WRITTEN", 1000)
+    told = Told(able)
+
+    def write(name: str, n: int) -> list[str]:
+        made = told.say({"type": "conversation.item.create", "item": message("x" * n, id=name)["item"]})
+        return [error(made)["code"]] if kinds(made) == ["error"] else kinds(made)
+
+    taken = ["conversation.item.added", "conversation.item.done"]
+    assert write("a", 600) == taken
+    assert write("b", 401) == ["conversation_too_long"]
+    assert write("c", 400) == taken
+    assert write("d", 1) == ["conversation_too_long"]
+    if not able.full_duplex:
+        told.say({"type": "conversation.item.delete", "item_id": "a"})
+        assert write("e", 600) == taken

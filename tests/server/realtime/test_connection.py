@@ -75,3 +75,17 @@ def test_all_is_sent_before_it_is_closed() -> None:
         assert socket.taken == [str(n) for n in range(50)] and socket.closed == (1012, "shutdown")
 
     asyncio.run(send())
+
+
+def test_a_reader_who_does_not_take_the_end_either_is_not_waited_for() -> None:
+    class Stuck(Socket):
+        async def close(self, code: int, reason: str) -> None:
+            await asyncio.Event().wait()
+
+    async def send() -> None:
+        connection = hold(Stuck(100), 0.05)
+        connection.close(1000, "over")
+        async with asyncio.timeout(5.0):
+            await connection.wait()
+
+    asyncio.run(send())

@@ -29,6 +29,20 @@ def run(intake: Intake, lived: int, *, given: int = 0) -> tuple[list[np.ndarray 
     return got, lived
 
 
+def test_crumbs_are_put_together_and_what_is_shed_leaves_nothing_behind() -> None:
+    intake = Intake()
+    crumbs = np.arange(50_000, dtype=np.float32)
+    for crumb in np.split(crumbs, len(crumbs)):
+        intake.push(crumb, 0.0)
+    assert len(intake._items) < 50
+    got, _ = run(intake, 0)
+    sound = np.concatenate([item for item in got if isinstance(item, np.ndarray)])
+    assert np.array_equal(sound, crumbs)
+    for _ in range(200):  # ten times as much as may wait, and nobody hears
+        assert len(intake._items) < 100
+        intake.push(np.ones(3 * 24_000, np.float32), 0.0)
+
+
 @settings(max_examples=50)
 @given(st.lists(st.one_of(st.integers(1, 40_000), st.just(BEGIN), st.just(END)), max_size=12))
 def test_nothing_is_lost_and_what_is_to_be_done_keeps_its_place(what: list[int | Do]) -> None:

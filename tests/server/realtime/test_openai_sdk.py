@@ -137,6 +137,7 @@ def test_the_one_that_blocks_speaks_with_the_duplex_model(address: str) -> None:
                 n_bytes += len(b64decode(event.delta))
                 if n_bytes == 2 * 1920 * 10:
                     break
+    assert n_bytes == 2 * 1920 * 10
 
 
 def test_a_token_is_asked_for_and_a_mistake_is_an_error_event(

@@ -16,6 +16,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from personaplex.by_turns import Call
+from personaplex.server.realtime import routes
+from personaplex.server.realtime.connection import Connection
+from personaplex.server.realtime.live import Live
 from personaplex.server.service import Backends, Service
 from tests.cascade_engines import Engines, silence, speech
 from tests.server.conftest import scripted_backends, serving, settings
@@ -213,6 +216,33 @@ def test_a_line_that_is_cut_while_the_agent_speaks_loses_no_sound(address: str, 
     assert np.allclose(sound, np.repeat([0.25, 0.125, 0.0625], 24_000)[: len(sound)], atol=0.001)
 
 
+def test_what_ended_while_a_client_was_away_is_told_when_it_comes_back(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noticed, detach = threading.Event(), Live.detach
+
+    def notice(live: Live, connection: Connection, *, ends: bool) -> None:
+        detach(live, connection, ends=ends)
+        noticed.set()
+
+    monkeypatch.setattr(Live, "detach", notice)
+    with calling(address, "mode=duplex") as caller:
+        caller.say("session.start")
+        caller.until("response.created")
+        caller.cut()
+        assert noticed.wait(10)
+        service.close()
+        eventually(lambda: not service.in_use())
+        with calling(address, "mode=duplex") as back:
+            resume(back, caller)
+            assert back.until("response.done")["response"]["status"] == "cancelled"
+            assert back.until("session.closed")["reason"] == "shutdown"
+            assert back.end()[0] == 1012
+        with calling(address, "mode=duplex") as late:  # told once, it is gone
+            late.say("session.resume", resume_token=caller.session["resume_token"], server_event_seq=0)
+            assert late.until("error")["error"]["code"] == "session_resume_expired"
+
+
 def test_another_connection_takes_a_session_over_from_one_that_is_half_open(address: str) -> None:
     with calling(address, "mode=duplex") as before, calling(address, "mode=duplex") as after:
         before.speak(LOUD[:1920])
@@ -279,6 +309,16 @@ def test_a_full_server_refuses_in_words_whoever_begins_and_nobody_else(address: 
     for context in callers:
         context.__exit__(None, None, None)
     eventually(lambda: service.in_use() == 0)
+
+
+def test_who_is_only_connected_takes_room_too(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "MOST_SESSIONS", 2)
+    with calling(address) as first, calling(address) as second:
+        with calling(address) as third:
+            assert third.told[0]["error"]["code"] == "resource_exhausted" and third.end()[0] == 1013
+        for caller in (first, second):
+            caller.say("session.start")
+            caller.until("session.ready")
 
 
 def test_a_mode_that_is_not_served_is_refused_in_words(address: str) -> None:

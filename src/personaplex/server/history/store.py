@@ -33,6 +33,9 @@ MOST_SESSIONS_IN_MEMORY = 1000
 MOST_SOUND_IN_MEMORY = 256 << 20
 """Bytes: some 45 minutes. Beyond either the oldest go; a database holds what its disk holds."""
 
+MOST_TEXT_IN_MEMORY = 64 << 20
+"""Characters: some months of talk. Beyond that the oldest turns go."""
+
 MOST_WAITING = 10_000
 """Things to write down that may wait for a slow disk; what comes then is not kept."""
 
@@ -40,6 +43,9 @@ PIECE_SECONDS = 2.0
 """Sound is written in such pieces, so that is what the end of the process may take with it."""
 
 _PRUNE_SECONDS = 60.0
+_PRUNE_WRITES = 500
+"""However soon they come."""
+
 _log = logging.getLogger("personaplex.server")
 
 
@@ -138,6 +144,7 @@ class History:
         self._waiting = 0
         self._failing = False
         self._pruned = 0.0
+        self._n_since = 0
         try:
             self._engine: Engine = self._pool.submit(open_tables, self._url).result()
         except BaseException:
@@ -187,8 +194,10 @@ class History:
     def _transact(self, call: Callable[[Connection], T]) -> T:
         try:
             with self._engine.begin() as connection:
-                if time.monotonic() >= self._pruned + _PRUNE_SECONDS or not self._pruned:
-                    self._pruned = time.monotonic()
+                self._n_since += 1
+                is_due = time.monotonic() >= self._pruned + _PRUNE_SECONDS or self._n_since > _PRUNE_WRITES
+                if is_due or not self._pruned:
+                    self._pruned, self._n_since = time.monotonic(), 0
                     self._prune(connection)
                 return call(connection)
         except SQLAlchemyError as error:
@@ -258,6 +267,9 @@ class History:
         while (connection.scalar(select(func.sum(sounds.c.n_samples))) or 0) * 4 > MOST_SOUND_IN_MEMORY:
             oldest = select(sounds.c.session).order_by(sounds.c.id).limit(1).scalar_subquery()
             connection.execute(delete(sounds).where(sounds.c.session == oldest))
+        while (connection.scalar(select(func.sum(func.length(turns.c.text)))) or 0) > MOST_TEXT_IN_MEMORY:
+            first = select(turns.c.id).order_by(turns.c.id).limit(100)
+            connection.execute(delete(turns).where(turns.c.id.in_(first)))
 
     async def close(self) -> None:
         """Write what waits, and end."""

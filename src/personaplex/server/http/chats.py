@@ -17,7 +17,7 @@ from typing import Any
 
 from personaplex.cascade.engine import Message
 from personaplex.cascade.responder import NAME as RESPONDER
-from personaplex.cascade.session import ChatSession
+from personaplex.cascade.session import MOST_MESSAGES, ChatSession
 from personaplex.errors import Busy, Closed, ConversationError, PersonaPlexError, Unavailable
 from personaplex.persona import Parts
 from personaplex.server.history.record import Turn
@@ -114,6 +114,8 @@ class Chat:
             error = failed
             if not isinstance(failed, PersonaPlexError):
                 tell("an answer failed", error=failed)
+        # Of what the language model is told no more the history has a copy.
+        self.session.restore(self.session.history[-MOST_MESSAGES:])
         try:
             kept = await self._keep(said, persona)
         finally:
@@ -235,7 +237,7 @@ class Chats:
             return chat
         known = found.persona if found.persona in self._service.personas else None
         session = self._service.chat_session(known)
-        session.restore(Message(turn.role, turn.text) for turn in turns)
+        session.restore(Message(turn.role, turn.text) for turn in turns[-MOST_MESSAGES:])
         return self._hold(Chat(session, id, history.begin("chat", id=id, persona=session.persona.name)))
 
     def _check_open(self) -> None:

@@ -31,6 +31,7 @@ from personaplex.server.http.listener import Listener
 from personaplex.server.http.replies import PatientResponse, begun
 from personaplex.server.http.shapes import REFUSED, RespondResponse
 from personaplex.server.http.speaker import Speaker
+from personaplex.server.http.turnstile import Turnstile
 from personaplex.server.service import Service
 from personaplex.server.session import Session
 from personaplex.talk import SilenceWatch, StopRule
@@ -40,6 +41,9 @@ MOST_INPUT_SECONDS = 300.0
 MOST_TAIL_SECONDS = 120.0
 MOST_WAIT_SECONDS = 900.0
 """An answer that takes longer than this to be made is given up."""
+
+MOST_READ_AT_ONCE = 2
+"""Recordings: whoever has no slot yet must not take the processor from those who have."""
 
 _FEED_FRAMES = 12
 _CHUNK_FRAMES = 12
@@ -82,6 +86,7 @@ def router(service: Service, chats: Chats, listener: Listener, speaker: Speaker)
     """The route."""
     kind = bounded(service.settings.most_upload_bytes)
     routes = APIRouter(prefix="/v1", tags=["audio"], route_class=kind, responses=REFUSED)
+    reading = Turnstile(MOST_READ_AT_ONCE)
     audio = {"schema": {"type": "string", "format": "binary"}}
 
     @routes.post("/respond", response_model=RespondResponse, responses={200: {"content": {"audio/wav": audio}}})
@@ -112,7 +117,8 @@ def router(service: Service, chats: Chats, listener: Listener, speaker: Speaker)
         wish = Wish(persona or None, voice or None, prompt, seed, max_seconds, record)
         answer = Answer(chosen_mode, service.persona(wish.persona).name)
         if chosen_mode == "duplex":
-            user = await asyncio.to_thread(read_audio, file.file, MOST_INPUT_SECONDS)
+            async with reading:
+                user = await asyncio.to_thread(read_audio, file.file, MOST_INPUT_SECONDS)
             pieces = _duplex(service, user, wish, answer, request)
         else:
             answer.transcript = service.history.begin("respond", persona=answer.persona)

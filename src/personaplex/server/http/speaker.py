@@ -12,9 +12,10 @@ from personaplex.cascade.worker import Worker
 from personaplex.errors import PersonaError, UsageError
 from personaplex.server.http.sound import Form, SoundStream
 from personaplex.server.http.turnstile import Turnstile
+from personaplex.server.realtime.configuration import DEFAULT_VOICE, OPENAI_VOICES
 from personaplex.server.service import Service
 
-OPENAI_VOICES = frozenset("alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse default".split())
+NOBODYS_VOICES = OPENAI_VOICES | {DEFAULT_VOICE}
 """Clients send one of these where nobody chose any: they stand for the default voice, unless a persona is called so."""
 
 MOST_AT_ONCE = 4
@@ -43,7 +44,7 @@ class Speaker:
         """
         if persona is None and voice in self._service.personas:
             persona, voice = voice, None
-        if voice is not None and voice.lower() in OPENAI_VOICES:
+        if voice is not None and voice.lower() in NOBODYS_VOICES:
             voice = None
         parts = self._service.parts(persona)
         return Plan(parts.synthesiser or "", voice or parts.voice, language or parts.language, voice is not None)

@@ -10,9 +10,15 @@ from personaplex.errors import Busy
 
 MOST_WAITING = 16
 
+MOST_SECONDS = 120.0
+"""That one waits: those inside may be readers who take their time."""
+
 
 class Turnstile:
-    """`async with turnstile:` as one of `most` at once, after at most `queue` others who wait. Raises Busy."""
+    """`async with turnstile:` as one of `most` at once, after at most `queue` others who wait.
+
+    Raises Busy, also for who waited too long.
+    """
 
     def __init__(self, most: int, queue: int = MOST_WAITING) -> None:
         self.most = most
@@ -25,7 +31,11 @@ class Turnstile:
             raise Busy(self._inside, self.most + self._queue)
         self._inside += 1
         try:
-            await self._room.acquire()
+            async with asyncio.timeout(MOST_SECONDS):
+                await self._room.acquire()
+        except TimeoutError:
+            self._inside -= 1
+            raise Busy(self.most, self.most) from None
         except BaseException:
             self._inside -= 1
             raise

@@ -7,6 +7,7 @@ recording that is sent at once. Only if it waits because the machine is slower t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 import numpy as np
@@ -30,6 +31,9 @@ PATIENCE_SECONDS = 5.0
 _UNANSWERED_SAMPLES = 8 * FRAME_SAMPLES
 """Sound that is given without an answer to the first of it: no conversation sheds so little."""
 
+_TURN_SECONDS = 0.005
+"""Decoding for so long, it is the other callers' turn."""
+
 
 class Ear:
     """One caller's. It belongs to one event loop."""
@@ -50,7 +54,7 @@ class Ear:
 
         Raises AudioError for what cannot be read, UsageError when too much comes before the conversation listens.
         """
-        pcm = self._reader.push(data)
+        pcm = await self._decode(data)
         async with self._changed:
             for start in range(0, len(pcm), FRAME_SAMPLES):
                 self._waiting.append(pcm[start : start + FRAME_SAMPLES])
@@ -62,6 +66,15 @@ class Ear:
             if self._n_waiting > MOST_WAITING_SECONDS * SAMPLE_RATE and not self._is_listening:
                 raise UsageError(f"over {MOST_WAITING_SECONDS:g} s of sound came before the conversation could begin")
             await self._changed.wait_for(lambda: self._n_waiting <= MOST_WAITING_SECONDS * SAMPLE_RATE)
+
+    async def _decode(self, data: bytes) -> np.ndarray:
+        pieces, until = [np.zeros(0, np.float32)], time.perf_counter() + _TURN_SECONDS
+        for piece in self._reader.pieces(data):
+            pieces.append(piece)
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + _TURN_SECONDS
+        return np.concatenate(pieces)
 
     def _shed_if_late(self, now: float) -> None:
         """Every few seconds: a recording comes faster than time, and is waited for; what comes in time is not."""

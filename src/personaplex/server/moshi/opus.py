@@ -84,7 +84,11 @@ class OpusReader:
 
     def push(self, data: bytes) -> np.ndarray:
         """The samples that `data` completes."""
-        seconds, pieces = 0.0, [np.zeros(0, np.float32)]
+        return np.concatenate([np.zeros(0, np.float32), *self.pieces(data)])
+
+    def pieces(self, data: bytes) -> Iterator[np.ndarray]:
+        """The same, packet by packet: a message may hold two thousand of them, which take a second to decode."""
+        seconds = 0.0
         for page in self._pages.push(data):
             if page.flags & FIRST:
                 self._packets, self._serial, self._decoder = Packets(), page.serial, None
@@ -94,8 +98,7 @@ class OpusReader:
                     raise AudioError(
                         f"a message holds more than {MOST_SECONDS:g} s of sound; send it as it is recorded"
                     )
-                pieces.append(self._decode(packet))
-        return np.concatenate(pieces)
+                yield self._decode(packet)
 
     def _packets_of(self, page: Page) -> Iterator[bytes]:
         """Packets of sound; what comes before them is read here."""

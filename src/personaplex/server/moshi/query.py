@@ -31,12 +31,11 @@ def read_query(query: QueryParams, service: Service) -> Settings:
 
     Raises PersonaError for an unknown voice, UsageError for what is no number or out of range.
     """
-    from personaplex.engine.sampling import Sampling, check_seed
+    from personaplex.engine.sampling import check_seed
 
     sampling = {
         ours: _number(query, name, kind) for name, (ours, kind) in SAMPLING.items() if _first(query, name) is not None
     }
-    Sampling(**sampling)  # type: ignore[arg-type]
     seed = None if _first(query, "seed") is None else int(_number(query, "seed", int))
     if seed == _NO_SEED:
         seed = None

@@ -76,5 +76,7 @@ class Connection:
                         self.too_slow = True
                         return
                 if self._end is not None:
-                    await self._socket.close(*self._end)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self._patience):
+                            await self._socket.close(*self._end)
                     return

@@ -40,7 +40,11 @@ class Intake:
         """Take sound [S] that came at `now` seconds; how many samples were shed for it."""
         self._ahead = max(0.0, self._ahead - (now - self._at)) + len(pcm) / SAMPLE_RATE
         self._at = now
-        self._items.append(pcm)
+        last = self._items[-1] if self._items else None
+        if isinstance(last, np.ndarray) and len(last) < FRAME_SAMPLES:  # thousands of crumbs are a few pieces
+            self._items[-1] = np.concatenate([last, pcm])
+        else:
+            self._items.append(pcm)
         self._n_waiting += len(pcm)
         # Who was kept waiting for the beginning is not behind through a fault of theirs or ours: it is caught up with.
         may_wait = min(MOST_SECONDS, self._ahead + LATE_SECONDS if self._kept_up else MOST_SECONDS)
@@ -49,11 +53,16 @@ class Intake:
     def _shed(self, n: int) -> int:
         if n <= 0:
             return 0
-        left = n
-        for at, item in enumerate(self._items):
-            if isinstance(item, np.ndarray) and left:
-                self._items[at] = item[left:]
-                left -= min(left, len(item))
+        left, kept = n, list[np.ndarray | Do]()
+        while left:
+            item = self._items.popleft()
+            if isinstance(item, Do):
+                kept.append(item)
+                continue
+            if len(item) > left:
+                kept.append(item[left:])
+            left -= min(left, len(item))
+        self._items.extendleft(reversed(kept))
         self._n_waiting -= n
         self.n_shed += n
         return n

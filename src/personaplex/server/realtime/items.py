@@ -16,6 +16,9 @@ MOST_TEXT = 20_000
 
 MOST_WORDS = 4_000
 
+MOST_WRITTEN = 4_000_000
+"""Characters of a client in one conversation: more than a language model reads, and little of a server's memory."""
+
 _TEXTS = {"user": {"input_text"}, "system": {"input_text"}, "assistant": {"output_text", "text"}}
 
 ItemType = Literal["message", "function_call", "function_call_output"]
@@ -26,7 +29,8 @@ Status = Literal["in_progress", "completed", "incomplete"]
 class Item:
     """One of them; `before` is the id of the one before it.
 
-    `words` are what the agent said, each with the milliseconds of its item at which it was over.
+    `n_written` are the characters that a client wrote; `words` are what the agent said, each with the milliseconds of
+    its item at which it was over.
     """
 
     id: str
@@ -39,6 +43,7 @@ class Item:
     before: str | None = None
     audio_ms: int = 0
     words: list[tuple[int, str]] = field(default_factory=list)
+    n_written: int = 0
 
     @property
     def text(self) -> str:
@@ -89,6 +94,7 @@ class Items:
 
     def __init__(self) -> None:
         self._items: dict[str, Item] = {}
+        self._n_written = 0
 
     def __contains__(self, name: str) -> bool:
         return name in self._items
@@ -111,8 +117,15 @@ class Items:
                 return item.call
         raise Refused("invalid_tool_call_id", f"no tool was called as {call_id[:80]!r}", param="item.call_id")
 
+    def check(self, item: Item) -> None:
+        """Raise Refused where a client has written too much for one more."""
+        if self._n_written + item.n_written > MOST_WRITTEN:
+            why = f"at most {MOST_WRITTEN} characters can be written into a conversation; delete some, or begin another"
+            raise Refused("conversation_too_long", why, param="item")
+
     def add(self, item: Item) -> None:
         """Put it at the end."""
+        self._n_written += item.n_written
         item.before = self.last
         self._items[item.id] = item
         if len(self._items) > MOST_ITEMS:
@@ -122,11 +135,19 @@ class Items:
         """Take one out. Raises Refused."""
         item = self.find(name)
         del self._items[name]
+        self._n_written -= item.n_written
         return item
 
 
 def made_by_client(asked: ItemObject, name: str, items: Items) -> Item:
-    """An item of a client. Raises Refused for one that says nothing, or what nobody here can read."""
+    """An item of a client. Raises Refused for one that says nothing, what nobody here can read, or too much."""
+    item = _made(asked, name, items)
+    item.n_written = len(item.text) + len(item.output) + (0 if item.type == "message" else len(asked.arguments or ""))
+    items.check(item)
+    return item
+
+
+def _made(asked: ItemObject, name: str, items: Items) -> Item:
     if asked.type == "function_call_output":
         if asked.call_id is None or asked.output is None:
             raise Refused("missing_required_parameter", "a result has a call_id and an output", param="item")

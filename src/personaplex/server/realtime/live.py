@@ -83,6 +83,8 @@ class Live:
         self._last_sound = -QUIET_SECONDS
         self._tasks: set[asyncio.Task[None]] = set()
         self._grace: asyncio.TimerHandle | None = None
+        self._untold_end: tuple[int, str] | None = None
+        self._is_free = False
         self.is_over = False
         kind: type[Machine] = DuplexMachine if mode == "duplex" else TurnsMachine
         self._machine = kind(about, dialect)
@@ -101,6 +103,8 @@ class Live:
             before.close(1000, "replaced: the session goes on in another connection")
         for kept in missed:
             connection.send(kept)
+        if self._untold_end is not None:
+            self._close(*self._untold_end)
         self._perform()
         return True
 
@@ -287,9 +291,26 @@ class Live:
     # The end.
 
     def _close(self, code: int, reason: str) -> None:
+        """The conversation is over: whoever is away is told so, after what went before, when they come back in time."""
         if self._connection is not None:
             self._connection.close(code, reason)
+        elif self._grace is not None:
+            self._untold_end = code, reason
+            self._free()
+            return
         self.end()
+
+    def _free(self) -> None:
+        if self._is_free:
+            return
+        self._is_free = True
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        if self._session is not None:
+            self._session.close()
+        if self._scribe is not None:
+            self._scribe.close()
 
     def end(self) -> None:
         """End for good, and free the slot. Harmless when it has ended."""
@@ -298,13 +319,7 @@ class Live:
         self.is_over = True
         if self._grace is not None:
             self._grace.cancel()
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
-        if self._session is not None:
-            self._session.close()
-        if self._scribe is not None:
-            self._scribe.close()
+        self._free()
         self._gone(self)
 
 

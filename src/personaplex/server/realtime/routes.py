@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket
 
-from personaplex.errors import PersonaPlexError, UsageError
+from personaplex.errors import Busy, PersonaPlexError, UsageError
 from personaplex.server.log import tell
 from personaplex.server.realtime.connection import Connection
 from personaplex.server.realtime.dialect import Dialect
@@ -19,6 +19,9 @@ from personaplex.server.service import Mode, Service
 
 SUBPROTOCOL = "realtime"
 BETA_HEADER, BETA_SUBPROTOCOL = "realtime=v1", "openai-beta.realtime-v1"
+
+MOST_SESSIONS = 256
+"""That are held at once, most of which have no slot: whoever is only connected takes room, too."""
 
 _DELIBERATE = (1000, 1001, 1005)
 """Close codes of a client that wants to leave; RFC 6455, section 7.4.1."""
@@ -69,6 +72,8 @@ class Lobby:
             await connection.end()
 
     def _new(self, query: Any, dialect: Dialect) -> Live:
+        if len(self._sessions) >= MOST_SESSIONS:
+            raise Busy(len(self._sessions), MOST_SESSIONS)
         live = Live(self._service, self._mode(query.get("mode"), query.get("model")), dialect, self._forget)
         self._sessions[live.token] = live
         return live
