@@ -240,6 +240,19 @@ def test_the_speaker_refuses_who_is_too_many(stage: Stage, monkeypatch: pytest.M
         assert refused.status_code == 429 and refused.headers["retry-after"]
 
 
+def test_nothing_is_begun_when_the_server_is_about_to_stop(stage: Stage) -> None:
+    service = stage.service()
+    with open_client(service) as http:
+        assert http.post("/v1/audio/speech", json={"input": "Hello", "voice": "one"}).status_code == 200
+        service.begin_drain()
+        for refused in (
+            http.post("/v1/audio/speech", json={"input": "Hello", "voice": "one"}),
+            http.post("/v1/audio/transcriptions", files={"file": ("day.wav", wav(SAID))}, data={"model": "whisper-1"}),
+        ):
+            assert refused.status_code == 503 and "about to stop" in refused.json()["error"]["message"]
+            assert refused.headers["retry-after"]
+
+
 def test_voices_of_both_kinds(shared: Shared) -> None:
     found = shared.http.get("/v1/voices").json()
     assert found["voices"] == ["NATF0", "NATM1", "one", "two"]

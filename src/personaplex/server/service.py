@@ -308,9 +308,13 @@ class Service:
         self.metrics.refusals.labels(refusal(error).code).inc()
         tell("refused", client=client, code=refusal(error).code, error=None)
 
-    def _backend(self, mode: Mode) -> Backend:
+    def check_takes_work(self) -> None:
+        """Raise Unavailable when the server is about to stop."""
         if self._state == "draining":
             raise Unavailable("the server is about to stop and takes no new calls; try another, or again later")
+
+    def _backend(self, mode: Mode) -> Backend:
+        self.check_takes_work()
         backend = self.backends.of(mode)
         if backend is None:
             raise Unavailable(f"this server has no {mode} model; it serves {' and '.join(self.modes)}")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from personaplex.server.http import (
     catalogue,
@@ -33,11 +33,15 @@ def router(service: Service) -> APIRouter:
         yield
         await chats.close()
 
+    async def takes_work() -> None:
+        service.check_takes_work()
+
+    work = [Depends(takes_work)]
     routes = APIRouter(lifespan=life)
     routes.include_router(seeds.router(service, chats, speaker))
     routes.include_router(chat_socket.router(service, chats))
-    routes.include_router(speech.router(service, speaker))
-    routes.include_router(transcriptions.router(service, listener))
+    routes.include_router(speech.router(service, speaker), dependencies=work)
+    routes.include_router(transcriptions.router(service, listener), dependencies=work)
     routes.include_router(respond.router(service, chats, listener, speaker))
     routes.include_router(catalogue.router(service))
     routes.include_router(history.router(service, chats))
