@@ -111,7 +111,7 @@ def rows(mimi: Mimi, per_row: int, seed: int, *, processes: int = 0) -> list[Row
     held_out = [value for group in list(groups)[:2] for value in measured[group]]
     made = [mean_row("codec: STOI, held-out voices", held_out, 0.88)]
     made += [mean_row(f"codec: STOI, {group}", values) for group, values in measured.items()]
-    flite = {"slt": AGENTS["NATF0"], "rms": AGENTS["NATM0"], "kal16": AGENTS["NATM1"], "awb": natural}
+    flite = {"slt": AGENTS["NATF1"], "rms": AGENTS["NATM0"], "kal16": AGENTS["NATM1"], "awb": natural}
     n = max(1, per_row // len(flite))
     before, after = words_lost(mimi, list(flite.values()), n, seed + 1, processes=processes)
     made.append(added_row("codec: word error rate added, flite voices", before, after, 0.05))
