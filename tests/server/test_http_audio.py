@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -251,6 +252,32 @@ def test_nothing_is_begun_when_the_server_is_about_to_stop(stage: Stage) -> None
         ):
             assert refused.status_code == 503 and "about to stop" in refused.json()["error"]["message"]
             assert refused.headers["retry-after"]
+
+
+def test_readers_who_take_their_time_hold_nobody_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is made ahead of its reader: the synthesiser's place is free when it is made, not when it is read."""
+    text = "Good day. It is noon. The sun is out. Come in."
+    monkeypatch.setattr(speaker, "MOST_READERS", speaker.MOST_AT_ONCE + 1)
+
+    async def read() -> None:
+        aloud = speaker.Speaker(stage.service())
+        plan = aloud.plan("one")
+        slow = [aloud.read(text, plan, "wav") for _ in range(speaker.MOST_AT_ONCE)]
+        for reader in slow:
+            assert await anext(reader)
+        assert b"".join([piece async for piece in aloud.read(text, plan, "wav")])[:4] == b"RIFF"
+        one_more = aloud.read(text, plan, "wav")
+        assert await asyncio.wait_for(anext(one_more), 5)
+        with pytest.raises(Busy):
+            await anext(aloud.read(text, plan, "wav"))
+        for reader in [*slow, one_more]:
+            await reader.aclose()
+        assert b"".join([piece async for piece in aloud.read(text, plan, "wav")]), "who has gone makes room"
+        assert aloud._ahead == 0
+        monkeypatch.setattr(speaker, "MOST_AHEAD", 0)  # one piece may be ahead: a reader still gets all of it
+        assert len(b"".join([piece async for piece in aloud.read(text, plan, "pcm")])) > 20_000
+
+    asyncio.run(asyncio.wait_for(read(), 20))
 
 
 def test_voices_of_both_kinds(shared: Shared) -> None:
