@@ -23,7 +23,8 @@ import personaplex  # noqa: F401 - before mlx, for its BLAS
 import numpy as np  # isort: skip
 
 from personaplex.errors import PersonaPlexError, UsageError
-from personaplex.evaluate import conversation, items, outcome, recogniser, table
+from personaplex.evaluate.nano import conversation, items, outcome, recogniser, table
+from personaplex.evaluate.row import Row, as_json, as_markdown, from_json, put_between
 from personaplex.evaluate.statistics import median_interval
 from personaplex.files import whole_file
 from personaplex.models.mimi import Mimi
@@ -35,7 +36,7 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def make_items(arguments: argparse.Namespace) -> list[table.Row]:
+def make_items(arguments: argparse.Namespace) -> list[Row]:
     """Stage 1."""
     tests = arguments.tests.split(",") if arguments.tests else items.TESTS[:-1]
     made, clips = items.make_items(arguments.per_row, arguments.seed, tests)
@@ -44,7 +45,7 @@ def make_items(arguments: argparse.Namespace) -> list[table.Row]:
     return []
 
 
-def generate(arguments: argparse.Namespace) -> list[table.Row]:
+def generate(arguments: argparse.Namespace) -> list[Row]:
     """Stage 2."""
     from personaplex.model import PersonaPlex
 
@@ -66,7 +67,7 @@ def generate(arguments: argparse.Namespace) -> list[table.Row]:
     return []
 
 
-def score(arguments: argparse.Namespace) -> list[table.Row]:
+def score(arguments: argparse.Namespace) -> list[Row]:
     """Stage 3."""
     from personaplex.dialogue import grammar
 
@@ -83,7 +84,7 @@ def score(arguments: argparse.Namespace) -> list[table.Row]:
         heard = recogniser.hear_all(sounds, recogniser.network(grammar()), processes=arguments.processes)
     made = table.rows(test, talks, dict(zip(listened, heard, strict=False)))
     if arguments.model:
-        from personaplex.evaluate.codec import nearest_voice
+        from personaplex.evaluate.nano.codec import nearest_voice
 
         nearest = nearest_voice(load_codec(arguments.model), seed=0)
         made += table.voices(test, talks, nearest)
@@ -98,14 +99,14 @@ def load_codec(model: str) -> Mimi:
     return ModelFolder(Path(resolve(model, CODEC_FILES))).load_mimi()
 
 
-def measure_codec(arguments: argparse.Namespace) -> list[table.Row]:
+def measure_codec(arguments: argparse.Namespace) -> list[Row]:
     """Stage 4."""
-    from personaplex.evaluate import codec
+    from personaplex.evaluate.nano import codec
 
     return codec.rows(load_codec(arguments.model), arguments.per_row, arguments.seed, processes=arguments.processes)
 
 
-def speed(arguments: argparse.Namespace) -> list[table.Row]:
+def speed(arguments: argparse.Namespace) -> list[Row]:
     """Stage 5."""
     from personaplex.bench import load
     from personaplex.bench.machine import describe_machine
@@ -117,9 +118,9 @@ def speed(arguments: argparse.Namespace) -> list[table.Row]:
     p50, p99 = (float(np.percentile(ms, p)) for p in (50, 99))
     nothing = (float("nan"), float("nan"))
     return [
-        table.Row(f"whole frame, real-time factor ({machine})", float(np.mean(factors)), nothing, len(ms), 0.5, True),
-        table.Row("whole frame, median", p50, median_interval(ms), len(ms), unit="ms"),
-        table.Row("whole frame, 99th percentile", p99, nothing, len(ms), unit="ms"),
+        Row(f"whole frame, real-time factor ({machine})", float(np.mean(factors)), nothing, len(ms), 0.5, True),
+        Row("whole frame, median", p50, median_interval(ms), len(ms), unit="ms"),
+        Row("whole frame, 99th percentile", p99, nothing, len(ms), unit="ms"),
     ]
 
 
@@ -163,21 +164,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def report(stage: str, made: list[table.Row], arguments: argparse.Namespace) -> None:
+def report(stage: str, made: list[Row], arguments: argparse.Namespace) -> None:
     """Print the rows, and keep them where asked to."""
     if not made:
         return
     kept = {stage: made}
     if arguments.json:
         stored = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-        stored[stage] = table.as_json(made)
+        stored[stage] = as_json(made)
         with whole_file(arguments.json) as name:
             name.write_text(json.dumps(stored, indent=1))
-        kept = {name: table.from_json(rows) for name, rows in sorted(stored.items(), key=lambda s: s[0] != "score")}
-    markdown = table.as_markdown([row for rows in kept.values() for row in rows])
+        kept = {name: from_json(rows) for name, rows in sorted(stored.items(), key=lambda s: s[0] != "score")}
+    markdown = as_markdown([row for rows in kept.values() for row in rows])
     print(markdown)  # noqa: T201
     if arguments.card:
-        page = table.put_between(arguments.card.read_text(), markdown)
+        page = put_between(arguments.card.read_text(), markdown)
         with whole_file(arguments.card) as name:
             name.write_text(page)
 

@@ -8,7 +8,7 @@ from pystoi import stoi
 
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import CODEC_FILES, resolve
-from personaplex.evaluate.codec import round_trip
+from personaplex.evaluate.nano.codec import round_trip
 from personaplex.models.mimi import Mimi
 from personaplex.speech import AGENTS, say
 from personaplex.speech.identity import pitch

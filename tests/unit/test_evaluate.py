@@ -9,10 +9,11 @@ import pytest
 
 from personaplex.dialogue import agent_lines, grammar, phrasings
 from personaplex.errors import UsageError
-from personaplex.evaluate import conversation, outcome, table
-from personaplex.evaluate.conversation import Conversation, User, converse
-from personaplex.evaluate.items import Item, Turn, load_clips, load_items, make_items, save_items
-from personaplex.evaluate.recogniser import network, word_loop
+from personaplex.evaluate.nano import conversation, outcome, table
+from personaplex.evaluate.nano.conversation import Conversation, User, converse
+from personaplex.evaluate.nano.items import Item, Turn, load_clips, load_items, make_items, save_items
+from personaplex.evaluate.nano.recogniser import network, word_loop
+from personaplex.evaluate.row import BEGIN, END, as_json, as_markdown, from_json, median, put_between, share
 from personaplex.evaluate.statistics import ErrorRate, Share, median_interval, quantile, word_errors, words_of
 from personaplex.model import PersonaPlex
 from personaplex.speech import AGENTS, say
@@ -182,7 +183,7 @@ def test_a_network_shares_beginnings_and_reads_rules() -> None:
 
 def test_perfect_answers_are_right_as_heard_and_shuffled_ones_are_wrong() -> None:
     pytest.importorskip("pocketsphinx")
-    from personaplex.evaluate.recogniser import hear_all
+    from personaplex.evaluate.nano.recogniser import hear_all
 
     answers = [("price", ("lamp", "forty two")), ("opens", ("eight",)), ("capital", ("france", "paris"))]
     items, talks, sounds = [], {}, []
@@ -202,12 +203,12 @@ def test_perfect_answers_are_right_as_heard_and_shuffled_ones_are_wrong() -> Non
 
 
 def test_the_table_stands_between_its_markers() -> None:
-    row = table.share("asked", [True] * 3 + [False], 0.9)
-    markdown = table.as_markdown([row, table.median("stops", [math.inf], 400)])
+    row = share("asked", [True] * 3 + [False], 0.9)
+    markdown = as_markdown([row, median("stops", [math.inf], 400)])
     assert "| asked | ≥ 0.900 | 0.750 (missed) | 0.301 to 0.954 | 4 |" in markdown
     assert "never (missed)" in markdown
-    page = f"# Card\n{table.BEGIN}\nold\n{table.END}\nmore\n"
-    assert table.put_between(page, "new") == f"# Card\n{table.BEGIN}\nnew\n{table.END}\nmore\n"
+    page = f"# Card\n{BEGIN}\nold\n{END}\nmore\n"
+    assert put_between(page, "new") == f"# Card\n{BEGIN}\nnew\n{END}\nmore\n"
     with pytest.raises(UsageError, match="numbers"):
-        table.put_between("# Card", "new")
-    assert table.from_json(table.as_json([row])) == [row]
+        put_between("# Card", "new")
+    assert from_json(as_json([row])) == [row]

@@ -1,6 +1,5 @@
-"""What nano can do, measured: items nobody trained on, conversations with them, a recogniser's ear, one table.
+"""How good is it? Models measured by what they say and when, codecs by what they lose, voices by their likeness.
 
-The stages are separate because they want different machines: `items` makes the test (a synthesiser), `conversation`
-talks through it in batches (an accelerator), `listening` has a recogniser hear the answers (processor cores), `table`
-counts. `codec` measures the codec alone. Every number comes with its 95 % interval.
+Every evaluation ends in one `Result` (`result.py`): rows of numbers with their intervals (`row.py`), and what could not
+be measured. `nano/` holds the test of the model in the package, item by item.
 """

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from personaplex.evaluate.conversation import QUIET_DB, Conversation
-from personaplex.evaluate.items import Item
+from personaplex.evaluate.nano.conversation import QUIET_DB, Conversation
+from personaplex.evaluate.nano.items import Item
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
 
 ANSWER_FRAMES = 38

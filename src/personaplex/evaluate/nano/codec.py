@@ -10,9 +10,9 @@ import numpy as np
 
 from personaplex.dialogue import agent_plan, user_plan
 from personaplex.errors import BackendError
-from personaplex.evaluate.recogniser import hear_all, word_loop
+from personaplex.evaluate.nano.recogniser import hear_all, word_loop
+from personaplex.evaluate.row import Row, share
 from personaplex.evaluate.statistics import Z95, word_errors
-from personaplex.evaluate.table import Row, share
 from personaplex.models.mimi import Mimi
 from personaplex.speech import AGENTS, HELDOUT, Speaker, say
 from personaplex.speech.identity import NearestVoice, embedding

@@ -19,7 +19,7 @@ from personaplex.engine.duplex import Duplex, settle
 from personaplex.engine.generator import Generator
 from personaplex.engine.sampling import Ceiling, Sampling
 from personaplex.errors import UsageError
-from personaplex.evaluate.items import Item
+from personaplex.evaluate.nano.items import Item
 from personaplex.files import whole_file
 from personaplex.model import PersonaPlex
 from personaplex.nn.state import stack

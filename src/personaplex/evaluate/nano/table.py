@@ -3,53 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from personaplex.dialogue import is_new, is_right
-from personaplex.errors import UsageError
-from personaplex.evaluate import outcome
-from personaplex.evaluate.conversation import Conversation
-from personaplex.evaluate.items import Item
-from personaplex.evaluate.statistics import ErrorRate, Share, median_interval, quantile, words_of
+from personaplex.evaluate.nano import outcome
+from personaplex.evaluate.nano.conversation import Conversation
+from personaplex.evaluate.nano.items import Item
+from personaplex.evaluate.row import Row, median, share
+from personaplex.evaluate.statistics import ErrorRate, quantile, words_of
 from personaplex.units import SAMPLE_RATE
 
-BEGIN, END = "<!-- numbers -->", "<!-- /numbers -->"
 Pair = tuple[Item, Conversation]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number: what it is, its 95 % interval, of how many; `goal` None is for information."""
-
-    what: str
-    value: float
-    interval: tuple[float, float]
-    n: int
-    goal: float | None = None
-    at_most: bool = False
-    unit: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the value reaches its goal; None without a goal, or without a value."""
-        if self.goal is None or math.isnan(self.value):
-            return None
-        return self.value <= self.goal if self.at_most else self.value >= self.goal
-
-
-def share(what: str, outcomes: Iterable[bool], goal: float | None = None, *, at_most: bool = False) -> Row:
-    """A row that counts outcomes."""
-    counted = Share.of(outcomes)
-    return Row(what, counted.value, counted.interval, counted.n, goal, at_most)
-
-
-def median(what: str, values: Sequence[float], goal: float | None = None) -> Row:
-    """A row of milliseconds, the fewer the better."""
-    return Row(what, quantile(values, 0.5), median_interval(values), len(values), goal, at_most=True, unit="ms")
 
 
 def rows(
@@ -223,55 +189,3 @@ def _long(pairs: Sequence[Pair]) -> list[Row]:
         )
         for windows in sorted({item.group for item, _ in _of(pairs, "long")}, key=int)
     ]
-
-
-def as_markdown(table: Sequence[Row]) -> str:
-    """The table as a person reads it; a goal that is missed is said to be."""
-    lines = ["| what | goal | measured | 95 % interval | n |", "|---|---|---|---|---|"]
-    for row in table:
-        sign = "" if row.goal is None else ("≤ " if row.at_most else "≥ ") + _number(row.goal, row.unit)
-        verdict = " (missed)" if row.met is False else ""
-        low, high = row.interval
-        interval = "" if math.isnan(low) else f"{_number(low, row.unit)} to {_number(high, row.unit)}"
-        lines.append(f"| {row.what} | {sign} | {_number(row.value, row.unit)}{verdict} | {interval} | {row.n} |")
-    return "\n".join(lines)
-
-
-def _number(value: float, unit: str) -> str:
-    if math.isinf(value):
-        return "never"
-    return f"{value:.0f} {unit}" if unit == "ms" else f"{value:.3f}"
-
-
-def as_json(table: Sequence[Row]) -> list[dict[str, object]]:
-    """The table for machines: no number is infinite or missing, None stands for it."""
-
-    def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    return [
-        asdict(row) | {"value": finite(row.value), "interval": [finite(end) for end in row.interval], "met": row.met}
-        for row in table
-    ]
-
-
-def from_json(entries: Iterable[dict[str, Any]]) -> list[Row]:
-    """What `as_json` made; an infinite median comes back as unknown."""
-
-    def number(value: float | None) -> float:
-        return math.nan if value is None else value
-
-    made = []
-    for entry in entries:
-        low, high = entry["interval"]
-        known = {key: value for key, value in entry.items() if key not in ("met", "value", "interval")}
-        made.append(Row(**known, value=number(entry["value"]), interval=(number(low), number(high))))
-    return made
-
-
-def put_between(page: str, numbers: str) -> str:
-    """`page` with what stands between its two markers replaced. Raises UsageError when it lacks them."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise UsageError(f"the page needs the lines {BEGIN} and {END}, each once, to put the numbers between")
-    before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
-    return f"{page[:before]}\n{numbers.strip()}\n{page[after:]}"
