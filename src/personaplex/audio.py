@@ -65,8 +65,24 @@ def read_audio(source: str | Path | BinaryIO, longest_seconds: float = LONGEST_S
     return np.concatenate([*stream_audio(source, longest_seconds)])
 
 
-def stream_audio(source: str | Path | BinaryIO, longest_seconds: float = math.inf) -> Generator[np.ndarray, None, None]:
-    """Read a recording as `read_audio` does, a few seconds [S] at a time: any length in little memory."""
+def read_channels(path: str | Path, longest_seconds: float = LONGEST_SECONDS) -> list[np.ndarray]:
+    """Read each channel of a recording by itself, as `read_audio` reads their average."""
+    try:
+        n_channels = soundfile.info(str(path)).channels
+    except (soundfile.LibsndfileError, TypeError):  # what FFmpeg can read nevertheless, or what `read_audio` refuses
+        n_channels = 1
+    if n_channels == 1:
+        return [read_audio(path, longest_seconds)]
+    return [np.concatenate([*stream_audio(path, longest_seconds, channel)]) for channel in range(n_channels)]
+
+
+def stream_audio(
+    source: str | Path | BinaryIO, longest_seconds: float = math.inf, channel: int | None = None
+) -> Generator[np.ndarray, None, None]:
+    """Read a recording as `read_audio` does, a few seconds [S] at a time: any length in little memory.
+
+    `channel`: only that one, instead of the average of all.
+    """
     name, opened = _open(source)
     with nullcontext() if isinstance(opened, str) else opened:
         n_given = 0
@@ -74,7 +90,7 @@ def stream_audio(source: str | Path | BinaryIO, longest_seconds: float = math.in
             with soundfile.SoundFile(opened, closefd=False) as sound:
                 if sound.frames < _ENDLESS:
                     rate, blocks = sound.samplerate, _soundfile_blocks(sound, name, longest_seconds)
-                    for piece in _mono(blocks, rate, name, longest_seconds):
+                    for piece in _mono(blocks, rate, name, longest_seconds, channel):
                         n_given += len(piece)
                         yield piece
                     return
@@ -89,7 +105,7 @@ def stream_audio(source: str | Path | BinaryIO, longest_seconds: float = math.in
                 if not container.streams.audio:
                     raise AudioError(f"{name} holds no sound; give a recording (WAV, FLAC, MP3, Ogg, M4A, ...)")
                 rate = container.streams.audio[0].codec_context.sample_rate
-                yield from _mono(_av_blocks(container), rate, name, longest_seconds)
+                yield from _mono(_av_blocks(container), rate, name, longest_seconds, channel)
         except av.FFmpegError as error:
             raise AudioError(
                 f"{name} is not a recording that can be read: not WAV, FLAC, MP3, Ogg, M4A, ..."
@@ -159,12 +175,15 @@ def _av_blocks(container: av.container.InputContainer) -> Iterator[np.ndarray]:
             yield frame.to_ndarray().T
 
 
-def _mono(blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: float) -> Iterator[np.ndarray]:
+def _mono(
+    blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: float, channel: int | None = None
+) -> Iterator[np.ndarray]:
     """Blocks [n, channels] at `rate` -> float32 [S] at 24 kHz, block by block; never nothing at all."""
     resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
     n_read = n_given = 0
     for block in blocks:
-        mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
+        joined = block.shape[1] > 1 and channel is None
+        mono = block.mean(axis=1, dtype=np.float32) if joined else block[:, channel or 0]
         if not np.isfinite(mono).all():
             at = (n_read + int(np.flatnonzero(~np.isfinite(mono))[0])) / rate
             raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity), the first at {at:.3f} s")
