@@ -90,13 +90,12 @@ def find_clips(
     """Every clip below `root`: a subset, or a folder with subsets in it, however the benchmark was unpacked.
 
     `results`: what agents made of the clips lies in `results/SUBSET/CLIP` and not beside their inputs. `task`: what the
-    subsets are, if their names do not tell. `only`: the tasks that are wanted. In the order of `TASKS`. Raises UsageError
-    when there is nothing that looks like the benchmark, or nothing of it that is wanted.
+    subsets are, if their names do not tell. `only`: the tasks that are wanted. In the order of `TASKS`. Raises
+    UsageError when there is nothing that looks like the benchmark, or nothing of it that is wanted.
     """
     if not root.is_dir():
         raise UsageError(f"{root} is not a folder; name one with Full-Duplex-Bench's clips, or make one (--make)")
-    elsewhere = None if results is None else results.resolve()
-    subsets = [subset for subset in _subsets(root, _DEEPEST, task) if not _is_below(subset, elsewhere)]
+    subsets = [subset for subset in _subsets(root, _DEEPEST, task) if not _is_result(subset, root, results)]
     names = [subset.resolve().name for subset in subsets]
     found: list[Clip] = []
     for subset, name in zip(subsets, names, strict=True):
@@ -129,9 +128,11 @@ def _subsets(folder: Path, depth: int, task: Task | None) -> Iterator[Path]:
             yield from _subsets(below, depth - 1, task)
 
 
-def _is_below(folder: Path, other: Path | None) -> bool:
-    """Whether a folder lies in `other`, and `other` is not where the clips are themselves."""
-    return other is not None and folder.resolve().is_relative_to(other) and (folder / "..").resolve() != other
+def _is_result(subset: Path, root: Path, results: Path | None) -> bool:
+    """Whether a subset holds what agents made of the clips, in a folder among theirs."""
+    if results is None or results.resolve() == root.resolve():
+        return False
+    return results.resolve().is_relative_to(root.resolve()) and subset.resolve().is_relative_to(results.resolve())
 
 
 def _clips(subset: Path, name: str, results: Path | None, task: Task | None) -> Iterator[Clip]:

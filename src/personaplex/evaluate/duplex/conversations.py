@@ -56,7 +56,7 @@ def talk_through(
     """Hold a conversation with every clip, `slots` at once, and write its `output.wav` (and `clean_output.wav`).
 
     A clip's seed comes from `seed` and its name, so it does not matter which others are there. What cannot be read is
-    a failure and the rest goes on; what cannot be written ends it (OutputError).
+    a failure and the rest goes on; what cannot be written ends it (OutputError), and `backend` with it.
     """
     began = time.perf_counter()
     n_done = 0
@@ -76,7 +76,12 @@ def talk_through(
         return heard, None
 
     with ThreadPoolExecutor(slots, "clip") as threads:
-        outcomes = list(threads.map(talk, clips))
+        try:
+            outcomes = list(threads.map(talk, clips))
+        except BaseException:  # Ctrl-C among them: nobody waits for conversations that nobody wants
+            threads.shutdown(wait=False, cancel_futures=True)
+            backend.close()
+            raise
     failures = [failure for _, failure in outcomes if failure is not None]
     return Talked(failures, sum(heard for heard, _ in outcomes), time.perf_counter() - began)
 
