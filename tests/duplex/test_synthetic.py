@@ -1,4 +1,4 @@
-"""The synthetic set: the same for a seed, what it says of itself is so, and who does right is told from who does not."""
+"""The synthetic set: the same for a seed, as it says of itself, and who does right is told from who does not."""
 
 from __future__ import annotations
 

@@ -89,6 +89,14 @@ def test_nano_runs_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert "talked through 1 of 1 clips" in shown.err
 
 
+def test_a_voice_that_there_is_not_ends_it_at_once(
+    benchmark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert duplex(benchmark, "--model", PARITY, "--voice", "NOBODY", "--out", tmp_path / "out") == 5
+    assert "NOBODY" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.wav"))
+
+
 def test_whose_channel_is_whose_can_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import numpy as np
     import soundfile
@@ -104,7 +112,7 @@ def test_a_short_output_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[s
     folder = put(tmp_path / "candor_turn_taking" / "1", turn(2.0), TAKEN)
     write_audio(folder / "output.wav", hum(4, 3))
     assert duplex(tmp_path) == 0
-    assert "1 outputs are over 1 s shorter" in capsys.readouterr().err
+    assert "over 1 s shorter than their inputs: 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

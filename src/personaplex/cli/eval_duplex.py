@@ -273,7 +273,8 @@ def _show(result: Result, talked: Talked | None, options: dict[str, Any]) -> Non
             click.echo(f"- {line}")
     if short := result.about["shorter_than_input"]:
         note(
-            f"note: {short} outputs are over 1 s shorter than their inputs; what is cut off is not counted", quiet=quiet
+            f"note: outputs that are over 1 s shorter than their inputs: {short}; what they lack is not counted",
+            quiet=quiet,
         )
     if result.about["recogniser"] == "pocketsphinx":
         note(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from personaplex.errors import UsageError
 from personaplex.evaluate.duplex.clips import Clip
 from personaplex.evaluate.duplex.scores import SHORT_SECONDS, Human, Scorer, read_human
 from personaplex.evaluate.duplex.synthetic import ABOUT, HUMAN
@@ -35,7 +37,7 @@ def find_human(clips: Sequence[Clip], chosen: Path | None = None) -> dict[str, H
 def find_origin(clips: Sequence[Clip]) -> dict[str, Any] | None:
     """How the set of these clips was made, if it was made here."""
     for folder in {clip.folder.parent.parent for clip in clips}:
-        if (folder / ABOUT).exists():
+        with suppress(UsageError):  # a file of that name may be anybody's
             entry = read_json(folder / ABOUT)
             return entry if isinstance(entry, dict) else None
     return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from personaplex.audio import write_audio
 from personaplex.conversation import Audio, Backend, Conversation, Ended, Error, Event, Overrun, Settings
-from personaplex.errors import ConversationError, OutputError, PersonaPlexError
+from personaplex.errors import ConversationError, OutputError, PersonaError, PersonaPlexError
 from personaplex.evaluate.duplex.channels import AgentChannel, user_sound
 from personaplex.evaluate.duplex.clips import OVERLAPS, Clip, Task
 from personaplex.evaluate.result import Failure
@@ -56,7 +56,8 @@ def talk_through(
     """Hold a conversation with every clip, `slots` at once, and write its `output.wav` (and `clean_output.wav`).
 
     A clip's seed comes from `seed` and its name, so it does not matter which others are there. What cannot be read is
-    a failure and the rest goes on; what cannot be written ends it (OutputError), and `backend` with it.
+    a failure and the rest goes on. What cannot be written (OutputError) and a voice or role that there is not
+    (PersonaError) end it, and `backend` with it.
     """
     began = time.perf_counter()
     n_done = 0
@@ -66,7 +67,7 @@ def talk_through(
         own = replace(settings(clip.task), seed=(seed + zlib.crc32(clip.id.encode())) % (1 << 32))
         try:
             heard = sum(_talk(backend, own, source, target, agent_channel) for source, target in _pairs(clip))
-        except OutputError:
+        except (OutputError, PersonaError):  # no clip's fault
             raise
         except PersonaPlexError as error:
             return 0.0, Failure(clip.id, str(error))
