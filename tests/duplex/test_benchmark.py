@@ -81,7 +81,7 @@ def test_without_a_takeover_there_is_no_latency(tmp_path: Path) -> None:
 
 def test_interruptions_tell_who_never_stopped(tmp_path: Path) -> None:
     subset = tmp_path / "synthetic_user_interruption"
-    stopped = placed((2.0, LONG[: round(1.5 * SAMPLE_RATE)]), (5.4, SHORT))
+    stopped = placed((2.8, LONG[: round(1.5 * SAMPLE_RATE)]), (5.4, SHORT))
     put(subset / "1", interrupt(4.0, 5.0), words((5.5, 5.8), (5.8, 7.0)), agent=stopped)
     put(subset / "2", interrupt(4.0, 5.0), words((5.02, 5.8), (5.8, 7.0)), agent=placed((3.0, LONG)))
     result, rows = run(tmp_path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -62,16 +61,11 @@ def spans_of(probabilities: Sequence[float], seconds: float) -> list[Span]:
                 start = silent_since = None
     if start is not None:
         found.append(Span(start, seconds))
-    return _with_margins([span for span in found if span.seconds > LEAST_SPEECH_SECONDS], seconds)
-
-
-def _with_margins(spans: list[Span], seconds: float) -> list[Span]:
-    """Each a little longer on both sides; neighbours that would meet share what lies between them."""
-    gaps = [after.start - before.end for before, after in pairwise(spans)]
-    margins = [MARGIN_SECONDS, *(min(MARGIN_SECONDS, gap / 2) for gap in gaps), MARGIN_SECONDS]
+    # Silences between spans are longer than two margins, so these never meet.
     return [
-        Span(max(0.0, span.start - before), min(seconds, span.end + after))
-        for span, (before, after) in zip(spans, pairwise(margins), strict=False)
+        Span(max(0.0, span.start - MARGIN_SECONDS), min(seconds, span.end + MARGIN_SECONDS))
+        for span in found
+        if span.seconds > LEAST_SPEECH_SECONDS
     ]
 
 
