@@ -24,6 +24,11 @@ def test_an_agent_that_talks_on_never_falls_silent() -> None:
     assert (found.spoke, found.silent, found.answered) == (True, None, None)
 
 
+def test_an_agent_that_begins_in_the_event_did_not_wait_for_its_end() -> None:
+    found = overlaps(USER, [Span(7.0, 9.0)], EVENT)
+    assert (found.stops, found.spoke, found.silent, found.answered) == (((7.0, 8.0),), False, None, None)
+
+
 def test_an_agent_that_says_nothing() -> None:
     found = overlaps(USER, [], EVENT)
     assert (found.stops, found.answers, found.spoke, found.silent, found.answered) == ((), (), False, None, None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from personaplex.cascade.engine import TimedWord
-from personaplex.evaluate.duplex.speech_spans import Span, is_speaking, merged
+from personaplex.evaluate.duplex.speech_spans import Span, merged
 
 USER_GAP, AGENT_GAP = 0.6, 0.5
 """Speech of one side with no more silence between is one stretch."""
@@ -41,8 +41,8 @@ def overlaps(user: Sequence[Span], agent: Sequence[Span], event: Span) -> Overla
     talking = next((span for span in agents if span.start <= event.start < span.end), None)
     silent = talking.end if talking is not None and talking.end < event.end else None
     answered = next((span.start for span in agents if span.start > event.end), None)
-    spoke = is_speaking(agents, event.start)
-    return Overlaps(stop_intervals(users, agents), response_intervals(users, agents), event, spoke, silent, answered)
+    stops, answers = stop_intervals(users, agents), response_intervals(users, agents)
+    return Overlaps(stops, answers, event, talking is not None, silent, answered)
 
 
 def stop_intervals(user: Sequence[Span], agent: Sequence[Span]) -> tuple[Span, ...]:

@@ -62,11 +62,9 @@ class _Scene:
     def seconds(self) -> float:
         return self.n_samples / SAMPLE_RATE
 
-    def wait(self, seconds: float) -> Span:
-        """Silence; from when to when."""
-        begin = self.seconds
+    def wait(self, seconds: float) -> None:
+        """Silence."""
         self._add(np.zeros(round(seconds * SAMPLE_RATE), np.float32))
-        return Span(begin, self.seconds)
 
     def say(self, text: str, speaker: Speaker | None = None, gain: float = 1.0) -> Span:
         """Speech; from its first word's beginning to its last word's end."""
@@ -80,7 +78,7 @@ class _Scene:
         return Span(words[0].start, words[-1].end)
 
     def without(self, span: Span) -> np.ndarray:
-        """The recording with silence in place of what is heard from `span` on, to the next wait."""
+        """The recording with silence in place of `span`, which silence is around."""
         pcm = self.pcm
         pcm[round((span.start - 0.1) * SAMPLE_RATE) : round((span.end + 0.1) * SAMPLE_RATE)] = 0
         return pcm
