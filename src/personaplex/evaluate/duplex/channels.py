@@ -29,7 +29,7 @@ def agent_sound(path: Path, user: Path, choice: AgentChannel = "auto") -> np.nda
     that is the user's own recording: then the files were swapped, or the agent's was never written.
     """
     channels = _one_or_two(path)
-    users = read_channels(user) if user.exists() else []
+    users = [*read_channels(user).T] if user.exists() else []
     if len(channels) == 1:
         if len(users) == 1 and likeness(channels[0], users[0]) >= SAME:
             raise AudioError(f"{path} is the user's own recording ({user.name}) and not an agent's: were they swapped?")
@@ -60,7 +60,7 @@ def user_sound(path: Path, choice: AgentChannel = "auto") -> np.ndarray:
 
 
 def _one_or_two(path: Path) -> list[np.ndarray]:
-    channels = read_channels(path)
+    channels = [*read_channels(path).T]
     if len(channels) > 2:
         raise AudioError(f"{path} has {len(channels)} channels; expected one, or one for each speaker")
     return channels[:1] if len(channels) == 2 and np.array_equal(channels[0], channels[1]) else channels
