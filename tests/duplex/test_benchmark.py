@@ -89,7 +89,15 @@ def test_interruptions_tell_who_never_stopped(tmp_path: Path) -> None:
     assert rows["latency of takeovers, s (lower is better)"].value == pytest.approx(0.26)
     talking = next(row for what, row in rows.items() if "still talking" in what)
     assert (talking.value, talking.n) == (0.5, 2)
+    assert rows["agent speaking when the interruption began"].value == 1.0
     assert "a language model judges it" in result.about["left_out"][0]
+
+
+def test_an_agent_that_is_quiet_is_not_interrupted(tmp_path: Path) -> None:
+    quiet = placed((0.5, SHORT), (5.4, SHORT))
+    put(tmp_path / "synthetic_user_interruption" / "1", interrupt(4.0, 5.0), words((5.5, 7.0)), agent=quiet)
+    _, rows = run(tmp_path)
+    assert rows["agent speaking when the interruption began"].value == 0.0
 
 
 def test_of_an_interruption_only_what_follows_it_is_recognised(tmp_path: Path) -> None:

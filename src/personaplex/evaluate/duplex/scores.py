@@ -94,12 +94,14 @@ class Scorer:
         _check_inside(interruption, agent, clip.folder / "interrupt.json")
         # The benchmark's own script does not let the recogniser hear what was said before.
         words = self._words(clip, agent, begin=interruption.end)
+        spans = speech_spans(agent)
         return {
             **_said(words),
             "takeover": takes_turn(words),
             "user_end": interruption.end,
             "latency": latency(words, interruption.end),
-            "still_talking": is_speaking(speech_spans(agent), interruption.end),
+            "spoke": is_speaking(spans, interruption.start),
+            "still_talking": is_speaking(spans, interruption.end),
         }
 
     def _backchannel(self, clip: Clip, agent: np.ndarray) -> dict[str, Any]:

@@ -65,11 +65,12 @@ def _turn(items: Sequence[Item]) -> list[Row]:
 
 
 def _interruption(items: Sequence[Item]) -> list[Row]:
+    spoke = share("agent speaking when the interruption began", [item["spoke"] for item in items])
     talking = share(
         "agent still talking when the interruption ended (its latency says little)",
         [item["still_talking"] for item in items],
     )
-    return [_takeover(items, "higher"), *_latency(items), talking]
+    return [_takeover(items, "higher"), *_latency(items), spoke, talking]
 
 
 def _backchannel(items: Sequence[Item]) -> list[Row]:
