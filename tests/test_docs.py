@@ -11,14 +11,16 @@ import pytest
 
 from personaplex.audio import read_audio, write_audio
 from personaplex.cli.main import main
+from tests.duplex.folders import hum, put, turn
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STANDS_FOR = {
     "nvidia/personaplex-7b-v1": str(ROOT / "tests" / "fixtures" / "parity"),
     "NATF2": "VOICE0",
     "NATM1": "VOICE0",
     "--frames 20": "--frames 2",
+    "--synthetic 20": "--synthetic 1 --only pause",
 }
 """The docs speak of the real model; the tests run them with the tiny one, and measure for a moment only."""
 
@@ -35,11 +37,12 @@ def stand_in(text: str) -> str:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with the beginning of a question in it."""
+    """A folder with the beginning of a question in it, and a clip of Full-Duplex-Bench's kind."""
     monkeypatch.chdir(tmp_path)
     # Random weights never fall silent: without a limit they would talk for 16 s each time.
     monkeypatch.setattr("personaplex.model.DEFAULT_MAX_STEPS", 8)
     write_audio(tmp_path / "question.wav", read_audio(ROOT / "examples" / "question.wav")[:36_000])
+    put(tmp_path / "v1.0" / "candor_turn_taking" / "1", turn(2.0), user=hum(3))
     return tmp_path
 
 
