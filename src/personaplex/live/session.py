@@ -322,6 +322,8 @@ class Session:
             self._audible = (event.frame, self._n_captured + max(0, self.playout.waiting - FRAME_SAMPLES))
         if not isinstance(event, Audio):
             self._due.append((self._audible[1], event))
+        elif event.measure is not None and self._recording is not None:
+            self._recording.step(self._audible[1] / SAMPLE_RATE, event.measure)
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, AgentText):
