@@ -65,8 +65,17 @@ def read_audio(source: str | Path | BinaryIO, longest_seconds: float = LONGEST_S
     return np.concatenate([*stream_audio(source, longest_seconds)])
 
 
+def read_channels(source: str | Path | BinaryIO, longest_seconds: float = LONGEST_SECONDS) -> np.ndarray:
+    """Read a recording as `read_audio` does, its channels apart: float32 [S, channels], 24 kHz."""
+    return np.concatenate([*_stream(source, longest_seconds, mixes=False)])
+
+
 def stream_audio(source: str | Path | BinaryIO, longest_seconds: float = math.inf) -> Generator[np.ndarray, None, None]:
     """Read a recording as `read_audio` does, a few seconds [S] at a time: any length in little memory."""
+    yield from _stream(source, longest_seconds, mixes=True)
+
+
+def _stream(source: str | Path | BinaryIO, longest_seconds: float, *, mixes: bool) -> Generator[np.ndarray, None, None]:
     name, opened = _open(source)
     with nullcontext() if isinstance(opened, str) else opened:
         n_given = 0
@@ -74,7 +83,7 @@ def stream_audio(source: str | Path | BinaryIO, longest_seconds: float = math.in
             with soundfile.SoundFile(opened, closefd=False) as sound:
                 if sound.frames < _ENDLESS:
                     rate, blocks = sound.samplerate, _soundfile_blocks(sound, name, longest_seconds)
-                    for piece in _mono(blocks, rate, name, longest_seconds):
+                    for piece in _resampled(blocks, rate, name, longest_seconds, mixes=mixes):
                         n_given += len(piece)
                         yield piece
                     return
@@ -89,7 +98,7 @@ def stream_audio(source: str | Path | BinaryIO, longest_seconds: float = math.in
                 if not container.streams.audio:
                     raise AudioError(f"{name} holds no sound; give a recording (WAV, FLAC, MP3, Ogg, M4A, ...)")
                 rate = container.streams.audio[0].codec_context.sample_rate
-                yield from _mono(_av_blocks(container), rate, name, longest_seconds)
+                yield from _resampled(_av_blocks(container), rate, name, longest_seconds, mixes=mixes)
         except av.FFmpegError as error:
             raise AudioError(
                 f"{name} is not a recording that can be read: not WAV, FLAC, MP3, Ogg, M4A, ..."
@@ -159,24 +168,32 @@ def _av_blocks(container: av.container.InputContainer) -> Iterator[np.ndarray]:
             yield frame.to_ndarray().T
 
 
-def _mono(blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: float) -> Iterator[np.ndarray]:
-    """Blocks [n, channels] at `rate` -> float32 [S] at 24 kHz, block by block; never nothing at all."""
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
+def _resampled(
+    blocks: Iterable[np.ndarray], rate: int, name: str, longest_seconds: float, *, mixes: bool = True
+) -> Iterator[np.ndarray]:
+    """Blocks [n, channels] at `rate` -> float32 [S] at 24 kHz, or [S, channels] unless it `mixes`, block by block.
+
+    Never nothing at all.
+    """
+    resampler = None
     n_read = n_given = 0
     for block in blocks:
-        mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
-        if not np.isfinite(mono).all():
-            at = (n_read + int(np.flatnonzero(~np.isfinite(mono))[0])) / rate
+        heard = (block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]) if mixes else block
+        if not np.isfinite(heard).all():
+            finite = np.isfinite(heard.reshape(len(heard), -1)).all(axis=1)
+            at = (n_read + int(np.flatnonzero(~finite)[0])) / rate
             raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity), the first at {at:.3f} s")
-        n_read += len(mono)
+        n_read += len(heard)
         _check_length(n_read / rate, name, longest_seconds)
-        piece = resampler.resample_chunk(mono) if resampler else mono
+        if rate != SAMPLE_RATE and resampler is None:
+            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1 if mixes else block.shape[1], dtype="float32")
+        piece = resampler.resample_chunk(heard) if resampler else heard
         n_given += len(piece)
         yield piece
     if n_read == 0:
         raise AudioError(f"{name} holds no samples")
     if resampler:
-        piece = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        piece = resampler.resample_chunk(heard[:0], last=True)
         n_given += len(piece)
         yield piece
     if not n_given:
@@ -209,7 +226,7 @@ def as_mono(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
     if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
         raise AudioError(f"expected samples [S] or [S, channels] of floats or int16, found {array.dtype} {array.shape}")
     blocks = [array.astype(np.float32).reshape(len(array), -1)] if array.size else []
-    return np.concatenate([*_mono(blocks, rate, "the array of samples", math.inf)])
+    return np.concatenate([*_resampled(blocks, rate, "the array of samples", math.inf)])
 
 
 def as_chunk(samples: np.ndarray) -> np.ndarray:

@@ -71,6 +71,15 @@ def grid(charts: Iterable[str]) -> str:
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
+def legend(names: Sequence[str]) -> str:
+    """Whose colour and shape is which."""
+    items = (
+        f'<li><svg viewBox="0 0 14 14" aria-hidden="true">{mark(7, 7, i)}</svg>{escape(name)}</li>'
+        for i, name in enumerate(names)
+    )
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
 def chart(title: str, about: str, curves: Sequence[Curve], x: Axis, y: Axis, limit: float | None = None) -> str:
     """A figure: curves over two axes, with a dashed line at `limit`. `title` and `about` are text, not HTML."""
     across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from personaplex.drawing.chart import Axis, Curve, chart, decades, grid, mark, round_step
+from personaplex.drawing.chart import Axis, Curve, chart, decades, grid, legend, round_step
 from personaplex.drawing.style import page
 from personaplex.quality.comparison import STREAMS
-from personaplex.quality.report import OVER_TIME, TABLE, Measured, Report
+from personaplex.quality.report import OVER_TIME, TABLE, Report
 
 FLOOR = 1e-7
 """Divergences below it are drawn there: a logarithm has no nought, and rounding says no less."""
@@ -36,20 +36,12 @@ def _parts(report: Report) -> Iterator[str]:
             '<p class="bad">The reference answers as random weights do (mean probability of saying no word: '
             f"{report.padding}). These numbers say nothing about a trained model.</p>"
         )
-    yield _legend(report.candidates)
+    yield legend([c.label for c in report.candidates])
     yield _table(report)
     yield "<h2>Against bits</h2>" + grid(_against_bits(report))
     yield "<h2>By stream</h2>" + grid(_by_stream(report))
     yield "<h2>Over time</h2>" + grid(_over_time(report))
     yield "<h2>Layer by layer</h2>" + grid([_drift(report)])
-
-
-def _legend(candidates: Sequence[Measured]) -> str:
-    items = (
-        f'<li><svg viewBox="0 0 14 14" aria-hidden="true">{mark(7, 7, i)}</svg>{escape(c.label)}</li>'
-        for i, c in enumerate(candidates)
-    )
-    return f'<ul class="legend">{"".join(items)}</ul>'
 
 
 def _table(report: Report) -> str:
