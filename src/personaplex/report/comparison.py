@@ -271,7 +271,7 @@ def _paired(
 def mcnemar(fell: int, rose: int) -> float:
     """Two-sided exact probability of so uneven a change among items that changed."""
     n, fewer = fell + rose, min(fell, rose)
-    return min(1.0, 2.0 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2.0**n)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / (1 << n))
 
 
 def _exchanged(x: np.ndarray, y: np.ndarray, statistic: Statistic) -> float:

@@ -29,7 +29,7 @@ def html(comparison: Comparison, first: str, second: str) -> str:
 
 def _parts(comparison: Comparison) -> Iterator[str]:
     yield "".join(f"<p>{escape(line)}</p>" for line in _remarks(comparison))
-    head = ["what", "first", "second", "difference", "95 % interval", "verdict", "how"]
+    head = ["<what", "first", "second", "difference", "95 % interval", "<verdict", "<how"]
     body = []
     for row in comparison.rows:
         cells = [escape(cell) for cell in _cells(row)]
@@ -48,7 +48,7 @@ def _parts(comparison: Comparison) -> Iterator[str]:
             ]
             for name, pair in comparison.about.items()
         ]
-        yield "<h2>Measured with</h2>" + tables.table(["what", "first", "second"], pairs, "What else differs")
+        yield "<h2>Measured with</h2>" + tables.table(["<what", "<first", "<second"], pairs, "What else differs")
 
 
 def _cells(row: Difference) -> list[str]:

@@ -28,8 +28,9 @@ MORE_STYLE = (
     + tables.STYLE
     + """
 section { margin-top: 2.5rem; border-top: 1px solid var(--line); } section h2 { margin-top: 1rem; }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1rem .9rem; font-size: .9rem;
-  margin: .5rem 0; } dt { color: var(--soft); } dd { margin: 0; } h1, h2, p, li, dd { overflow-wrap: anywhere; }
+dl { display: flex; flex-wrap: wrap; gap: .15rem 1.6rem; font-size: .9rem; margin: .5rem 0; }
+dl div { display: flex; gap: .5rem; min-width: 0; } dt { color: var(--soft); } dd { margin: 0; }
+h1, h2, p, li, dd { overflow-wrap: anywhere; }
 .notes { padding-left: 1.2rem; margin: .3rem 0 .8rem; font-size: .9rem; }
 blockquote { margin: .5rem 0; padding-left: .8rem; border-left: 3px solid var(--c0); max-width: 46rem;
   overflow-wrap: anywhere; }
@@ -79,7 +80,7 @@ def _facts(about: Mapping[str, Any]) -> str:
     known = facts(about)
     if not known:
         return ""
-    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in known)}</dl>"
+    return f"<dl>{''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in known)}</dl>"
 
 
 def _failures(failures: Sequence[Failure], title: str) -> str:
@@ -87,7 +88,7 @@ def _failures(failures: Sequence[Failure], title: str) -> str:
         return ""
     body = [[f'<td class="text">{escape(f.item)}</td>', f'<td class="text">{escape(f.reason)}</td>'] for f in failures]
     heading = f'<h2 class="bad">{title}: {len(failures)}</h2>'
-    return heading + tables.table(["what", "why"], body, "They are not in any number below")
+    return heading + tables.table(["<what", "<why"], body, "They are not in any number below")
 
 
 def _notes(lines: Sequence[str], kind: str, title: str) -> str:
@@ -192,7 +193,7 @@ def _quantised(one: Quantised) -> Iterator[str]:
     ]
     yield legend([c.label for c in one.candidates])
     yield tables.table(
-        ["weights", "bits each", *(f"{stream} KL" for stream in STREAMS), "verdict"], body, "KL by stream"
+        ["weights", "bits each", *(f"{stream} KL" for stream in STREAMS), "<verdict"], body, "KL by stream"
     )
     short = [(float(i), name if i < 2 else str(i - 1)) for i, name in enumerate(STREAMS)]
     across = Axis(-0.5, len(STREAMS) - 0.5, short, label="text, words, codebook 1 (semantic), codebooks 2 to 8")

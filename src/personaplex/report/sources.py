@@ -25,6 +25,7 @@ KNOWN = (
     "server's session, or a quantisation report"
 )
 
+NOT_TRANSCRIBED = "what the user said: nothing of it was transcribed"
 ENDED_AFTER = 1.2
 """Seconds of quiet after which the server writes a turn of the agent's down."""
 CHARACTERS_A_SECOND = 15.0
@@ -182,6 +183,7 @@ def _talk(path: Path, entry: Entry, agent: Channel | None, longest_seconds: floa
     marks = [Mark(at, what, _more(event)) for at, what, event in events if not what.endswith(" text")]
     steps = StepRecord.from_json(entry["steps"]) if "steps" in entry else None
     lacks = [] if said else ["what the agent said: no text was recorded"]
+    lacks += [] if heard else [NOT_TRANSCRIBED]
     if steps is None:
         by_cascade = entry.get("model") == "cascade"
         why = "a cascade has no such steps" if by_cascade else "it was recorded by an earlier version"
@@ -204,6 +206,7 @@ def _respond(path: Path, entry: Entry, agent: Channel | None, longest_seconds: f
     source = _find(path, str(entry["input"]))
     if source is None:
         lacks.append(f"the user's side: the recording {entry['input']} is neither there nor beside the JSON file")
+    lacks.append(NOT_TRANSCRIBED)
     user = np.zeros(0, np.float32) if source is None else read_audio(source, longest_seconds)[: len(answer)]
     said = [Said(int(at) * 0.08, str(text)) for at, text in entry.get("texts", [])]
     if "texts" not in entry and entry["text"]:
@@ -232,6 +235,7 @@ def _session(path: Path, entry: Entry, agent: Channel | None, longest_seconds: f
         "when each word was said: the history keeps when a turn was written down, after its end",
         "step times and token entropy: the server's history does not keep them",
     ]
+    lacks += [] if sides["user"] else [NOT_TRANSCRIBED]
     about = {name: entry["session"].get(name) for name in ("id", "kind", "persona", "title", "created")}
     pcm = (right, left) if agent == "right" else (left, right)
     return Recorded(path.stem, "serve", *pcm, sides["assistant"], sides["user"], (), None, None, about, lacks)

@@ -21,11 +21,8 @@ def row_of(hertz: float) -> float:
     return float((here - low) / (high - low))
 
 
-def spectrogram(pcm: np.ndarray, loudest: float | None = None) -> np.ndarray:
-    """Samples [S] at 24 kHz -> [64, ceil(S / 480)], 0 for nothing to 1 for the loudest, high pitches first.
-
-    `loudest` is the amplitude that is 1 (default: this sound's own).
-    """
+def spectrogram(pcm: np.ndarray) -> np.ndarray:
+    """Samples [S] at 24 kHz -> [64, ceil(S / 480)], 0 for nothing to 1 for the loudest, high pitches first."""
     columns = max(1, -(-len(pcm) // COLUMN_SAMPLES))
     padded = np.pad(pcm.astype(np.float32), (WINDOW // 2, WINDOW + columns * COLUMN_SAMPLES - len(pcm)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::COLUMN_SAMPLES][:columns]
@@ -35,12 +32,7 @@ def spectrogram(pcm: np.ndarray, loudest: float | None = None) -> np.ndarray:
     below = np.floor(bins).astype(int)
     part = (bins - below)[:, None]
     picture = power.T[below] * (1 - part) + power.T[below + 1] * part
-    top = loudness(pcm) if loudest is None else loudest
-    reference = np.square(max(top, _FLOOR) * WINDOW / 4)  # a sine of that amplitude, under this window
+    loudest = float(np.quantile(np.abs(pcm), 0.999)) if len(pcm) else 0.0
+    reference = np.square(max(loudest, _FLOOR) * WINDOW / 4)  # a sine of that amplitude, under this window
     decibels = 10 * np.log10(np.maximum(picture, 1e-20) / reference)
     return np.asarray(np.clip(1 + decibels / RANGE_DB, 0, 1))
-
-
-def loudness(pcm: np.ndarray) -> float:
-    """The amplitude of the loudest moments."""
-    return float(np.quantile(np.abs(pcm), 0.999)) if len(pcm) else 0.0

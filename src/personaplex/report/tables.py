@@ -11,7 +11,8 @@ from personaplex.report.recorded import Said, words
 from personaplex.report.summary import Shown
 
 STYLE = """
-td.text { white-space: normal; min-width: 12rem; text-align: left; } td.left, th.left { text-align: left; }
+td.text { white-space: normal; min-width: 8rem; text-align: left; } td.left, th.left { text-align: left; }
+tbody td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; } .table { margin-bottom: 1rem; }
 td svg.share { width: 120px; height: 16px; } .share .line { stroke: var(--c0); stroke-width: 2; }
 .share .goal { stroke: var(--bad); stroke-width: 2; } .share .rail { stroke: var(--line); }
 caption { text-align: left; color: var(--soft); padding: 0 0 .3rem; }
@@ -19,8 +20,13 @@ caption { text-align: left; color: var(--soft); padding: 0 0 .3rem; }
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]], caption: str = "") -> str:
-    """`head` is text, cells are HTML: `<td ...>...</td>` as it is, or what stands in one."""
-    cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    """`head` is text, `<` before it for a column of text; cells are HTML: `<td ...>...</td>`, or what stands in one."""
+    cells = "".join(
+        f'<th scope="col" class="left">{escape(cell[1:])}</th>'
+        if cell[:1] == "<"
+        else f'<th scope="col">{escape(cell)}</th>'
+        for cell in head
+    )
     rows = "".join(
         "<tr>" + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row) + "</tr>"
         for row in body
@@ -46,7 +52,7 @@ def number(value: float, unit: str) -> str:
 def of_rows(rows: Sequence[Row], caption: str) -> str:
     """Value, 95 % interval, how many, and the goal if there is one."""
     has_goals = any(row.goal is not None for row in rows)
-    head = ["what", "measured", "95 % interval", "n", *(["goal", ""] if has_goals else []), "0 to 1"]
+    head = ["what", "measured", "95 % interval", "n", *(["goal", "<"] if has_goals else []), "0 to 1"]
     body = []
     for row in rows:
         low, high = row.interval
@@ -101,7 +107,7 @@ def of_turns(shown: Shown) -> str:
         )
     if not body:
         return '<p class="soft">No speech was found on either side.</p>'
-    return table(["begins", "who", "lasts", "latency", "said", "overlap"], body, "Turns")
+    return table(["begins", "<who", "lasts", "latency", "<said", "<overlap"], body, "Turns")
 
 
 def _between(said: Sequence[Said], begin: float, end: float) -> str:

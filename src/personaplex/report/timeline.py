@@ -14,7 +14,7 @@ import numpy as np
 
 from personaplex.drawing.png import WIDEST, address, ink
 from personaplex.report.recorded import Mark, Said, words
-from personaplex.report.spectrogram import COLUMN_SAMPLES, loudness, row_of, spectrogram
+from personaplex.report.spectrogram import COLUMN_SAMPLES, row_of, spectrogram
 from personaplex.report.summary import FRAME_MS, Shown
 from personaplex.steps import STREAMS
 from personaplex.units import SAMPLE_RATE
@@ -27,6 +27,10 @@ WAVE_COLUMN = 480
 CHARACTER = 6.9
 """Pixels that one takes on average at 12 px; a wrong guess moves a word to another line, no more."""
 SHOWN_MARKS = ("interrupted", "degenerate", "dropped", "reset", "say", "stop", "persona", "voice")
+_OVERLAPS = {
+    ("user", True): "user interrupts", ("agent", True): "agent begins early",
+    ("user", False): "user says within", ("agent", False): "agent says within",
+}  # fmt: skip
 
 STYLE = """
 .timeline { display: flex; } .timeline svg { flex: none; max-width: none; }
@@ -52,12 +56,12 @@ class _Sheet:
     names: list[str] = field(default_factory=list)
     height: float = 0.0
 
-    def lane(self, name: str, height: float, kind: str = "", gap: float = 10) -> float:
-        """Room for another lane: where it begins."""
+    def lane(self, name: str, height: float, kind: str = "", gap: float = 10, rise: float = -12) -> float:
+        """Room for another lane: where it begins. Its name is written `rise` above that."""
         top = self.height + gap
         self.height = top + height
         if name:
-            self.names.append(f'<text class="title {kind}" x="0" y="{top + 12:.0f}">{escape(name)}</text>')
+            self.names.append(f'<text class="title {kind}" x="0" y="{top - rise:.0f}">{escape(name)}</text>')
         return top
 
     def scale(self, word: str, y: float) -> None:
@@ -71,7 +75,9 @@ def timeline(shown: Shown, most_seconds: float) -> str:
     sheet = _Sheet(seconds)
     _axis(sheet)
     _turns(sheet, shown)
-    _marks(sheet, [mark for mark in recorded.marks if mark.what in SHOWN_MARKS and mark.at < seconds])
+    both = [Mark(overlap.begin, _OVERLAPS[overlap.second, overlap.outlasts]) for overlap in shown.speech.overlaps]
+    told = [mark for mark in recorded.marks if mark.what in SHOWN_MARKS]
+    _marks(sheet, sorted(mark for mark in (*told, *both) if mark.at < seconds))
     top = sheet.height
     for kind, pcm, said in (("agent", recorded.agent, recorded.said), ("user", recorded.user, recorded.heard)):
         _words(sheet, kind, [one for one in words(said) if one.at < seconds])
@@ -139,7 +145,7 @@ def _marks(sheet: _Sheet, marks: Sequence[Mark]) -> None:
     for mark, row in zip(marks, rows, strict=True):
         x, y = mark.at * SECOND, top + 11 + 15 * row
         title = f"<title>{escape(mark.what)} at {mark.at:.2f} s {escape(mark.more)}</title>"
-        sheet.parts.append(f'<path class="event" d="M{x:.1f} {top}v600"/>')
+        sheet.parts.append(f'<path class="event" d="M{x:.1f} {top}V9999"/>')
         sheet.parts.append(f'<text class="told" x="{x + 3:.1f}" y="{y:.1f}">{escape(mark.what)}{title}</text>')
 
 
@@ -165,10 +171,10 @@ def _side_by_side(said: Sequence[Said], most: int) -> Iterator[int]:
 
 def _sound(sheet: _Sheet, kind: str, pcm: np.ndarray) -> None:
     top = sheet.lane(kind, 44, kind, gap=2)
-    loudest = max(loudness(pcm), 0.01)
-    sheet.parts.append(f'<path class="{kind}" d="{_envelope(pcm / loudest, top + 22, 21)}"/>')
+    peak = max(float(np.abs(pcm).max(initial=0)), 0.01)
+    sheet.parts.append(f'<path class="{kind}" d="{_envelope(pcm / peak, top + 22, 21)}"/>')
     top = sheet.lane("", 72, gap=4)
-    picture = spectrogram(pcm, loudest)
+    picture = spectrogram(pcm)
     for start in range(0, picture.shape[1], WIDEST):
         piece = picture[:, start : start + WIDEST]
         x, width = start * COLUMN_SAMPLES * SECOND / SAMPLE_RATE, piece.shape[1] * COLUMN_SAMPLES * SECOND / SAMPLE_RATE
@@ -206,12 +212,12 @@ def _steps(sheet: _Sheet, shown: Shown) -> None:
     if steps is None or not steps.measures:
         return
     known = [(at, measure) for at, measure in zip(steps.at, steps.measures, strict=True) if at < sheet.seconds]
-    top, tall = sheet.lane("entropy", 76, gap=16), 76
+    top, tall = sheet.lane("entropy", 76, gap=28, rise=8), 76
     values = np.array([measure[1:] for _, measure in known], np.float64).reshape(-1, len(STREAMS))
     most = max(1.0, math.ceil(np.nanmax(values))) if np.isfinite(values).any() else 1.0
     for nats in (0.0, most):
         height = top + tall * (1 - nats / most)
-        sheet.scale(f"{nats:g}" + (" nats" if nats else ""), height)
+        sheet.scale(f"{nats:g} nats" if nats else "0", height)
         sheet.parts.append(f'<path class="axis" d="M0 {height:.1f}H{sheet.seconds * SECOND:.1f}"/>')
     for i, name in enumerate(STREAMS):
         line = " ".join(
@@ -221,15 +227,15 @@ def _steps(sheet: _Sheet, shown: Shown) -> None:
         )
         title = f"<title>entropy of the {name} tokens, nats</title>"
         sheet.parts.append(f'<polyline class="curve s{i + 2} d{i}" points="{line}">{title}</polyline>')
-        height = top + 27 + 15 * i
+        height = top + 20 + 15 * i
         sheet.names.append(f'<path class="curve s{i + 2} d{i}" d="M0 {height - 4}h16"/>')
         sheet.names.append(f'<text class="tick" x="20" y="{height}">{name}</text>')
     _step_times(sheet, [(at, measure.ms) for at, measure in known])
 
 
 def _step_times(sheet: _Sheet, known: Sequence[tuple[float, float]]) -> None:
-    top, tall = sheet.lane("step time", 60, gap=16), 60
-    most = max(1.25 * FRAME_MS, 1.1 * float(np.quantile([ms for _, ms in known], 0.99)))
+    top, tall = sheet.lane("step time", 60, gap=30, rise=8), 60
+    most = min(max(1.25 * FRAME_MS, 1.1 * float(np.quantile([ms for _, ms in known], 0.95))), 3 * FRAME_MS)
     for at, ms in known:
         height = tall * min(1.0, ms / most)
         box = f'x="{at * SECOND + 1:.1f}" y="{top + tall - height:.1f}" width="6" height="{height:.1f}"'
