@@ -5,7 +5,9 @@ How a row is compared follows from what is known of it:
 - Paired, where the items of both have the same names and keep their `values` (`evaluate.result`), and the row is the
   mean or the median of them in both. Of single outcomes (true or false): McNemar's exact test, which counts the items
   that changed. Of anything else: a permutation test, which exchanges the two results item by item (all ways up to
-  `EXACT` items, else `ROUNDS` at random, with a fixed seed). The interval resamples pairs (bootstrap).
+  `EXACT` items, else `ROUNDS` at random, with a fixed seed) and looks at the row's difference; for a median of items
+  with one number each at Wilcoxon's signed ranks, because exchanges hardly move a median. The interval, of the row's
+  difference, resamples pairs (bootstrap).
 - Shares otherwise: Newcombe's interval of a difference of two proportions (his method 10, of Wilson's intervals), and
   the probability at which it begins to hold nought. R. G. Newcombe, Statistics in Medicine 17 (1998), 873-890.
 - Everything else by the intervals it came with, put together the same way (MOVER; G. Y. Zou and A. Donner, Statistics
@@ -190,7 +192,7 @@ def _put_together(a: float, ends_a: tuple[float, float], b: float, ends_b: tuple
 def _share(row: Row) -> Share | None:
     """What a row counted, if it is a share: a whole number of hits, with Wilson's interval."""
     hits = row.value * row.n
-    if row.unit or not row.n or not math.isfinite(hits) or abs(hits - round(hits)) > 1e-6 * row.n:
+    if row.unit or not row.n or not 0 <= hits <= row.n or abs(hits - round(hits)) > 1e-6 * row.n:
         return None
     counted = Share(round(hits), row.n)
     return counted if np.allclose(counted.interval, row.interval, atol=1e-6) else None
@@ -265,7 +267,19 @@ def _paired(
     if width == 1 and np.isin([x, y], (0.0, 1.0)).all():
         chance = mcnemar(int((x > y).sum()), int((y > x).sum()))
         return Difference(name, a.unit, a, b, difference, ends, chance, f"{said} (McNemar)")
+    if width == 1 and statistic is np.nanmedian:
+        x, y, statistic = _signed_ranks(x, y), np.zeros((len(x), 1)), np.nanmean
+        said = f"{said}, signed ranks"
     return Difference(name, a.unit, a, b, difference, ends, _exchanged(x, y, statistic), f"{said} (permutation)")
+
+
+def _signed_ranks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Differences [n, 1] as ranks of their size with their sign; equal sizes share the middle of their ranks."""
+    differences = (y - x)[:, 0]
+    _, which, counts = np.unique(np.abs(differences[differences != 0]), return_inverse=True, return_counts=True)
+    ranks = np.zeros(len(differences))
+    ranks[differences != 0] = (np.cumsum(counts) - (counts - 1) / 2)[which]
+    return np.asarray(np.sign(differences) * ranks)[:, None]
 
 
 def mcnemar(fell: int, rose: int) -> float:

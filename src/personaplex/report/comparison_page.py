@@ -34,7 +34,8 @@ def _parts(comparison: Comparison) -> Iterator[str]:
     for row in comparison.rows:
         cells = [escape(cell) for cell in _cells(row)]
         kind = "bad" if row.verdict == "more than noise" and row.better is False else _KIND[row.verdict]
-        cells[5] = f'<td class="left {kind}">{cells[5]}</td>'
+        cells[0] = f'<td class="what">{cells[0]}</td>'
+        cells[5:] = f'<td class="text {kind}">{cells[5]}</td>', f'<td class="text">{cells[6]}</td>'
         body.append(cells)
     yield tables.table(head, body, f"Results of {comparison.kind}")
     if comparison.about:

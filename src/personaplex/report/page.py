@@ -56,12 +56,11 @@ def _parts(report: Report, most_seconds: float) -> Iterator[str]:
     yield _failures(report.failures, "Could not be read")
     if report.shown:
         yield "<section><h2>All conversations</h2>"
-        yield tables.of_rows(
-            report.rows, "Medians, but for shares; entropy, overlap and step times once a conversation"
-        )
+        yield tables.of_rows(report.rows, "Medians, but for shares")
         yield (
             '<p class="soft">Speech is found by sound, to 32 ms. Latency counts from the user’s last sound to the '
-            "agent’s first, negative when the agent began before; entropy is that of the untempered logits, in nats."
+            "agent’s first, negative when the agent began before. Overlap, step times and entropy (of the untempered "
+            "logits, in nats) are counted once a conversation, by its median or mean."
             "</p>"
         )
         charts = list(_charts(report.shown))

@@ -12,7 +12,8 @@ from personaplex.report.summary import Shown
 
 STYLE = """
 td.text { white-space: normal; min-width: 8rem; text-align: left; } td.left, th.left { text-align: left; }
-tbody td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; } .table { margin-bottom: 1rem; }
+td.what { white-space: normal; min-width: 8.5rem; overflow-wrap: break-word; text-align: left; }
+.table { margin-bottom: 1rem; }
 td svg.share { width: 120px; height: 16px; } .share .line { stroke: var(--c0); stroke-width: 2; }
 .share .goal { stroke: var(--bad); stroke-width: 2; } .share .rail { stroke: var(--line); }
 caption { text-align: left; color: var(--soft); padding: 0 0 .3rem; }
@@ -57,7 +58,7 @@ def of_rows(rows: Sequence[Row], caption: str) -> str:
     for row in rows:
         low, high = row.interval
         interval = "" if math.isnan(low) or math.isnan(high) else f"{number(low, row.unit)} to {number(high, row.unit)}"
-        cells = [escape(row.what), number(row.value, row.unit), interval, str(row.n)]
+        cells = [f'<td class="what">{escape(row.what)}</td>', number(row.value, row.unit), interval, str(row.n)]
         if has_goals:
             goal = "" if row.goal is None else ("≤ " if row.at_most else "≥ ") + number(row.goal, row.unit)
             verdict = {True: '<td class="good left">met</td>', False: '<td class="bad left">missed</td>', None: ""}

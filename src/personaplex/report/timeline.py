@@ -212,7 +212,7 @@ def _steps(sheet: _Sheet, shown: Shown) -> None:
     if steps is None or not steps.measures:
         return
     known = [(at, measure) for at, measure in zip(steps.at, steps.measures, strict=True) if at < sheet.seconds]
-    top, tall = sheet.lane("entropy", 76, gap=28, rise=8), 76
+    top, tall = sheet.lane("entropy", 76, gap=34, rise=13), 76
     values = np.array([measure[1:] for _, measure in known], np.float64).reshape(-1, len(STREAMS))
     most = max(1.0, math.ceil(np.nanmax(values))) if np.isfinite(values).any() else 1.0
     for nats in (0.0, most):
