@@ -14,7 +14,6 @@ from personaplex.cli.main import main
 from personaplex.errors import UsageError
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.row import Row, median, share
-from personaplex.evaluate.statistics import Share
 from personaplex.report.comparison import Difference, compare, mcnemar
 
 
@@ -195,4 +194,4 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["report", "--compare", a, b]) == 2
     assert "not the result of an evaluation" in capsys.readouterr().err
     assert main(["report", "--compare", a, a, "-o", str(tmp_path / "a.html")]) == 2, "a.json would be written over"
-    assert Share(90, 100).value == Result.load(tmp_path / "a.json").rows[0].value
+    assert Result.load(tmp_path / "a.json").rows[0].value == 0.9

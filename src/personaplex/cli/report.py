@@ -104,10 +104,10 @@ def _check(options: dict[str, Any]) -> None:
     """Everything that can be known to be wrong before minutes of work."""
     if options["compare"] is not None and (options["sources"] or options["model"] is not None):
         raise UsageError("--compare takes two results and nothing else; make a report first, and compare its JSON")
-    if options["compare"] is None and not options["sources"] and options["model"] is None:
-        raise UsageError("nothing to report on: name a recording, a result or a folder of them, or --model")
     if options["audio"] and options["model"] is None:
         raise UsageError("--audio is what a model is to hear: name it with --model")
+    if options["compare"] is None and not options["sources"] and options["model"] is None:
+        raise UsageError("nothing to report on: name a recording, a result or a folder of them, or --model")
     if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
         raise UsageError("give --system-prompt or --system-prompt-text, not both")
     check_sampling(options)
@@ -119,12 +119,23 @@ def _check(options: dict[str, Any]) -> None:
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {output}: the page is an .html file, and its numbers a .json beside it")
     beside = output.with_suffix(".json")
-    if beside.resolve() in {path.resolve() for path in (*options["sources"], *(options["compare"] or ()))}:
+    sources = {path.resolve() for path in (*options["sources"], *(options["compare"] or ()))}
+    if beside.resolve() in sources or (beside.is_file() and not _is_written_by_this(beside)):
         raise UsageError(
-            f"{beside}, which would be written beside {output}, is one of the sources; choose another name"
+            f"{beside} would be written beside {output}, over what is no earlier page; choose another name"
         )
     check_writable(output)
     check_writable(beside)
+
+
+def _is_written_by_this(path: Path) -> bool:
+    """Whether a JSON file is an earlier page's: anything else may be a recording's only description."""
+    from personaplex.report.sources import read_json
+
+    try:
+        return read_json(path).get("kind") in ("report", "comparison")
+    except UsageError:
+        return False
 
 
 def _report(options: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ ROWS, LOWEST_HZ, HIGHEST_HZ = 64, 60.0, 8000.0
 RANGE_DB = 65.0
 """What is so far below the loudest moment is left white."""
 _FLOOR = 1e-5
-"""Amplitude that counts as the loudest where all is silent: else rounding would be drawn as if it were sound."""
+"""Amplitude that counts as the loudest where all is softer: else rounding would be drawn as if it were sound."""
 
 
 def row_of(hertz: float) -> float:
@@ -32,7 +32,6 @@ def spectrogram(pcm: np.ndarray) -> np.ndarray:
     below = np.floor(bins).astype(int)
     part = (bins - below)[:, None]
     picture = power.T[below] * (1 - part) + power.T[below + 1] * part
-    loudest = float(np.quantile(np.abs(pcm), 0.999)) if len(pcm) else 0.0
-    reference = np.square(max(loudest, _FLOOR) * WINDOW / 4)  # a sine of that amplitude, under this window
-    decibels = 10 * np.log10(np.maximum(picture, 1e-20) / reference)
+    quietest = np.square(_FLOOR * WINDOW / 4)  # a sine of that amplitude, under this window
+    decibels = 10 * np.log10(np.maximum(picture, 1e-20) / max(float(np.quantile(picture, 0.9995)), quietest))
     return np.asarray(np.clip(1 + decibels / RANGE_DB, 0, 1))
