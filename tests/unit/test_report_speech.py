@@ -124,7 +124,7 @@ def test_rows_count_turns_by_turn_and_steps_by_conversation() -> None:
     ]
     found = {row.what: row for row in rows(shown)}
     answered, early, latency = (found[n] for n in ("user turns answered", "answers begun early", "answer latency"))
-    assert (answered.value, answered.n) == (pytest.approx(2 / 3), 3) and (early.value, early.n) == (0.5, 2)
+    assert answered.value == pytest.approx(2 / 3) and (answered.n, early.value, early.n) == (3, 0.5, 2)
     assert latency.value == pytest.approx(1000 * (0.5 - 0.4) / 2, abs=1000 * EXACT) and latency.unit == "ms"
     assert math.isnan(latency.interval[0]), "two values have no interval"
     assert (found["step time"].value, found["step time"].n) == (20, 1)

@@ -90,6 +90,11 @@ def looks_swapped(recorded: Recorded) -> bool:
     return len(votes) >= 5 and sum(votes) >= 0.8 * len(votes)
 
 
+def first_sound(pcm: np.ndarray) -> float:
+    """The second, to a tenth, at which [S] begins to sound; 0 if it never does."""
+    return float(np.argmax(_loud(pcm))) / 10
+
+
 def _loud(pcm: np.ndarray) -> np.ndarray:
     """For every tenth of a second, whether it sounds above the background."""
     chunks = list(LevelDetector().push(pcm))

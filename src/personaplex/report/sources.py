@@ -14,8 +14,9 @@ from personaplex.audio import LONGEST_SECONDS, read_audio, read_channels
 from personaplex.errors import AudioError, PersonaPlexError, UsageError
 from personaplex.evaluate.result import Failure, Result
 from personaplex.report.quantised import Quantised
-from personaplex.report.recorded import Mark, Recorded, Said, looks_swapped, of_one_length
+from personaplex.report.recorded import Mark, Recorded, Said, first_sound, looks_swapped, of_one_length
 from personaplex.steps import StepRecord
+from personaplex.units import FRAME_SECONDS, SAMPLE_RATE
 
 SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".webm"}
 """Suffixes of recordings that are looked for in a folder; any other format can be named."""
@@ -208,7 +209,7 @@ def _respond(path: Path, entry: Entry, agent: Channel | None, longest_seconds: f
         lacks.append(f"the user's side: the recording {entry['input']} is neither there nor beside the JSON file")
     lacks.append(NOT_TRANSCRIBED)
     user = np.zeros(0, np.float32) if source is None else read_audio(source, longest_seconds)[: len(answer)]
-    said = [Said(int(at) * 0.08, str(text)) for at, text in entry.get("texts", [])]
+    said = [Said(int(at) * FRAME_SECONDS, str(text)) for at, text in entry.get("texts", [])]
     if "texts" not in entry and entry["text"]:
         said = [Said(0.0, str(entry["text"]))]
         lacks.append("when each word was said: it was printed by an earlier version")
@@ -225,19 +226,22 @@ def _session(path: Path, entry: Entry, agent: Channel | None, longest_seconds: f
     """What a server exports of a session: its transcript as JSON, and its sound as WAV beside it."""
     sound = _beside(path, "the transcript of a server's session; export its sound too (format=wav, `record` asked for)")
     left, right = _two_channels(sound, longest_seconds)
-    created = float(entry["session"]["created"])
+    pcm = (right, left) if agent == "right" else (left, right)
+    created, seconds = float(entry["session"]["created"]), len(left) / SAMPLE_RATE
+    # An answer to a recording is made faster, or slower, than it is heard: its clock says nothing of the sound.
+    first = first_sound(pcm[0]) if entry["session"].get("kind") == "respond" else None
     sides: dict[str, list[Said]] = {"assistant": [], "user": []}
     for message in entry["messages"]:
-        text, end = str(message["content"]), float(message["at"]) - created - ENDED_AFTER
-        before = sides[message["role"]][-1].at if sides[message["role"]] else 0.0
-        sides[message["role"]].append(Said(max(before, end - len(text) / CHARACTERS_A_SECOND), f"{text} "))
+        text, own = str(message["content"]), sides[message["role"]]
+        end = min(float(message["at"]) - created - ENDED_AFTER, seconds)
+        begin = end - len(text) / CHARACTERS_A_SECOND if first is None else first
+        own.append(Said(max(own[-1].at if own else 0.0, begin), f"{text} "))
     lacks = [
         "when each word was said: the history keeps when a turn was written down, after its end",
         "step times and token entropy: the server's history does not keep them",
     ]
     lacks += [] if sides["user"] else [NOT_TRANSCRIBED]
     about = {name: entry["session"].get(name) for name in ("id", "kind", "persona", "title", "created")}
-    pcm = (right, left) if agent == "right" else (left, right)
     return Recorded(path.stem, "serve", *pcm, sides["assistant"], sides["user"], (), None, None, about, lacks)
 
 
