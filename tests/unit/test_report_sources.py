@@ -248,7 +248,7 @@ def test_two_of_one_name_are_told_apart(tmp_path: Path) -> None:
         ([], "nothing to report on"),
         (["--audio", "a.wav"], "name it with --model"),
         (["call.wav", "-o", "page.txt"], "an .html file"),
-        (["call.wav", "-o", "call.html"], "call.json would be written beside call.html"),
+        (["call.wav", "-o", "call.html"], "go into call.json, which is there and is no report"),
         (["--compare", "a.json", "b.json", "call.wav"], "nothing else"),
         (["call.wav", "-o", "nowhere/a.html"], "does not exist"),
         (["--model", "nano", "--seed", "-1"], "seed"),

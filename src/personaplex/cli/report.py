@@ -122,7 +122,7 @@ def _check(options: dict[str, Any]) -> None:
     sources = {path.resolve() for path in (*options["sources"], *(options["compare"] or ()))}
     if beside.resolve() in sources or (beside.is_file() and not _is_written_by_this(beside)):
         raise UsageError(
-            f"{beside} would be written beside {output}, over what is no earlier page; choose another name"
+            f"the numbers of {output} go into {beside}, which is there and is no report; choose another name"
         )
     check_writable(output)
     check_writable(beside)

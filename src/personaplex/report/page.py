@@ -19,7 +19,10 @@ from personaplex.report.summary import FRAME_MS, Shown, facts
 from personaplex.steps import STREAMS as KINDS
 
 MOST_DRAWN_SECONDS = 600.0
-"""Of each conversation so much is drawn: ten minutes are six megabytes of page. All of it is measured."""
+"""Of each conversation so much is drawn: ten minutes are three megabytes of page. All of it is measured."""
+
+MOST_QUOTED = 600
+"""Characters of the agent's text that are shown at once; more are folded away."""
 
 FLOOR_KL, FLOOR_MS = 1e-7, 0.1
 
@@ -105,7 +108,9 @@ def _conversation(shown: Shown, most_seconds: float) -> Iterator[str]:
     yield _facts(recorded.about)
     yield _notes(recorded.lacks, "soft", "Not in this recording:")
     if recorded.text:
-        yield f"<blockquote>{escape(recorded.text)}</blockquote>"
+        quoted = f"<blockquote>{escape(recorded.text)}</blockquote>"
+        is_long = len(recorded.text) > MOST_QUOTED
+        yield f"<details><summary>What the agent said</summary>{quoted}</details>" if is_long else quoted
     if recorded.seconds > most_seconds:
         yield f'<p class="soft">Drawn are the first {most_seconds:g} s; measured is all of it.</p>'
     yield f'<div class="panel">{timeline.timeline(shown, most_seconds)}</div>'
