@@ -44,6 +44,8 @@ class StepRecord:
         try:
             columns = [[math.nan if v is None else float(v) for v in entry[name]] for name in StepMeasure._fields]
             at = [float(value) for value in entry["at"]]
+            if not all(map(math.isfinite, (*at, *columns[0]))):
+                raise ValueError("no record of steps: a time is no number")
             return cls(at, [StepMeasure(*row) for row in _rows(columns, len(at))])
         except (KeyError, TypeError) as error:
             raise ValueError(f"no record of steps: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,9 @@ def test_a_damaged_description_is_one_failure_and_not_two(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "changes",
     [{"events": [{"at": "never"}]}, {"events": 3}, {"events": [[1]]}, {"events": None}, {"steps": 3},
-     {"steps": {"at": [1]}}],
+     {"steps": {"at": [1]}}, {"events": [{"at": math.nan, "event": "agent text", "text": "x"}]},
+     {"events": [{"at": -1, "event": "x"}]},
+     {"steps": {"at": [math.inf], "ms": [1], "text": [1], "semantic": [1], "acoustic": [1]}}],
 )  # fmt: skip
 def test_a_damaged_recording_is_told_in_words(tmp_path: Path, changes: dict[str, object]) -> None:
     record(tmp_path / "call.wav")
@@ -226,11 +229,40 @@ def _mono(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"rows": [{"what": "x", "value": "1", "interval": [0, 1], "n": 3}]}, {"items": [1]}, {"about": [1]},
+     {"failures": [{"item": "a", "reason": 3}]}, {"rows": [{"what": 3, "value": 1, "interval": [0, 1], "n": 3}]},
+     {"kind": 3}],
+)  # fmt: skip
+def test_a_result_with_texts_for_numbers_is_refused(
+    tmp_path: Path, damage: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Result("codec", {}, [share("x", [True])]).save(tmp_path / "a.json")
+    edit(tmp_path / "a.json", **damage)
+    with pytest.raises(UsageError, match="is damaged"):
+        read(tmp_path / "a.json")
+    assert main(["report", "--compare", str(tmp_path / "a.json"), str(tmp_path / "a.json")]) == 2
+
+
 def test_nothing_at_all_that_can_be_read_ends_with_how_many(tmp_path: Path) -> None:
     _write(tmp_path / "a.json", "{}")
     _write(tmp_path / "b.json", "{}")
     with pytest.raises(UsageError, match=r"none of 2 files can be read; the first: .*a\.json"):
         read(tmp_path)
+
+
+def test_texts_that_no_file_can_hold_do_not_stop_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halves of characters, zero bytes and markup, in what was said and in a file's name."""
+    monkeypatch.chdir(tmp_path)
+    record(tmp_path / "call.wav", about={"prompt": "\x00<script>alert(1)</script>"})
+    said = [{"at": 3.1, "event": "agent text", "text": "half \ud83d of one <b>\x00"}]
+    edit(tmp_path / "call.json", events=said)
+    (tmp_path / "torn\udcff.json").write_text("{")
+    assert main(["report", ".", "-q", "-o", "out.html"]) == 0
+    result, page = Result.load(tmp_path / "out.json"), (tmp_path / "out.html").read_text()
+    assert result.items[0]["text"] == "half ? of one <b>\x00" and result.failures[0].item == "torn?.json"
+    assert "<script" not in page and "&lt;b&gt;" in page and "alert(1)" in page
 
 
 def test_two_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def _report(options: dict[str, Any]) -> None:
             note(f"{shown.recorded.name}: {doubt}", quiet=quiet)
     result = report.result()
     with whole_file(output) as temporary:
-        temporary.write_text(html(report, options["draw_seconds"]), encoding="utf-8")
+        temporary.write_text(html(report, options["draw_seconds"]), encoding="utf-8", errors="replace")
     result.save(output.with_suffix(".json"))
     if result.rows:
         click.echo(as_markdown(result.rows))
@@ -172,6 +172,7 @@ def _converse(sources: Sources, options: dict[str, Any]) -> dict[str, Any]:
     from personaplex.evaluate.result import Failure
     from personaplex.model import PersonaPlex
     from personaplex.report.run import as_recorded
+    from personaplex.report.sources import printable
 
     quiet = options["quiet"]
     note_blas(quiet=quiet)
@@ -194,7 +195,7 @@ def _converse(sources: Sources, options: dict[str, Any]) -> dict[str, Any]:
             note(f"answered {path}: {stream.reply.text or '(nothing)'}", quiet=quiet)
         except PersonaPlexError as error:
             first = first or error
-            sources.failures.append(Failure(str(path), str(error)))
+            sources.failures.append(Failure(printable(str(path)), printable(str(error))))
     if first is not None and not n_answered:
         raise first
     return {**about, "machine": describe_machine(), "mlx": mlx_version()}
@@ -218,11 +219,11 @@ def _recordings(paths: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def _compare(first: Path, second: Path, options: dict[str, Any]) -> None:
-    from personaplex.evaluate.result import Result
     from personaplex.report.comparison import compare
     from personaplex.report.comparison_page import markdown
+    from personaplex.report.sources import load_result
 
-    found = compare(Result.load(first), Result.load(second))
+    found = compare(load_result(first), load_result(second))
     click.echo(markdown(found))
     if options["output"] is not None:
         _write_comparison(found, first, second, options["output"], quiet=options["quiet"])
@@ -232,7 +233,7 @@ def _write_comparison(found: Comparison, first: Path, second: Path, output: Path
     from personaplex.report.comparison_page import html
 
     with whole_file(output) as temporary:
-        temporary.write_text(html(found, first.name, second.name), encoding="utf-8")
+        temporary.write_text(html(found, first.name, second.name), encoding="utf-8", errors="replace")
     with whole_file(output.with_suffix(".json")) as temporary:
         text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -45,7 +45,12 @@ blockquote { margin: .5rem 0; padding-left: .8rem; border-left: 3px solid var(--
 
 def html(report: Report, most_seconds: float = MOST_DRAWN_SECONDS) -> str:
     """The whole page."""
-    return page("PersonaPlex report", "\n".join(_parts(report, most_seconds)), STYLE + MORE_STYLE)
+    name = report.about.get("model")
+    return page(
+        f"PersonaPlex report: {name}" if name else "PersonaPlex report",
+        "\n".join(_parts(report, most_seconds)),
+        STYLE + MORE_STYLE,
+    )
 
 
 def _parts(report: Report, most_seconds: float) -> Iterator[str]:

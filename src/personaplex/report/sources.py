@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,27 +62,28 @@ class Sources:
                 self._take(path, agent, longest_seconds)
             except PersonaPlexError as error:
                 first = first or error
-                self.failures.append(Failure(str(path), str(error)))
+                self.failures.append(Failure(printable(str(path)), printable(str(error))))
         if first is not None and not len(self):
             n = len(self.failures)
             raise first if n == 1 else type(first)(f"none of {n} files can be read; the first: {first}")
 
     def add(self, recorded: Recorded) -> None:
         """Take a conversation up, under a name of its own: a comparison finds items by their names."""
-        taken, name, n = {one.name for one in self.conversations}, recorded.name, 1
+        own, n = printable(recorded.name), 1
+        taken, name = {one.name for one in self.conversations}, own
         while name in taken:
             n += 1
-            name = f"{recorded.name} ({n})"
+            name = f"{own} ({n})"
         self.conversations.append(replace(recorded, name=name))
 
     def _take(self, path: Path, agent: Channel | None, longest_seconds: float) -> None:
         if path.suffix.lower() == ".json":
             entry = read_json(path)
             if entry.get("kind") is not None and "rows" in entry:
-                self.results.append((path.name, Result.load(path)))
+                self.results.append((printable(path.name), load_result(path)))
                 return
             if "candidates" in entry and "reference" in entry:
-                self.quantised.append(_whole(path, lambda: Quantised.from_json(path.name, entry)))
+                self.quantised.append(_whole(path, lambda: Quantised.from_json(printable(path.name), entry)))
                 return
             self.add(_checked(described(path, entry, agent, longest_seconds)))
             return
@@ -116,7 +118,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 def read_json(path: Path) -> Entry:
     """A JSON object. Raises UsageError."""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_storable)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -124,6 +126,29 @@ def read_json(path: Path) -> Entry:
     if not isinstance(entry, dict):
         raise UsageError(f"{path} holds no JSON object; expected {KNOWN}")
     return entry
+
+
+def load_result(path: Path) -> Result:
+    """The result of an evaluation, every number of it a number. Raises UsageError."""
+    result = Result.load(path)
+    numbers = [(r.value, *r.interval, r.n, 0.0 if r.goal is None else r.goal) for r in result.rows]
+    texts = [(r.what, r.unit) for r in result.rows] + [(f.item, f.reason) for f in result.failures]
+    sound = all(isinstance(one, int | float) for row in numbers for one in row)
+    sound = sound and all(isinstance(one, str) for pair in texts for one in pair)
+    sound = sound and all(isinstance(one, Mapping) for one in (result.about, *result.items))
+    if not sound or not isinstance(result.kind, str):
+        raise UsageError(f"{path} is damaged: a number, or a text, of its rows, items or failures is none")
+    return result
+
+
+def _storable(pairs: list[tuple[str, Any]]) -> Entry:
+    """A JSON object without halves of characters, which no file can hold again."""
+    return {printable(name): printable(value) if isinstance(value, str) else value for name, value in pairs}
+
+
+def printable(text: str) -> str:
+    """A text, or a file's name, as UTF-8 can hold it."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def described(path: Path, entry: Entry, agent: Channel | None, longest_seconds: float) -> Recorded:
@@ -178,7 +203,7 @@ def _talk(path: Path, entry: Entry, agent: Channel | None, longest_seconds: floa
     """What `talk --record` and `respond --record` write."""
     left, right = _two_channels(_beside(path), longest_seconds)
     channel = agent or ("left" if entry["left"] == "agent" else "right")
-    events = [(float(event["at"]), str(event["event"]), event) for event in entry["events"]]
+    events = [(_second(event["at"]), str(event["event"]), event) for event in entry["events"]]
     said = [Said(at, str(event["text"])) for at, what, event in events if what == "agent text"]
     heard = [Said(at, str(event["text"])) for at, what, event in events if what == "user text"]
     marks = [Mark(at, what, _more(event)) for at, what, event in events if not what.endswith(" text")]
@@ -227,13 +252,13 @@ def _session(path: Path, entry: Entry, agent: Channel | None, longest_seconds: f
     sound = _beside(path, "the transcript of a server's session; export its sound too (format=wav, `record` asked for)")
     left, right = _two_channels(sound, longest_seconds)
     pcm = (right, left) if agent == "right" else (left, right)
-    created, seconds = float(entry["session"]["created"]), len(left) / SAMPLE_RATE
+    created, seconds = _second(entry["session"]["created"]), len(left) / SAMPLE_RATE
     # An answer to a recording is made faster, or slower, than it is heard: its clock says nothing of the sound.
     first = first_sound(pcm[0]) if entry["session"].get("kind") == "respond" else None
     sides: dict[str, list[Said]] = {"assistant": [], "user": []}
     for message in entry["messages"]:
         text, own = str(message["content"]), sides[message["role"]]
-        end = min(float(message["at"]) - created - ENDED_AFTER, seconds)
+        end = min(_second(message["at"]) - created - ENDED_AFTER, seconds)
         begin = end - len(text) / CHARACTERS_A_SECOND if first is None else first
         own.append(Said(max(own[-1].at if own else 0.0, begin), f"{text} "))
     lacks = [
@@ -274,6 +299,13 @@ def _beside(path: Path, what: str = "the description of a recording") -> Path:
 def _find(path: Path, name: str) -> Path | None:
     """A file that a JSON file names: from here, or beside it."""
     return next((one for one in (Path(name), path.parent / Path(name).name) if one.is_file()), None)
+
+
+def _second(value: Any) -> float:
+    second = float(value)
+    if not 0 <= second < math.inf:
+        raise ValueError(f"{value} is no time in seconds")
+    return second
 
 
 def _more(event: Mapping[str, Any]) -> str:
