@@ -13,6 +13,7 @@ import pytest
 from personaplex.audio import write_audio
 from personaplex.cli.main import main
 from personaplex.evaluate.result import Result
+from personaplex.evaluate.row import share
 from tests.conftest import PARITY
 
 TINY = ["--model", str(PARITY), "--voice", "VOICE0"]
@@ -69,10 +70,12 @@ def test_a_model_and_a_seed_make_the_same_report_again(desk: Path, capsys: pytes
 
 def test_a_broken_recording_beside_a_good_one(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (desk / "asked" / "broken.wav").write_bytes(b"RIFF")
-    assert main(["report", *TINY, "--audio", "asked", "--max-steps", "1", "-o", "a.html"]) == 0
+    Result("codec", {}, [share("kept", [True])]).save(desk / "codec.json")
+    assert main(["report", "codec.json", *TINY, "--audio", "asked", "--max-steps", "1", "-o", "a.html"]) == 0
     assert "left out: asked/broken.wav" in capsys.readouterr().err
     result = Result.load(desk / "a.json")
     assert len(result.failures) == 1 and result.about["conversations"] == 1
+    assert {"text entropy", "codec: kept"} <= {row.what for row in result.rows}
     (desk / "asked" / "question.wav").unlink()
     assert main(["report", *TINY, "--audio", "asked", "-o", "b.html"]) == 3
     assert not (desk / "b.html").exists()

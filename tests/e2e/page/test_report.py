@@ -36,6 +36,16 @@ WIDE = """() => {
 """Whether the page can be scrolled sideways, and what sticks out; boxes that scroll by themselves may hold more."""
 
 
+COVERED = """() => {
+  const words = [...document.querySelectorAll('.timeline .said')];
+  const boxes = words.map(one => [one.textContent, one.getBoundingClientRect()]);
+  const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom - 2 && b.top < a.bottom - 2;
+  return [boxes.length, boxes.flatMap(([text, a], i) =>
+    boxes.slice(i + 1).filter(([_, b]) => meet(a, b)).map(([other, _]) => text + ' / ' + other))];
+}"""
+"""How many words there are, and which lie on each other."""
+
+
 def conversation(path: Path) -> None:
     """The bundled question twice; the agent, whose voice it is too, answers it and is interrupted by the second."""
     question = read_audio(QUESTION)
@@ -77,32 +87,36 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [375, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_overflows_and_no_request_leaves(browser: Browser, report: Path, scheme: str, width: int) -> None:
+def test_nothing_overflows_and_no_request_leaves(
+    browser: Browser, report: Path, tmp_path: Path, scheme: str, width: int
+) -> None:
+    shot = tmp_path / "panel.png"
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     page, asked, said = context.new_page(), list[str](), list[str]()
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
     page.goto(report.as_uri())
     assert page.evaluate(WIDE) == [False, []]
+    assert page.evaluate(COVERED) == [14, []]
     page.set_content(report.read_text() + '<div style="width: 3000px">wide</div>')
     scrolls, found = page.evaluate(WIDE)
     assert scrolls and len(found) == 1, "so this test can fail"
     page.goto(report.as_uri())
     SHOTS.mkdir(parents=True, exist_ok=True)
-    shot = SHOTS / f"report-{scheme}-{width}.png"
-    page.screenshot(path=shot, full_page=True)
-    box = [
-        round(v)
-        for v in page.evaluate("Object.values(document.querySelectorAll('image')[1].getBoundingClientRect().toJSON())")
-    ][:4]
+    page.screenshot(path=SHOTS / f"report-{scheme}-{width}.png", full_page=True)  # for people to look at
+    back = "rgb({}, {}, {})".format(*rgb(scheme, "back"))
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == back
+    panel = page.locator(".panel")
+    panel.screenshot(path=shot)
+    corner, image = panel.bounding_box(), page.locator("image").nth(1).bounding_box()
     context.close()
     assert said == [] and {url for url in asked if not url.startswith("data:")} == {report.as_uri()}
     seen = pixels(shot).astype(int)
-    assert (seen[-1, -1] == rgb(scheme, "back")).all()
     for what, colour in (("agent", "c0"), ("user", "c1"), ("late step", "bad"), ("text entropy", "c2")):
         assert (np.abs(seen - rgb(scheme, colour)).sum(axis=2) < 12).sum() > 60, f"{what} is not to be seen"
-    x, y, wide, tall = box
-    picture = seen[y : y + tall, x : min(x + wide, width - 40)].mean(axis=2)
+    assert corner is not None and image is not None
+    x, y = round(image["x"] - corner["x"]), round(image["y"] - corner["y"])
+    picture = seen[y : y + round(image["height"]), x:-20].mean(axis=2)
     ink = picture < 100 if scheme == "light" else picture > 160
     assert 0.02 < ink.mean() < 0.5, "the user's spectrogram: ink that stands out, and room around it"
 
@@ -118,6 +132,7 @@ def test_it_holds_everything_as_text_and_loads_nothing(report: Path) -> None:
     for figure in re.findall(r"<svg [^>]*>", text):
         assert 'aria-label="' in figure or 'aria-hidden="true"' in figure, figure
     assert len(re.findall(r'<image [^>]*href="data:image/png;base64,', text)) == 2
+    assert text.count('class="overlap"') == 1 and text.count('class="late"') == 16, "every tenth step of 155 is late"
     table = re.search(r"<caption>Turns</caption>.*?</table>", text, re.DOTALL)
     assert table is not None and "the agent says so many words" in table[0]
 
