@@ -10,9 +10,9 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "personaplex"
 
 LEVELS = [
-    {"errors", "units"},
+    {"drawing", "errors", "units"},
     {"accelerator", "config", "files", "voice"},
-    {"turns"},
+    {"steps", "turns"},
     {"audio", "text", "speech", "dialogue", "guard", "vad"},
     {"nn"},
     {"models"},
@@ -22,7 +22,7 @@ LEVELS = [
     {"model", "train"},
     {"runtime", "cascade"},
     {"bench", "evaluate", "live", "quality"},
-    {"doctor", "summary"},
+    {"doctor", "report", "summary"},
     {"server"},
     {"cli"},
 ]
@@ -93,7 +93,7 @@ def test_imports_point_down(path: Path) -> None:
             assert here in HEAVY[root], f"{path.name} imports {root}"
 
 
-SEAM = {"audio", "conversation", "errors", "files", "live", "persona", "turns", "units", "vad"}
+SEAM = {"audio", "conversation", "errors", "files", "live", "persona", "steps", "turns", "units", "vad"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if part(p) == "live"], ids=lambda p: p.name)

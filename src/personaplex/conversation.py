@@ -21,6 +21,7 @@ import numpy as np
 
 from personaplex.errors import PersonaPlexError
 from personaplex.guard import Kind
+from personaplex.steps import StepMeasure
 
 if TYPE_CHECKING:
     from personaplex.engine.sampling import Sampling
@@ -85,9 +86,13 @@ class Ready(Event):
 
 @dataclass(frozen=True)
 class Audio(Event):
-    """80 ms of the agent: `pcm` [1920] float32 at 24 kHz, for the user's frame of the same number."""
+    """80 ms of the agent: `pcm` [1920] float32 at 24 kHz, for the user's frame of the same number.
+
+    `measure` is what the model tells of the step it came from; None where no model made it, or none was asked.
+    """
 
     pcm: np.ndarray = field(repr=False, compare=False)
+    measure: StepMeasure | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

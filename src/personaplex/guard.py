@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -60,7 +61,7 @@ class Guard:
         while self._words and self._words[0][0] <= self._at - WORD_FRAMES:
             self._words.popleft()
         if loud:
-            self._spectra.append(np.square(np.abs(np.fft.rfft(pcm * np.hanning(len(pcm))))))
+            self._spectra.append(spectrum(pcm))
         else:
             self._spectra.clear()
         if self._loops() or self._same >= SAME_FRAMES:
@@ -78,8 +79,16 @@ class Guard:
         return False
 
     def _is_flat(self) -> bool:
-        if len(self._spectra) < NOISE_FRAMES:
-            return False
-        # Below 50 Hz there is no voice, and above 7 kHz little of one: hiss there is a bad microphone's, not a loop's.
-        power = np.mean(self._spectra, axis=0)[4:560] + 1e-20
-        return bool(np.exp(np.mean(np.log(power))) / np.mean(power) > NOISE_FLATNESS)
+        return len(self._spectra) == NOISE_FRAMES and flatness(self._spectra) > NOISE_FLATNESS
+
+
+def spectrum(pcm: np.ndarray) -> np.ndarray:
+    """The power spectrum [961] of a frame [1920]."""
+    return np.square(np.abs(np.fft.rfft(pcm * np.hanning(len(pcm)))))
+
+
+def flatness(spectra: Sequence[np.ndarray] | np.ndarray) -> float:
+    """How flat the mean of power spectra [F, 961] is: its geometric over its arithmetic mean, 1 for white noise."""
+    # Below 50 Hz there is no voice, and above 7 kHz little of one: hiss there is a bad microphone's, not a loop's.
+    power = np.mean(spectra, axis=0)[4:560] + 1e-20
+    return float(np.exp(np.mean(np.log(power))) / np.mean(power))

@@ -11,18 +11,23 @@ import numpy as np
 from personaplex.audio import write_audio
 from personaplex.engine.duplex import DuplexState
 from personaplex.engine.sampling import Sampling
+from personaplex.steps import StepMeasure, StepRecord
 from personaplex.units import FRAME_SECONDS, SAMPLE_RATE
 
 
 @dataclass(frozen=True)
 class AgentFrame:
-    """80 ms of the agent: `audio` [1920] float32, the `text` completed in it, its `tokens` [17], the step's time."""
+    """80 ms of the agent: `audio` [1920] float32, the `text` completed in it, its `tokens` [17], the step's time.
+
+    `measure` also tells how much in doubt its tokens were; None where no model of ours made the frame.
+    """
 
     index: int
     audio: np.ndarray
     text: str
     tokens: np.ndarray
     step_ms: float
+    measure: StepMeasure | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,8 @@ class Reply:
     """A whole answer.
 
     `audio` [S] float32 at 24 kHz starts with the user's first frame and runs past the user's end; `tokens` [17, T]
-    int32 are all streams; `text` is what the agent said; `stopped` is why it ended: silence, limit or cancelled.
+    int32 are all streams; `text` is what the agent said, `texts` what of it each frame completed, `steps` what each
+    step tells of itself; `stopped` is why it ended: silence, limit or cancelled.
     """
 
     audio: np.ndarray = field(repr=False)
@@ -88,6 +94,8 @@ class Reply:
     user_frames: int
     stopped: str
     state: TalkState = field(repr=False)
+    texts: tuple[str, ...] = field(default=(), repr=False)
+    steps: StepRecord = field(default=StepRecord((), ()), repr=False)
 
     @property
     def seconds(self) -> float:

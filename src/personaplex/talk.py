@@ -13,12 +13,13 @@ import numpy as np
 from personaplex.audio import rms
 from personaplex.engine.duplex import Duplex, DuplexState, settle
 from personaplex.engine.generator import Step
-from personaplex.engine.sampling import Sampling
+from personaplex.engine.sampling import Sampling, step_entropies
 from personaplex.errors import UsageError
 from personaplex.reply import AgentFrame, Chunk, Reply, TalkState, Timings
+from personaplex.steps import StepMeasure, StepRecord
 from personaplex.text import TextStream, Tokenizer
 from personaplex.turns import QUIET_RMS, Turn
-from personaplex.units import FRAME_RATE, FRAME_SAMPLES, frames_in
+from personaplex.units import FRAME_RATE, FRAME_SAMPLES, FRAME_SECONDS, frames_in
 
 
 class Talk:
@@ -38,9 +39,11 @@ class Talk:
         settle(frame, self._state)
         tokens, audio = np.array(frame.step.tokens[0]), np.array(frame.pcm[0])
         spoke = bool(frame.step.valid[0].item())
+        entropies = np.array(step_entropies(frame.step.text_logits, frame.step.audio_logits))[0]
         step_ms = 1000 * (time.perf_counter() - began)
         index, self.n_frames, self.last_step = self.n_frames, self.n_frames + 1, frame.step
-        return AgentFrame(index, audio, self._text.push(int(tokens[0])) if spoke else "", tokens, step_ms)
+        text = self._text.push(int(tokens[0])) if spoke else ""
+        return AgentFrame(index, audio, text, tokens, step_ms, StepMeasure(step_ms, *map(float, entropies)))
 
     def rest_of_text(self) -> str:
         """Text left over when the conversation stops in the middle of a character."""
@@ -170,6 +173,11 @@ class ReplyStream:
             min(frames_in(len(self._user)), len(self._frames)),
             stopped,
             TalkState(self._talk.state, self._sampling),
+            tuple(self._text),
+            StepRecord(
+                [frame.index * FRAME_SECONDS for frame in self._frames],
+                [frame.measure for frame in self._frames if frame.measure is not None],
+            ),
         )
 
     @property

@@ -29,6 +29,7 @@ from personaplex.conversation import (
     VoiceChoice,
 )
 from personaplex.errors import Busy, Closed, Unsupported, UsageError
+from personaplex.steps import StepMeasure
 from personaplex.units import FRAME_SAMPLES
 
 
@@ -95,7 +96,7 @@ class ScriptedConversation:
             says = n % 5 == 0 and bool(self._words) and self._words[0][0] <= n // 5
             if says and not self._speaks:
                 self._mailbox.put(AgentStarted(n))
-            self._mailbox.put(Audio(n, frame))
+            self._mailbox.put(Audio(n, frame, StepMeasure(1.0 + n, 0.1, 0.2, 0.3)))
             if says:
                 self._mailbox.put(AgentText(n, self._words.popleft()[1] + " "))
             elif n % 5 == 0 and self._speaks:

@@ -13,7 +13,7 @@ import pytest
 
 from personaplex.audio import write_audio
 from personaplex.cli.main import main
-from personaplex.quality.page import STYLE
+from personaplex.drawing.style import STYLE
 from tests.listening import write_model
 
 PLACES = ("chromium", "chromium-browser", "google-chrome",

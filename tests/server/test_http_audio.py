@@ -20,6 +20,7 @@ from openai import OpenAI
 from personaplex import PersonaPlex
 from personaplex.audio import read_audio
 from personaplex.errors import Busy, EngineError
+from personaplex.report.sources import Sources
 from personaplex.server.http import replies, respond, speaker, turnstile
 from personaplex.server.http.turnstile import Turnstile
 from personaplex.server.service import Service
@@ -358,6 +359,21 @@ def test_respond_keeps_the_sound_where_that_is_asked_for(http: TestClient) -> No
     assert stereo[:, 0].tobytes() == answer.content[44:]  # the agent
     user = np.frombuffer(wav(SAID)[44:], "<i2")
     assert np.array_equal(stereo[: len(user), 1], user) and not stereo[len(user) :, 1].any()
+
+
+def test_what_was_kept_can_be_reported(http: TestClient, tmp_path: Path) -> None:
+    """A session's two exports, under the names that the server gives them, are a conversation to `report`."""
+    id = http.post("/v1/respond", files={"file": ("q.wav", wav(SAID))}, data={"record": "true"}).headers["x-session-id"]
+    for form in ("json", "wav"):
+        export = http.get(f"/v1/history/{id}/export?format={form}")
+        name = export.headers["content-disposition"].split('"')[1]
+        (tmp_path / name).write_bytes(export.content)
+    sources = Sources()
+    sources.read([tmp_path], None)
+    (one,) = sources.conversations
+    assert (one.source, one.name, one.text, sources.failures) == ("serve", id, "hello there", [])
+    assert np.abs(one.user[: len(SAID)] - SAID).max() < 1e-3 and one.about["kind"] == "respond"
+    assert 0 <= one.said[0].at < one.seconds
 
 
 def test_respond_by_the_cascade_hears_answers_and_says(http: TestClient, stage: Stage) -> None:

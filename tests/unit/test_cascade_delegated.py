@@ -86,6 +86,7 @@ def hold(delegate: Delegate | str, *sounds: np.ndarray, model: Model | None = No
     backend.close()
     assert isinstance(found[-1], Ended) and found[-1].reason == "finished"
     n_frames = [event.frame for event in of(Audio, found)]
+    assert all(event.measure is not None and event.measure.ms == 1 + event.frame for event in of(Audio, found))
     assert n_frames == list(range(len(n_frames)))
     return found
 

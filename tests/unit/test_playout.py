@@ -71,3 +71,17 @@ def test_what_is_cut_off_is_not_played() -> None:
     playout.pull(480)
     playout.clear()
     assert not playout.pull(FRAME_SAMPLES).any() and (playout.waiting, playout.gaps) == (0, 0)
+
+
+def test_how_far_ahead_the_last_frame_is_told_before_playing_begins() -> None:
+    """Each of the first frames is played three after it was pushed, whether the speaker has begun or not."""
+    playout = Playout()
+    for n in range(6):
+        playout.push(np.full(FRAME_SAMPLES, n + 1, np.float32) / 10)
+        assert playout.ahead == 2 * FRAME_SAMPLES, n
+        playout.pull(FRAME_SAMPLES)
+    playout.pull(3 * FRAME_SAMPLES)  # dry: a frame deeper, from the beginning
+    playout.push(np.ones(FRAME_SAMPLES, np.float32))
+    assert playout.ahead == 3 * FRAME_SAMPLES
+    playout.drain()
+    assert playout.ahead == 0

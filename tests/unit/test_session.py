@@ -18,6 +18,7 @@ from personaplex.live.floor import Floor, Key, Open, Turns
 from personaplex.live.playout import FEWEST_FRAMES, Playout
 from personaplex.live.session import Roles, Session
 from personaplex.persona import read_personas
+from personaplex.steps import StepRecord
 from personaplex.units import FRAME_SAMPLES
 from tests.contract.scripted import Scripted, ScriptedConversation
 
@@ -103,6 +104,10 @@ def test_duplex_sound_comes_back_three_frames_later_without_a_gap(speech_frames:
     at = {event["text"]: event["at"] for event in report["events"] if event["event"] == "agent text"}
     # Frame 5 says "there"; it is audible three frames and one later than the user's frame 5 began.
     assert at["there "] == pytest.approx((5 + FEWEST_FRAMES + 1) * 0.08) and report["seed"] == 5
+    steps = StepRecord.from_json(report["steps"])
+    n = len(speech_frames) // FRAME_SAMPLES
+    assert np.array(steps.at[:n]) == pytest.approx(0.08 * (FEWEST_FRAMES + np.arange(n)), abs=1e-3), "when it is heard"
+    assert [measure.ms for measure in steps.measures[:n]] == [1.0 + i for i in range(n)]
 
 
 def test_one_after_the_other_with_enter(speech_frames: np.ndarray, tmp_path: Path) -> None:

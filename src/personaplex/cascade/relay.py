@@ -37,6 +37,7 @@ from personaplex.conversation import (
     UserText,
 )
 from personaplex.errors import Closed, PersonaPlexError
+from personaplex.steps import StepMeasure
 from personaplex.units import FRAME_SAMPLES
 
 CATCH_UP_FRAMES = 38
@@ -124,9 +125,9 @@ class Relay:
         self._frame = event.frame
         is_muted = self._heard is not Heard.MODEL
         match event:
-            case Audio(frame, pcm):
+            case Audio(frame, pcm, measure):
                 await self._settle()
-                return self._play(frame, pcm)
+                return self._play(frame, pcm, measure)
             case AgentText(_, text):
                 self._n_repeated += _n_letters(text)
                 if is_muted:
@@ -154,7 +155,7 @@ class Relay:
             self._ask()
         return None
 
-    def _play(self, frame: int, pcm: np.ndarray) -> None:
+    def _play(self, frame: int, pcm: np.ndarray, measure: StepMeasure | None) -> None:
         """Pass on whose sound is to be heard."""
         if self._heard is Heard.DEPUTY and self._mouth.n_waiting == 0 and not self._is_answering:
             self._tell_speaking(False)
@@ -167,7 +168,7 @@ class Relay:
             pcm, said = self._mouth.next()
         elif self._heard is Heard.NOBODY:
             pcm = np.zeros(FRAME_SAMPLES, np.float32)
-        if self.mailbox.put(Audio(frame, pcm)) > UNREAD_FRAMES:
+        if self.mailbox.put(Audio(frame, pcm, measure)) > UNREAD_FRAMES:
             self.mailbox.put(Ended(frame, "unread"))
             self._call.close()
         if said:

@@ -28,6 +28,7 @@ COMMANDS = {
     "convert": "Quantise a model, for less memory and faster steps.",
     "quantisation-report": "Measure what fewer bits cost.",
     "eval": "Measure how good a model is.",
+    "report": "Conversations and measurements on one page; two of them compared.",
     "train": "Make the small model from nothing.",
 }
 

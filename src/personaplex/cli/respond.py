@@ -34,7 +34,7 @@ from personaplex.cli.standard_output import check_stdout, write_stdout
 from personaplex.errors import UsageError
 from personaplex.files import check_writable
 from personaplex.text import PROMPTS
-from personaplex.units import FRAME_RATE
+from personaplex.units import FRAME_RATE, FRAME_SECONDS
 
 if TYPE_CHECKING:
     from personaplex.model import PersonaPlex
@@ -79,6 +79,12 @@ if TYPE_CHECKING:
 @click.option("--chunk-frames", type=int, default=25, show_default=True, help="Frames per piece with --stream.")
 @click.option("--compile/--no-compile", "compiled", default=None, help="Fuse the step's graph (default: on a Mac).")
 @kv_bits_option
+@click.option(
+    "--record",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Both sides in one file (.wav, .flac), and a .json beside it, for `report`.",
+)
 @click.option("--transcript", is_flag=True, help="Print what the agent said on stdout.")
 @json_option
 @sampling_options
@@ -110,9 +116,11 @@ def command(**options: Any) -> None:
     began = time.perf_counter()
     model = _load(options)
     load_ms = 1000 * (time.perf_counter() - began)
-    stream = _open(model, user, options)
+    stream = open_reply(model, user, options)
     began = time.perf_counter()
     first_audio_ms = _drain(stream, options, began)
+    if options["record"] is not None:
+        _record(stream.reply, user, options)
     _finish(stream.reply, load_ms, first_audio_ms, options)
 
 
@@ -153,6 +161,12 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("--output - writes audio to stdout, where --json and --transcript would print; name a file")
     else:
         check_stdout()
+    if options["record"] is not None:
+        from personaplex.live.recording import check_recording
+
+        if options["record"].resolve() in (Path(options["output"]).resolve(), Path(options["source"]).resolve()):
+            raise UsageError("--record names a file of its own, neither --input nor --output")
+        check_recording(options["record"])
     options["prompt"] = role_prompt(options)
     options["role"] = find_persona(options)
 
@@ -168,7 +182,8 @@ def _load(options: dict[str, Any]) -> PersonaPlex:
     return model
 
 
-def _open(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> ReplyStream:
+def open_reply(model: PersonaPlex, user: np.ndarray, options: dict[str, Any]) -> ReplyStream:
+    """Begin to answer `user` [S] as the options of this command say, checked; `voice` becomes the one that speaks."""
     role: Persona = options["role"]
     named = options["voice"] or role.settings(known_voices(model.list_voices())).voice
     voice: str | None = find_voice(str(named)) if named else model.default_voice
@@ -217,6 +232,24 @@ def _drain(stream: ReplyStream, options: dict[str, Any], began: float) -> float:
     return first_ms
 
 
+def _record(reply: Reply, user: np.ndarray, options: dict[str, Any]) -> None:
+    """As `talk --record` does, with no playout between: a frame is heard as soon as the user's is known."""
+    from personaplex.live.recording import Recording
+
+    about = {"left": "agent", "right": "user", "model": options["model"], "mode": "respond"}
+    about |= {"persona": options["persona"] or DEFAULT_PERSONA, "voice": options["voice"], "seed": reply.seed}
+    recording = Recording(options["record"], about)
+    heard = np.zeros(len(reply.audio), np.float32)
+    heard[: len(user)] = user[: len(heard)]
+    recording.add(reply.audio, heard)
+    for at, text in enumerate(reply.texts):
+        if text:
+            recording.note(at * FRAME_SECONDS, "agent text", text=text)
+    for seconds, measure in zip(reply.steps.at, reply.steps.measures, strict=True):
+        recording.step(seconds, measure)
+    recording.close(stopped=reply.stopped)
+
+
 def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[str, Any]) -> None:
     output = None if options["output"] == "-" else Path(options["output"])
     if output is not None:
@@ -233,6 +266,7 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
             "voice": options["voice"],
             "seed": reply.seed,
             "text": reply.text,
+            "texts": [[i, text] for i, text in enumerate(reply.texts) if text],
             "tokens": reply.tokens[0].tolist(),
             "stopped": reply.stopped,
             "input_seconds": round(reply.user_frames / FRAME_RATE, 3),
@@ -244,6 +278,7 @@ def _finish(reply: Reply, load_ms: float, first_audio_ms: float, options: dict[s
             "first_chunk_ms": round(first_audio_ms, 2),
             "step_ms_p50": round(t.percentile(50), 3),
             "step_ms_p99": round(t.percentile(99), 3),
+            "steps": reply.steps.as_json(),
         }
         click.echo(json.dumps(report))
     elif options["transcript"]:

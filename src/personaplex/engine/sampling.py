@@ -13,6 +13,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from personaplex.errors import UsageError
+from personaplex.units import N_CODEBOOKS
 
 PENALTY_FRAMES = 30
 """Frames that a repetition penalty looks back on."""
@@ -178,11 +179,21 @@ class Draws(NamedTuple):
         return mx.argmax(mx.where(kept, scores, -mx.inf), axis=-1).astype(mx.int32)
 
 
+def entropy(logits: mx.array) -> mx.array:
+    """Logits [..., V] -> [...] nats: how much in doubt a choice was."""
+    logits = logits.astype(mx.float32)
+    return mx.logsumexp(logits, axis=-1) - (mx.softmax(logits, axis=-1) * logits).sum(axis=-1)
+
+
 def mean_entropy(logits: mx.array) -> mx.array:
     """Logits [B, n, V] -> [B] nats: how much in doubt n choices were, on average."""
-    logits = logits.astype(mx.float32)
-    entropy = mx.logsumexp(logits, axis=-1) - (mx.softmax(logits, axis=-1) * logits).sum(axis=-1)
-    return entropy.mean(axis=-1)
+    return entropy(logits).mean(axis=-1)
+
+
+def step_entropies(text_logits: mx.array, audio_logits: mx.array) -> mx.array:
+    """Logits [B, V] and [B, n, W], n >= 8 -> [B, 3] nats: of text, semantic code, and acoustic codes on average."""
+    codes = entropy(audio_logits[:, :N_CODEBOOKS])
+    return mx.stack([entropy(text_logits), codes[:, 0], codes[:, 1:].mean(axis=-1)], axis=-1)
 
 
 def each(by_stream: mx.array) -> list[mx.array]:

@@ -28,7 +28,9 @@ class Result:
     """Of one evaluation: `kind` is its command (`duplex`, `codec`, ...), `about` what it was run on and with.
 
     `about` holds whatever makes a number comparable: model, seed, machine, options. `items` are JSON objects, one for
-    each thing measured, so that a number can be traced to what it was counted from.
+    each thing measured, so that a number can be traced to what it was counted from. An item whose name is its `item`
+    and whose `values` hold, by the `what` of a row, the list of numbers it adds to that row's mean or median can be
+    compared pair by pair with the item of that name in another result (`report --compare`).
     """
 
     kind: str

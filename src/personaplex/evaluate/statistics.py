@@ -35,11 +35,15 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """Where the true share lies, 95 times of 100."""
+        return self.within(Z95)
+
+    def within(self, z: float) -> tuple[float, float]:
+        """The same for another probability, of `z` standard deviations."""
         if not self.n:
             return 0.0, 1.0
-        spread = Z95**2 / self.n
+        spread = z**2 / self.n
         centre = (self.value + spread / 2) / (1 + spread)
-        half = Z95 / (1 + spread) * math.sqrt(self.value * (1 - self.value) / self.n + spread / (4 * self.n))
+        half = z / (1 + spread) * math.sqrt(self.value * (1 - self.value) / self.n + spread / (4 * self.n))
         return max(0.0, centre - half), min(1.0, centre + half)
 
 

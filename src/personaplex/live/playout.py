@@ -46,6 +46,13 @@ class Playout:
         """Samples that are not played yet."""
         return self._waiting
 
+    @property
+    def ahead(self) -> int:
+        """Samples that the speaker plays before the frame pushed last, silence included as long as it has not begun."""
+        with self._lock:
+            begun = self._playing or self._draining
+            return max(0, max(self._waiting, 0 if begun else self.depth * FRAME_SAMPLES) - FRAME_SAMPLES)
+
     def push(self, pcm: np.ndarray) -> None:
         """Add a frame [1920] of the agent; what no speaker could play is cut off."""
         pcm = np.clip(pcm, -1.0, 1.0)

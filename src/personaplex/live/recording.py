@@ -13,6 +13,7 @@ import numpy as np
 from personaplex.audio import audio_file
 from personaplex.errors import OutputError, UsageError
 from personaplex.files import check_writable, whole_file
+from personaplex.steps import StepMeasure, StepRecord
 from personaplex.units import SAMPLE_RATE
 
 
@@ -36,6 +37,8 @@ class Recording:
         self.path = path
         self._about = about
         self._events: list[dict[str, Any]] = []
+        self._at: list[float] = []
+        self._measures: list[StepMeasure] = []
         self._n_samples = 0
         self._stack = ExitStack()
         self._write = self._stack.enter_context(audio_file(path, channels=2))
@@ -55,6 +58,11 @@ class Recording:
         """Remember that `what` happened `at` so many seconds into the recording."""
         self._events.append({"at": round(at, 3), "event": what, **more})
 
+    def step(self, at: float, measure: StepMeasure) -> None:
+        """Remember what the model tells of the step whose frame is heard `at` so many seconds into the recording."""
+        self._at.append(at)
+        self._measures.append(measure)
+
     def close(self, **summary: Any) -> None:
         """Finish both files, with `summary` in the second. Harmless when nothing is being written any more."""
         if self._gone:
@@ -62,8 +70,13 @@ class Recording:
         self._gone = True
         events = sorted(self._events, key=lambda event: event["at"])
         report = {**self._about, "seconds": round(self._n_samples / SAMPLE_RATE, 3), **summary, "events": events}
+        head = json.dumps(report, indent=1, ensure_ascii=False).removesuffix("\n}")
+        # A column is one line: thousands of numbers, each on its own, would hide the rest from whoever reads it.
+        columns = StepRecord(self._at, self._measures).as_json()
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(column)}" for name, column in columns.items())
+        steps = f',\n "steps": {{\n{lines}\n }}' if self._at else ""
         with self._stack, whole_file(self.path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(f"{head}{steps}\n}}\n", encoding="utf-8")
 
     def _give_up(self, error: Exception) -> None:
         self._gone = True

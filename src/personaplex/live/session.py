@@ -319,9 +319,11 @@ class Session:
             self.playout.push(event.pcm)
         if event.frame > self._audible[0] or isinstance(event, Audio):
             # The text of a frame comes after its sound, and by then more may have been captured.
-            self._audible = (event.frame, self._n_captured + max(0, self.playout.waiting - FRAME_SAMPLES))
+            self._audible = (event.frame, self._n_captured + self.playout.ahead)
         if not isinstance(event, Audio):
             self._due.append((self._audible[1], event))
+        elif event.measure is not None and self._recording is not None:
+            self._recording.step(self._audible[1] / SAMPLE_RATE, event.measure)
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, AgentText):

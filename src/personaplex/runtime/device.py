@@ -19,7 +19,7 @@ from personaplex.conversation import Settings
 from personaplex.engine.duplex import Duplex, DuplexState, settle
 from personaplex.engine.generator import Generator, GeneratorState, Prefix
 from personaplex.engine.prompt import Prompt
-from personaplex.engine.sampling import Ceiling, Sampling, mean_entropy, session_key
+from personaplex.engine.sampling import Ceiling, Sampling, session_key, step_entropies
 from personaplex.errors import CheckpointError
 from personaplex.model import PersonaPlex
 from personaplex.models.streams import N_STREAMS, UNGENERATED
@@ -28,6 +28,7 @@ from personaplex.runtime.limits import Limits
 from personaplex.runtime.memory import available_bytes, plan
 from personaplex.runtime.prefix import PrefixCache
 from personaplex.runtime.seat import Heard
+from personaplex.steps import StepMeasure
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
 from personaplex.voice import Voice
 
@@ -155,14 +156,22 @@ class Device:
         frame, self._state = machine.step(mx.array(pcm), self._state, *given)
         settle(frame, self._state)
         audio, said, valid = np.array(frame.pcm), np.array(frame.step.tokens), np.array(frame.step.valid)
-        entropy = np.array(mean_entropy(frame.step.audio_logits[:, :N_CODEBOOKS]))
+        entropies = np.array(step_entropies(frame.step.text_logits, frame.step.audio_logits))
         # All that the encoder makes of a frame goes through these few numbers; its codes are codes, whatever they are.
         latent = np.array(self._state.encoder.downsample[0])
         seconds = time.perf_counter() - began
         self.step_ms.append(1000 * seconds)
         self.watch(seconds)
+        of_codes = entropies[:, 1:] @ [1 / N_CODEBOOKS, 1 - 1 / N_CODEBOOKS]
         return {
-            s: Heard(audio[s].copy(), said[s], bool(valid[s]), float(entropy[s]), bool(np.isfinite(latent[s]).all()))
+            s: Heard(
+                audio[s].copy(),
+                said[s],
+                bool(valid[s]),
+                float(of_codes[s]),
+                bool(np.isfinite(latent[s]).all()),
+                StepMeasure(1000 * seconds, *map(float, entropies[s])),
+            )
             for s in frames
         }
 

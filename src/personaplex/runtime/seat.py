@@ -36,6 +36,7 @@ from personaplex.guard import Guard, Kind
 from personaplex.models.streams import AGENT, TEXT, UNGENERATED
 from personaplex.runtime.limits import CALM_FRAMES, RECOVERIES
 from personaplex.runtime.slots import Lease
+from personaplex.steps import StepMeasure
 from personaplex.text import TextStream
 from personaplex.turns import QUIET_FRAMES, QUIET_RMS, Turn, UserTurn
 from personaplex.units import FRAME_RATE
@@ -58,7 +59,8 @@ class Forced(NamedTuple):
 class Heard:
     """What one step made of a slot: the agent's `pcm` [1920] and `tokens` [17]; text counts only if `valid`.
 
-    `entropy` is that of the agent's codes, in nats; `hears` says that what the codec made of the user is finite.
+    `entropy` is the mean of the agent's codes, in nats; `hears` says that what the codec made of the user is finite;
+    `measure` is what a recording keeps of the step.
     """
 
     pcm: np.ndarray
@@ -66,6 +68,7 @@ class Heard:
     valid: bool
     entropy: float
     hears: bool = True
+    measure: StepMeasure | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -229,7 +232,7 @@ class Seat:
             self.mailbox.put(AgentStarted(at))
         if sounds:
             self.talked_over = self.user.speaking and self.user_began > self.agent_began
-        unread = self.mailbox.put(Audio(at, heard.pcm))
+        unread = self.mailbox.put(Audio(at, heard.pcm, heard.measure))
         text = self.text.push(token) if heard.valid else ""
         if text:
             unread = self.mailbox.put(AgentText(at, text))
