@@ -25,6 +25,8 @@ COMMANDS = {
     "engines": "List the cascade's recognisers, language models and voices.",
     "doctor": "Check this machine, and say what mends it.",
     "bench": "Measure this machine.",
+    "verify": "Speak to a model, recognise its answers and check them.",
+    "eval": "Measure how good a model, a codec or a voice is.",
     "convert": "Quantise a model, for less memory and faster steps.",
     "quantisation-report": "Measure what fewer bits cost.",
     "train": "Make the small model from nothing.",
