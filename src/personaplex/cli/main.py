@@ -56,7 +56,8 @@ class Program(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 2 wrong usage, 3 unusable recording, 4 unusable model, 5 unknown voice or prompt, "
     "6 unwritable output, 7 no working MLX backend, 8 training that cannot go on, 9 no speech synthesiser, "
-    "10 no conversation, 11 no microphone or speaker, 12 an engine that is missing or fails, 130 interrupted.",
+    "10 no conversation, 11 no microphone or speaker, 12 an engine that is missing or fails, 13 a model that fails "
+    "verify, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="personaplex")
 def program() -> None:

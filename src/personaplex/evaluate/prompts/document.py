@@ -10,7 +10,7 @@ import yaml
 
 from personaplex.errors import UsageError
 
-_KINDS = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list"}
+_KINDS: dict[type[yaml.Node], str] = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list"}
 
 
 class Part:
@@ -121,7 +121,7 @@ def read_document(path: Path) -> Part:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text in UTF-8: {error.reason}") from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}:{line}: no YAML: {error.problem or error.context}") from error
