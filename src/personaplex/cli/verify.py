@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from personaplex.evaluate.result import Failure, Result
     from personaplex.evaluate.verification.checks import Limits
 
-_OF_ONE = ("ask", "audio", "expect", "voice", "system_prompt_text", "no_wait")
+_OF_ONE = ("ask", "audio", "expect", "voice", "system_prompt_text", "no_wait", "listen")
 
 
 @click.command("verify")
@@ -39,6 +39,12 @@ _OF_ONE = ("ask", "audio", "expect", "voice", "system_prompt_text", "no_wait")
 @click.option("--voice", metavar="NAME|FILE", help="With --ask or --audio: the agent's voice.")
 @click.option("--system-prompt-text", metavar="TEXT", help="With --ask or --audio: the agent's role.")
 @click.option("--no-wait", is_flag=True, help="With --ask or --audio: ask at once, not after the agent's greeting.")
+@click.option(
+    "--listen",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Likewise: listen so long [default: 12].",
+)
 @click.option("--speaker", metavar="NAME[:MODEL]", help="The synthesiser that asks [default: the file's, or flite].")
 @click.option(
     "--recogniser",
@@ -99,7 +105,7 @@ def command(source: str | None, output: Path | None, quiet: bool, **options: Any
 def _questions(source: str | None, options: dict[str, Any]) -> list[Question]:
     """What is asked. Raises UsageError for options that contradict each other."""
     from personaplex.evaluate.prompts.expectation import Expectation, wordless
-    from personaplex.evaluate.prompts.questions import Question, read_questions
+    from personaplex.evaluate.prompts.questions import LISTEN_SECONDS, Question, read_questions
 
     ask, audio = options["ask"], options["audio"]
     speaker = {} if options["speaker"] is None else {"speaker": options["speaker"], "speaker_voice": None}
@@ -126,6 +132,7 @@ def _questions(source: str | None, options: dict[str, Any]) -> list[Question]:
             voice=None if options["voice"] is None else find_voice(options["voice"]),
             prompt=options["system_prompt_text"],
             waits=not options["no_wait"],
+            listen_seconds=options["listen"] or LISTEN_SECONDS,
             **speaker,
         )
     ]
@@ -152,7 +159,7 @@ def _verified(questions: list[Question], options: dict[str, Any], quiet: bool) -
         ear = stack.enter_context(closing(open_ear(options["recogniser"], options["model"])))
         speakers = stack.enter_context(Speakers())
         others = _other_question(questions)
-        _asked([*questions, *others], speakers, (), options)  # a question without a sound shows before loading
+        _asked(questions, speakers, (), options)  # a question without a sound shows before loading
         model = PersonaPlex.from_pretrained(options["model"])
         asked, failures = _asked([*questions, *others], speakers, model.list_voices(), options)
         about = {
@@ -179,7 +186,17 @@ def _other_question(questions: list[Question]) -> list[Question]:
         return []
     known = read_questions("basic")
     other = next(other for other in known if all(is_another(one, other) for one in questions))
-    return [dataclasses.replace(other, name=f"control: {other.name}")]
+    one = questions[0]
+    return [
+        dataclasses.replace(
+            other,
+            name=f"control: {other.name}",
+            voice=one.voice,
+            voices=one.voices,
+            waits=one.waits,
+            listen_seconds=one.listen_seconds,
+        )
+    ]
 
 
 def _asked(

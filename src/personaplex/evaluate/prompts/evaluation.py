@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from personaplex.conversation import Settings
-from personaplex.errors import PersonaPlexError
+from personaplex.errors import PersonaError, PersonaPlexError
 from personaplex.evaluate.hearing import Ear
 from personaplex.evaluate.prompts.asking import Answer, Asked, Backend, ask_all
 from personaplex.evaluate.prompts.questions import Question
@@ -35,11 +36,13 @@ def prepare(
 ) -> tuple[list[Asked], list[Failure]]:
     """Every question with its sound; one that has none (a broken file, a voice that is missing) is a failure.
 
-    `sampling` changes what a persona leaves open. Raises what was wrong with the first, if no question has a sound.
+    `voices` are the model's, empty while they are not known; `sampling` comes before a persona's. Raises PersonaError
+    for a voice that the model does not have, and what was wrong with the first, if no question has a sound.
     """
     made, failures, first = list[Asked](), list[Failure](), None
     for question in questions:
         seeds = seeds_of(question, seed, n_seeds)
+        _check_voice(question, voices)
         try:
             pcm = speakers.sound(question)
         except PersonaPlexError as error:
@@ -50,6 +53,13 @@ def prepare(
     if not made and first is not None:
         raise first
     return made, failures
+
+
+def _check_voice(question: Question, voices: Sequence[str]) -> None:
+    voice = question.voice_of(voices)
+    if voice and voices and voice not in voices and not Path(voice).suffix:
+        where = f"{question.where}: " if question.where else ""
+        raise PersonaError(f"{where}unknown voice {voice!r}; this model has {', '.join(voices)}, or name a file")
 
 
 def _settings(

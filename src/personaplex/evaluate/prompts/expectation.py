@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from personaplex.dialogue.numbers import SPOKEN, numbers_in
 
-_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+")
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|(?<![^\W_])\d+(?=(?:am|pm)?\b)")
+"""Letters, or digits that stand alone: 7, 7:30 and 7pm hold a seven, x7y does not."""
 
 
 def words_said(text: str) -> list[str]:
