@@ -57,6 +57,12 @@ def test_documented_commands_run(page: str, desk: Path, capsys: pytest.CaptureFi
     assert Result.load(written).items
 
 
+def test_the_documented_python_runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaplex.model.DEFAULT_MAX_STEPS", 8)
+    program = block("verify.md", "python").replace("nvidia/personaplex-7b-v1", str(PARITY))
+    exec(compile(program, "verify.md", "exec"), {"__name__": "docs"})
+
+
 def test_the_documented_questions_are_what_the_page_says(desk: Path) -> None:
     opening, who, recorded = read_questions(desk / "questions.yaml")
     assert opening.name == "opening time" and opening.seeds == (1, 2, 3) and opening.expectation.no_other_number
@@ -149,7 +155,9 @@ def test_the_groups_of_evaluations_are_listed(capsys: pytest.CaptureFixture[str]
 
 def test_nano_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "v.json"
-    question = ["--ask", "What is the capital of France?", "--expect", "Paris", "--no-wait", "--listen", "3"]
+    question = ["--ask", "What is the capital of France?", "--expect", "Paris", "--no-wait", "--listen", "2"]
+    # A recogniser of free speech: nano's grammar thinks for long about what a broken model says.
+    question += ["--recogniser", "pocketsphinx"]
     code = main(["verify", "--model", "nano", *question, "--json", str(path), "-q"])
     assert code in (VERIFIED, FAILED), capsys.readouterr().err
     result = Result.load(path)
@@ -166,7 +174,7 @@ def test_nanos_own_test_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["eval", "prompts", "nano", *arguments, "--json", str(path), "-q"]) == 0
     result = Result.load(path)
     assert result.about["size"] == 1 and result.about["tests"] == ["trained"]
-    (item,) = result.items
-    assert item["test"] == "trained" and item["asked"] and item["heard"] is not None
+    assert [item["group"] for item in result.items] == ["fact", "other"]
+    assert all(item["test"] == "trained" and item["asked"] and item["heard"] is not None for item in result.items)
     row = next(row for row in result.rows if row.what == "trained phrasing, trained voices: answer right")
-    assert row.n == 1 and row.value == float(item["right"])
+    assert row.n == 2 and row.value == sum(item["right"] for item in result.items) / 2

@@ -16,6 +16,7 @@ from personaplex import PersonaPlex
 from personaplex.audio import read_audio
 from personaplex.cli.main import main
 from personaplex.conversation import Settings
+from personaplex.errors import ConversationError
 from personaplex.evaluate.hearing import GRAMMAR, Ear, EngineEar, GrammarEar, open_ear
 from personaplex.evaluate.prompts.asking import Answer, Asked, ask
 from personaplex.evaluate.prompts.expectation import Expectation
@@ -173,6 +174,27 @@ def test_engine_and_library_agree_and_nothing_else_does(model: PersonaPlex, answ
     assert not agreement(offline, replace(one, agent=np.full_like(one.agent, np.nan))).passed
 
 
+def test_on_a_gpu_engine_and_library_must_both_be_right_and_the_librarys_ways_the_same(
+    model: PersonaPlex, answers: list[Answer]
+) -> None:
+    offline = replace(run_offline(model, answers[0], Settings()), text=((0, "at seven"),))
+    rounded = replace(answers[0], agent=-answers[0].agent, text=((0, "we open at seven"),))
+    assert not agreement(offline, rounded, exact=True).passed
+    assert agreement(offline, rounded, exact=False).passed
+    assert not agreement(offline, replace(rounded, text=((0, "at nine"),)), exact=False).passed
+    assert not agreement(replace(offline, text=((0, "at nine"),)), rounded, exact=False).passed
+    assert not agreement(replace(offline, realtime=offline.realtime + 1), rounded, exact=False).passed
+    wordless = replace(rounded, question=replace(SEVEN, expectation=Expectation()))
+    assert not agreement(offline, wordless, exact=False).passed, "nothing is known of which answer is right"
+
+
+def test_chunks_are_the_reply(model: PersonaPlex, answers: list[Answer]) -> None:
+    offline = run_offline(model, answers[0], Settings())
+    sound, text = offline.chunks
+    assert "chunks) differ from frame 0" in agreement(replace(offline, chunks=(-sound, text)), answers[0]).reason
+    assert "its chunks): " in agreement(replace(offline, chunks=(sound, "other")), answers[0]).reason
+
+
 def test_another_seed_does_not_agree(model: PersonaPlex, answers: list[Answer]) -> None:
     assert not agreement(run_offline(model, replace(answers[0], seed=2), Settings()), answers[0]).passed
 
@@ -241,6 +263,12 @@ def test_what_cannot_be_asked_counts_as_not_passed() -> None:
     assert (by_name["silence"].value, by_name["silence"].n) == (0.5, 2)
 
 
+def test_a_model_of_which_nothing_was_heard_does_not_pass() -> None:
+    lost = [replace(each, settings=lambda seed: Settings(voice="NOBODY", seed=seed)) for each in asked()[:1]]
+    with pytest.raises(ConversationError, match="no question could be asked: unknown voice 'NOBODY'"):
+        verify(tiny(), [*lost, asked()[1]], FakeEar("mumble"), {}, slots=1, only_controls=["closes"])
+
+
 def test_a_question_for_controls_only_is_not_judged() -> None:
     result = verify(tiny(), asked(), FakeEar("mumble"), {}, slots=2, only_controls=["closes"])
     assert [item["question"] for item in result.items if "question" in item] == ["opens"]
@@ -291,9 +319,11 @@ def test_the_command_fails_a_random_model_with_its_own_code(
     assert json.loads((tmp_path / "v.json").read_text())["items"][0]["question"] == "When?"
 
 
-def test_the_command_passes_what_passes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_passes_what_passes(
+    result: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All rows met: exit code 0. What makes rows is tested above."""
-    met = [row for row in run(FakeEar("mumble")).rows if row.met]
+    met = [row for row in result.rows if row.met]
     assert {row.what.split(":")[0] for row in met} >= {AGREES, "silence"}
     monkeypatch.setattr(verification, "verify", lambda *_, **__: Result("verify", {}, met))
     monkeypatch.setattr("personaplex.evaluate.hearing.EngineEar", lambda _: FakeEar("mumble"))

@@ -17,6 +17,8 @@ LOOP_FRAMES = 6
 """About half a second, said over and over."""
 LOOPS = 8
 TONE_HZ = 440
+LONGEST_NOISE = 2 * SAMPLE_RATE
+"""Of noise and tone: some recognisers think for long about what is no speech."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def spoilt(exhibit: Exhibit, question: Question, ear: Ear) -> Iterator[Control]:
     heard = ear.hear(silence)
     yield Control("silence", name, Exhibit(silence, exhibit.text, heard), expectation, (*deaf, "silence"))
     yield Control("no answer", name, Exhibit(silence, "", heard), expectation, ("answers", "words", *deaf))
+    n = min(n, LONGEST_NOISE)
     noise = np.random.default_rng(0).normal(0, level, n).astype(np.float32)
     yield Control("noise", name, Exhibit(noise, exhibit.text, ear.hear(noise)), expectation, (*deaf[:2], "sound"))
     tone = np.float32(level) * np.sqrt(2) * np.sin(2 * np.pi * TONE_HZ * np.arange(n) / SAMPLE_RATE)

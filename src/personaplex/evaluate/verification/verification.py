@@ -92,16 +92,14 @@ def verify(
             evidence.append(_Evidence(answer, start, exhibit, {}))
             keep(answer)
             tell(f"{answer.name}: {answer.said or '(nothing)'} | heard: {exhibit.heard or '(nothing)'}")
-    if not evidence:
+    judged = [each for each in evidence if each.answer.question.name not in only_controls]
+    if not judged:
         raise ConversationError(f"no question could be asked: {failed[0].reason}" if failed else "nothing to ask")
     controls = _Controls()
     _judge(model, evidence, limits, controls, tell)
-    _try_controls(evidence, ear, limits, controls, tell)
-    _try_broken(model, evidence[0], ear, limits, controls, tell)
-    judged = [each for each in evidence if each.answer.question.name not in only_controls]
-    n_lost = (
-        sum(not failure.item.startswith(tuple(only_controls)) for failure in failed) if only_controls else len(failed)
-    )
+    _try_controls(evidence, judged[0], ear, limits, controls, tell)
+    _try_broken(model, judged[0], ear, limits, controls, tell)
+    n_lost = sum(failure.item.rsplit(" (seed", 1)[0] not in only_controls for failure in failed)
     items = [_item(each) for each in judged]
     rows = _rows(judged, controls, n_lost, at_least)
     return Result(KIND, about, rows, [*items, *controls.items], failed)
@@ -146,7 +144,12 @@ def _judge(
 
 
 def _try_controls(
-    evidence: Sequence[_Evidence], ear: Ear, limits: Limits, controls: _Controls, tell: Callable[[str], None]
+    evidence: Sequence[_Evidence],
+    first: _Evidence,
+    ear: Ear,
+    limits: Limits,
+    controls: _Controls,
+    tell: Callable[[str], None],
 ) -> None:
     def put(control: Control, name: str) -> None:
         controls.add(control.name, name, judge(control.exhibit, control.expectation, limits), control.must_fail)
@@ -154,7 +157,6 @@ def _try_controls(
     exhibits, questions = [each.exhibit for each in evidence], [each.answer.question for each in evidence]
     for control in exchanged(exhibits, questions):
         put(control, control.of)
-    first = evidence[0]
     for control in spoilt(first.exhibit, first.answer.question, ear):
         tell(f"control: {control.name}")
         put(control, control.of)
