@@ -11,6 +11,7 @@ import pytest
 from personaplex.audio import read_audio, write_audio
 from personaplex.cli.main import main
 from personaplex.evaluate.prompts.questions import read_questions
+from personaplex.evaluate.prompts.spoken import Speakers
 from personaplex.evaluate.result import Result
 from tests.conftest import PARITY
 
@@ -25,12 +26,14 @@ def block(page: str, language: str) -> str:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a recording and the documented questions. Agents are heard for half a second only."""
+    """A folder with a recording and the documented questions. Each is half a second long, and so is its answer."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERSONAPLEX_MODEL", str(PARITY))
     monkeypatch.setattr("personaplex.evaluate.prompts.asking.LONGEST_GREETING", 2)
     monkeypatch.setattr("personaplex.evaluate.prompts.questions.LISTEN_SECONDS", 0.4)
-    write_audio(tmp_path / "question.wav", read_audio(ROOT / "examples" / "question.wav")[:12_000])
+    say = Speakers._say
+    monkeypatch.setattr(Speakers, "_say", lambda *arguments: say(*arguments)[:9_600])
+    write_audio(tmp_path / "question.wav", read_audio(ROOT / "examples" / "question.wav")[:9_600])
     text = re.sub("listen: 10", "listen: 0.4", block("prompts.md", "yaml"))
     (tmp_path / "questions.yaml").write_text(re.sub("NAT.[0-9]", "VOICE0", text))
     return tmp_path
@@ -136,12 +139,12 @@ def test_a_voice_that_the_model_does_not_have_is_named_with_its_line(
 
 def test_the_same_seed_gives_the_same_table(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables, said = [], []
-    for seed, slots in (("4", "1"), ("4", "2"), ("5", "2")):
-        assert main(["eval", "prompts", "basic", "--seed", seed, "--slots", slots, "--json", "r.json", "-q"]) == 0
+    for slots in ("1", "3"):
+        assert main(["eval", "prompts", "basic", "--seed", "4", "--slots", slots, "--json", "r.json", "-q"]) == 0
         tables.append(capsys.readouterr().out)
         said.append([item["said"] for item in Result.load(desk / "r.json").items])
     assert tables[0] == tables[1] and said[0] == said[1], "whatever ran beside it"
-    assert said[0] != said[2]
+    assert len(set(said[0])) == 4
 
 
 def test_the_groups_of_evaluations_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +158,7 @@ def test_the_groups_of_evaluations_are_listed(capsys: pytest.CaptureFixture[str]
 
 def test_nano_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "v.json"
-    question = ["--ask", "What is the capital of France?", "--expect", "Paris", "--no-wait", "--listen", "2"]
+    question = ["--ask", "What is the capital of France?", "--expect", "Paris", "--no-wait", "--listen", "1"]
     # A recogniser of free speech: nano's grammar thinks for long about what a broken model says.
     question += ["--recogniser", "pocketsphinx"]
     code = main(["verify", "--model", "nano", *question, "--json", str(path), "-q"])

@@ -305,7 +305,7 @@ def test_the_command_fails_a_random_model_with_its_own_code(
 ) -> None:
     monkeypatch.setattr("personaplex.evaluate.hearing.EngineEar", lambda _: FakeEar("mumble"))
     code, out, err = program(
-        capsys, "--ask", "When?", "--expect", "Saturday", "--no-wait", "--listen", "0.4",
+        capsys, "--ask", "When?", "--expect", "Saturday | Sunday", "--no-wait", "--listen", "0.4",
         "--voice", "VOICE0", "--keep", str(tmp_path),
         "--json", str(tmp_path / "v.json"),
     )  # fmt: skip
@@ -316,7 +316,9 @@ def test_the_command_fails_a_random_model_with_its_own_code(
     assert saved.kind == "verify" and saved.about["seed"] == 1
     kept = sorted(path.name for path in tmp_path.glob("*.flac"))
     assert kept == ["When---seed-1.flac", "control--opening-time--seed-1.flac"]
-    assert json.loads((tmp_path / "v.json").read_text())["items"][0]["question"] == "When?"
+    first = json.loads((tmp_path / "v.json").read_text())["items"][0]
+    assert first["question"] == first["asked"] == "When?" and first["asked_heard"] == "mumble"
+    assert first["failed"]["words"].endswith("without 'Saturday' or 'Sunday'")
 
 
 def test_the_command_passes_what_passes(
@@ -341,6 +343,7 @@ def test_the_command_passes_what_passes(
         (["basic", "--ask", "a"], "give basic or a question of your own"),
         (["--ask", "..."], "holds no word"),
         (["--ask", "a", "--expect", "?"], "--expect '?' holds no word"),
+        (["--ask", "a", "--expect", "b|"], "--expect '' holds no word"),
         (["none.yaml"], "none.yaml does not exist"),
         (["--recogniser", "nobody"], "unknown recogniser 'nobody'"),
         (["--keep", "nowhere"], "--keep nowhere is no folder"),

@@ -13,8 +13,8 @@ from personaplex.cli.options import (
     model_option,
     note,
     note_blas,
+    repeatable_sampling_options,
     sampling_changes,
-    sampling_options,
     some_of,
 )
 from personaplex.errors import ConversationError, UsageError
@@ -36,7 +36,9 @@ TESTS = (
 @click.option("--seeds", type=click.IntRange(1), metavar="N", help="Ask each question N times [default: the file's].")
 @click.option("--size", type=click.IntRange(1), metavar="N", help="nano: items for each row of its table [default: 4].")
 @click.option("--tests", callback=some_of(*TESTS), metavar="TEST,...", help="nano: only these [default: all but long].")
-@click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help="Conversations at a time.")
+@click.option(
+    "--slots", type=click.IntRange(1, 1024), metavar="N", default=8, show_default=True, help="Conversations at a time."
+)
 @click.option(
     "--recogniser",
     metavar="NAME[:MODEL]",
@@ -44,7 +46,7 @@ TESTS = (
 )
 @click.option("--json", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the result (JSON).")
 @click.option("-q", "--quiet", is_flag=True, help="Only the table, and errors on stderr.")
-@sampling_options
+@repeatable_sampling_options
 def command(source: str, output: Path | None, quiet: bool, **options: Any) -> None:
     """Ask a model questions aloud, with many seeds, and count the answers that say what they must.
 
@@ -55,8 +57,6 @@ def command(source: str, output: Path | None, quiet: bool, **options: Any) -> No
     from personaplex.evaluate.row import as_markdown
 
     check_sampling(options)
-    if options["seed"] is None:
-        options["seed"] = 20 if source == "nano" else 1
     if output is not None:
         check_writable(output)
     note_blas(quiet=quiet)

@@ -15,8 +15,8 @@ from personaplex.cli.options import (
     model_option,
     note,
     note_blas,
+    repeatable_sampling_options,
     sampling_changes,
-    sampling_options,
 )
 from personaplex.errors import UsageError, VerificationError
 from personaplex.files import check_writable
@@ -35,7 +35,12 @@ _OF_ONE = ("ask", "audio", "expect", "voice", "system_prompt_text", "no_wait", "
 @model_option
 @click.option("--ask", metavar="TEXT", help="Ask this instead, aloud.")
 @click.option("--audio", metavar="FILE", type=click.Path(path_type=Path), help="Ask what is in this recording instead.")
-@click.option("--expect", multiple=True, metavar="WORDS", help="Words of a right answer; repeat it: all are expected.")
+@click.option(
+    "--expect",
+    multiple=True,
+    metavar="WORDS",
+    help="Words of a right answer, or several with | of which one is enough; repeat it: all.",
+)
 @click.option("--voice", metavar="NAME|FILE", help="With --ask or --audio: the agent's voice.")
 @click.option("--system-prompt-text", metavar="TEXT", help="With --ask or --audio: the agent's role.")
 @click.option("--no-wait", is_flag=True, help="With --ask or --audio: ask at once, not after the agent's greeting.")
@@ -60,11 +65,13 @@ _OF_ONE = ("ask", "audio", "expect", "voice", "system_prompt_text", "no_wait", "
 )
 @click.option("--most-errors", type=click.FloatRange(0), metavar="RATE", help="Word errors of the ear [default: 0.5].")
 @click.option("--least-words", type=click.IntRange(1), metavar="N", help="Words of an answer [default: 3].")
-@click.option("--slots", type=click.IntRange(1, 1024), default=4, show_default=True, help="Conversations at a time.")
+@click.option(
+    "--slots", type=click.IntRange(1, 1024), metavar="N", default=4, show_default=True, help="Conversations at a time."
+)
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Write both sides of each answer (.flac).")
 @click.option("--json", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the result (JSON).")
 @click.option("-q", "--quiet", is_flag=True, help="Only the table, and errors on stderr.")
-@sampling_options
+@repeatable_sampling_options
 def command(source: str | None, output: Path | None, quiet: bool, **options: Any) -> None:
     """Verify a model by a round trip: speak to it, recognise what it answers, check both.
 
@@ -80,8 +87,6 @@ def command(source: str | None, output: Path | None, quiet: bool, **options: Any
     from personaplex.evaluate.verification.verification import troubles
 
     check_sampling(options)
-    if options["seed"] is None:
-        options["seed"] = 1
     if output is not None:
         check_writable(output)
     if options["keep"] is not None and not options["keep"].is_dir():
@@ -121,14 +126,15 @@ def _questions(source: str | None, options: dict[str, Any]) -> list[Question]:
         raise UsageError(f"give {source} or a question of your own (--ask, --audio), not both")
     if ask is not None and wordless([ask]):
         raise UsageError(f"--ask {ask!r} holds no word")
-    if empty := wordless(options["expect"]):
+    wanted = tuple(tuple(part.strip() for part in phrases.split("|")) for phrases in options["expect"])
+    if empty := wordless(phrase for phrases in wanted for phrase in phrases):
         raise UsageError(f"--expect {empty[0]!r} holds no word")
     return [
         Question(
             name=ask or audio.name,
             say=ask or "",
             audio=audio,
-            expectation=Expectation(tuple((phrase,) for phrase in options["expect"])),
+            expectation=Expectation(wanted),
             voice=None if options["voice"] is None else find_voice(options["voice"]),
             prompt=options["system_prompt_text"],
             waits=not options["no_wait"],

@@ -9,7 +9,7 @@ from typing import Any
 from personaplex.conversation import Settings
 from personaplex.errors import ConversationError
 from personaplex.evaluate.degeneracy import measure
-from personaplex.evaluate.hearing import Ear
+from personaplex.evaluate.hearing import GRAMMAR, Ear
 from personaplex.evaluate.prompts.asking import Answer, Asked, ask_all
 from personaplex.evaluate.prompts.expectation import words_said
 from personaplex.evaluate.result import Failure, Result
@@ -40,7 +40,8 @@ class _Evidence:
     answer: Answer
     settings: Settings
     exhibit: Exhibit
-    findings: dict[str, Finding]
+    asked_heard: str | None
+    findings: dict[str, Finding] = field(default_factory=dict)
 
 
 @dataclass
@@ -89,7 +90,7 @@ def verify(
                 continue
             exhibit = Exhibit(answer.sound, answer.said, ear.hear(answer.sound))
             start = settings[answer.question.name](answer.seed)
-            evidence.append(_Evidence(answer, start, exhibit, {}))
+            evidence.append(_Evidence(answer, start, exhibit, _question_heard(answer, ear)))
             keep(answer)
             tell(f"{answer.name}: {answer.said or '(nothing)'} | heard: {exhibit.heard or '(nothing)'}")
     judged = [each for each in evidence if each.answer.question.name not in only_controls]
@@ -103,6 +104,11 @@ def verify(
     items = [_item(each) for each in judged]
     rows = _rows(judged, controls, n_lost, at_least)
     return Result(KIND, about, rows, [*items, *controls.items], failed)
+
+
+def _question_heard(answer: Answer, ear: Ear) -> str | None:
+    """What the recogniser hears of the question; the grammar of answers can hear none."""
+    return None if ear.name == GRAMMAR else ear.hear(answer.user)
 
 
 def troubles(result: Result) -> list[str]:
@@ -204,6 +210,8 @@ def _item(each: _Evidence) -> dict[str, Any]:
     return {
         "question": answer.question.name,
         "seed": answer.seed,
+        "asked": answer.question.say or str(answer.question.audio),
+        "asked_heard": each.asked_heard,
         "said": answer.said,
         "heard": each.exhibit.heard,
         "before": answer.all_said.removesuffix(answer.said).strip(),
