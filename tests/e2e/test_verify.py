@@ -13,7 +13,7 @@ from personaplex.cli.main import main
 from personaplex.evaluate.prompts.questions import read_questions
 from personaplex.evaluate.prompts.spoken import Speakers
 from personaplex.evaluate.result import Result
-from tests.conftest import PARITY
+from tests.conftest import PARITY, edit_config
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "evaluation"
@@ -72,6 +72,17 @@ def test_the_documented_questions_are_what_the_page_says(desk: Path) -> None:
     assert who.expectation.wanted == (("anna",), ("bakery", "blue door")) and who.seeds == (7, 11)
     assert who.expectation.never == ("sorry", "do not know")
     assert recorded.audio is not None and not recorded.waits and recorded.expectation.wanted == (("nine", "9 o'clock"),)
+
+
+@pytest.mark.parametrize("page", ["verify.md", "prompts.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", (DOCS / page).read_text())
+    assert targets
+    for target, place in targets:
+        file = DOCS / (target or page)
+        headings = re.findall("^#+ (.*)$", file.read_text(), re.MULTILINE)
+        anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not place or place in anchors, (target, place)
 
 
 BROKEN = """
@@ -135,6 +146,20 @@ def test_a_voice_that_the_model_does_not_have_is_named_with_its_line(
     (desk / "v.yaml").write_text("questions:\n- {say: hi, expect: x, voice: NATF9}\n")
     assert main(["eval", "prompts", "v.yaml"]) == 5
     assert "v.yaml:2: questions[0]: unknown voice 'NATF9'; this model has VOICE0" in capsys.readouterr().err
+
+
+def test_a_model_that_takes_no_roles_talks_as_itself(
+    desk: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_config(tiny_folder, prompts=False)
+    (desk / "v.yaml").write_text("questions:\n- {say: hi, expect: x, voice: NATF9, prompt: You are x., waits: no}\n")
+    assert main(["eval", "prompts", "v.yaml", "--model", str(tiny_folder), "--json", "r.json"]) == 0
+    assert "talks as itself" in capsys.readouterr().err
+    assert len(Result.load(desk / "r.json").items) == 1
+    ask = ["--ask", "hi", "--expect", "x", "--no-wait", "--listen", "0.4", "--voice", "NATF9"]
+    assert main(["verify", "--model", str(tiny_folder), *ask, "--json", "v.json", "-q"]) == FAILED
+    rows = {row.what.split(":")[0]: row for row in Result.load(desk / "v.json").rows}
+    assert rows["agrees"].value == 1
 
 
 def test_the_same_seed_gives_the_same_table(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

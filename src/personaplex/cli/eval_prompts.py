@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from personaplex.cli.options import (
+    TALKS_AS_ITSELF,
     check_sampling,
     model_option,
     note,
@@ -84,7 +85,7 @@ def _about(source: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
 def _questions(source: str, options: dict[str, Any], quiet: bool) -> Result:
     from personaplex.evaluate.hearing import check_ear, open_ear
     from personaplex.evaluate.prompts.evaluation import evaluate, prepare
-    from personaplex.evaluate.prompts.questions import read_questions
+    from personaplex.evaluate.prompts.questions import read_questions, without_roles
     from personaplex.evaluate.prompts.spoken import Speakers
     from personaplex.runtime.engine import Engine
 
@@ -101,6 +102,9 @@ def _questions(source: str, options: dict[str, Any], quiet: bool) -> Result:
         # What can be wrong with a question shows before a model is loaded; its voices are known only afterwards.
         prepare(questions, speakers, (), options["seed"], options["seeds"], {})
         engine = stack.enter_context(Engine(options["model"], min(options["slots"], _most(questions, options))))
+        if not engine.model.config.prompts:
+            note(TALKS_AS_ITSELF, quiet=quiet)
+            questions = without_roles(questions)
         voices, changes = engine.model.list_voices(), sampling_changes(options)
         asked, failures = prepare(questions, speakers, voices, options["seed"], options["seeds"], changes)
         about = _about(source, options, recogniser=None if ear is None else ear.name, seeds=options["seeds"])

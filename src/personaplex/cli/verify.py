@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from personaplex.cli.options import (
+    TALKS_AS_ITSELF,
     check_sampling,
     find_voice,
     model_option,
@@ -154,6 +155,7 @@ def _limits(options: dict[str, Any]) -> Limits:
 def _verified(questions: list[Question], options: dict[str, Any], quiet: bool) -> Result:
     from personaplex.bench.machine import describe_machine
     from personaplex.evaluate.hearing import check_ear, open_ear
+    from personaplex.evaluate.prompts.questions import without_roles
     from personaplex.evaluate.prompts.spoken import Speakers
     from personaplex.evaluate.verification.verification import AT_LEAST, verify
     from personaplex.model import PersonaPlex
@@ -167,6 +169,9 @@ def _verified(questions: list[Question], options: dict[str, Any], quiet: bool) -
         others = _other_question(questions)
         _asked(questions, speakers, (), options)  # a question without a sound shows before loading
         model = PersonaPlex.from_pretrained(options["model"])
+        if not model.config.prompts:
+            note(TALKS_AS_ITSELF, quiet=quiet)
+            questions, others = without_roles(questions), without_roles(others)
         asked, failures = _asked([*questions, *others], speakers, model.list_voices(), options)
         about = {
             "questions": [question.name for question in questions], "model": options["model"],

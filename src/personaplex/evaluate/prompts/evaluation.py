@@ -78,7 +78,7 @@ def evaluate(
     failures: Sequence[Failure] = (),
     tell: Tell = lambda _: None,
 ) -> Result:
-    """Ask, listen, count. Raises ConversationError's like for a backend with which no conversation came about."""
+    """Ask, listen, count. What cannot be asked is a failure and counts as not right; `failures` are those so far."""
     outcomes, failed = list[Outcome](), list(failures)
     n = sum(len(each.seeds) for each in asked)
     for i, answer in enumerate(ask_all(backend, asked, slots), 1):

@@ -6,7 +6,7 @@ Read from YAML in the form that docs/evaluation/prompts.md describes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from personaplex.errors import PersonaError, UsageError
@@ -53,6 +53,11 @@ class Question:
     def voice_of(self, known: Sequence[str]) -> str | None:
         """The voice on a model with the `known` ones."""
         return self.voice or next((voice for voice in self.voices if voice in known), None)
+
+
+def without_roles(questions: Sequence[Question]) -> list[Question]:
+    """The same for a model that takes neither voice nor role (Moshi): it talks as itself."""
+    return [replace(question, voice=None, prompt=None, voices=()) for question in questions]
 
 
 def read_questions(source: str | Path) -> list[Question]:
