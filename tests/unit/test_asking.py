@@ -45,9 +45,16 @@ class Agent:
     """Greets in frames 3 to 9 if it `greets`, answers `words` five frames after the question's last frame."""
 
     def __init__(
-        self, words: str = "at seven", *, greets: bool = False, breaks: Mapping[int, Event] | None = None
+        self,
+        words: str = "at seven",
+        *,
+        greets: bool = False,
+        greeting: range = range(3, 10),
+        makes_sound: bool = True,
+        breaks: Mapping[int, Event] | None = None,
     ) -> None:
         self.words, self.greets, self.breaks = words, greets, breaks or {}
+        self.greeting, self.makes_sound = greeting, makes_sound
         self.opened: list[Settings] = []
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
@@ -73,9 +80,9 @@ class _Call:
             self._mailbox.put(event)
         if pcm.any():
             self._last_loud = at
-        greets = self._agent.greets and 3 <= at < 10
+        greets = self._agent.greets and at in self._agent.greeting
         since = None if self._last_loud is None else at - self._last_loud
-        answers = since in (5, 6, 7)
+        answers = self._agent.makes_sound and since in (5, 6, 7)
         self._mailbox.put(Audio(at, LOUD if greets or answers else SILENT))
         if self._agent.greets and at == 4:
             self._mailbox.put(AgentText(at, "hello "))
@@ -114,7 +121,9 @@ def test_who_waits_asks_a_second_after_the_greeting() -> None:
 
 
 def test_who_waits_for_nobody_asks_after_four_seconds() -> None:
-    assert asked(Agent()).began == 50 + 2
+    answer = asked(Agent())
+    assert answer.began == 50 + 2
+    assert answer.said == "at seven", "the quiet before the question ends nothing"
 
 
 def test_who_does_not_wait_asks_at_once() -> None:
@@ -132,14 +141,18 @@ def test_it_ends_when_the_agent_has_been_quiet_for_two_seconds() -> None:
 
 
 def test_who_never_answers_is_waited_for_and_no_longer() -> None:
-    class Mute(Agent):
-        pass
-
-    agent = Mute("")
-    question = replace(QUESTION, waits=False, listen_seconds=0.24)
-    answer = asked(agent, question)
+    answer = asked(Agent("", makes_sound=False), replace(QUESTION, waits=False))
     assert answer.said == "" and answer.delay_ms is None
+    assert len(answer.agent) // FRAME_SAMPLES == 10 + 50
+    answer = asked(Agent("", makes_sound=False), replace(QUESTION, waits=False, listen_seconds=0.24))
     assert len(answer.agent) // FRAME_SAMPLES == 10 + 3
+
+
+def test_who_talks_without_end_is_listened_to_for_as_long_as_was_said() -> None:
+    agent = Agent(greets=True, greeting=range(0, 1000))
+    answer = asked(agent, replace(QUESTION, listen_seconds=2))
+    assert answer.began == 190 + 2, "after 15 s the user speaks into it"
+    assert len(answer.agent) // FRAME_SAMPLES == answer.ended + 25
 
 
 def test_text_is_counted_from_the_question_on() -> None:
