@@ -54,6 +54,7 @@ HEAVY = {
     "mlx_whisper": {"cascade"},
     "parakeet_mlx": {"cascade"},
     "mlx_audio": {"cascade"},
+    "yaml": {"evaluate"},
 }
 """Third parties that only one part of the program knows."""
 

@@ -15,6 +15,7 @@
     │   ├── Closed                   10   it has ended
     │   ├── Unavailable              10   the server still loads its model, or is about to stop
     │   └── Unsupported              10   its backend cannot do this
+    ├── VerificationError            13   a model whose answers fail `verify`, or a check that would pass anything
     ├── EngineError                  12   a recogniser, language model or voice that is missing, unreachable or fails
     └── DeviceError                  11   a microphone or speaker that is missing, busy, refused or unplugged
 
@@ -119,6 +120,12 @@ class EngineError(PersonaPlexError):
     """An engine of the cascade that is not installed, cannot be reached, does not have its model, or failed."""
 
     exit_code = 12
+
+
+class VerificationError(PersonaPlexError):
+    """A model whose answers do not pass `verify`'s checks, or a check that also passes what it must not."""
+
+    exit_code = 13
 
 
 EXIT_INTERRUPTED = 130

@@ -7,12 +7,17 @@ import json
 import math
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from personaplex.audio import pcm16, read_audio
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.checkpoint.hub import resolve
 from personaplex.errors import AudioError
 from personaplex.evaluate.degeneracy import Measures, Sign, measure, signs
+from personaplex.models.mimi import Mimi
+from personaplex.speech import AGENTS, say
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +32,11 @@ def kinds(found: list[Sign]) -> set[str]:
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
     return read_audio(ROOT / "examples" / "question.wav")
+
+
+@pytest.fixture(scope="module")
+def nano_codec() -> Mimi:
+    return ModelFolder(resolve("nano")).load_mimi()
 
 
 def tone(seconds: float = SECONDS) -> np.ndarray:
@@ -51,6 +61,17 @@ def test_speech_shows_no_sign(speech: np.ndarray) -> None:
 def test_samples_of_16_bits_measure_the_same(speech: np.ndarray) -> None:
     floats, whole = measure(speech), measure(pcm16(speech))
     assert whole.silence == floats.silence and whole.energy_cv == pytest.approx(floats.energy_cv, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["NATF1", "NATM0", "VARM3"])
+def test_speech_that_went_through_a_codec_shows_no_sign(name: str, nano_codec: Mimi) -> None:
+    text = "we open at seven and we close at nine the lamp costs forty dollars what else can i do for you"
+    spoken = np.pad(say(AGENTS[name], text).pcm, FRAME_SAMPLES)
+    spoken = spoken[: len(spoken) // FRAME_SAMPLES * FRAME_SAMPLES]
+    codes = nano_codec.encode(mx.array(spoken)[None])
+    found = measure(np.array(nano_codec.decode(codes))[0], codes=np.array(codes)[0], text=text)
+    assert signs(found) == []
+    assert found.code_entropy > 3 and found.flatness < 0.25 and found.energy_cv > 0.2, "and is not near any"
 
 
 def test_silence_is_silence_and_nothing_else() -> None:

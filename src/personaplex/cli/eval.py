@@ -1,4 +1,4 @@
-"""`personaplex eval`: how good a model is, measured."""
+"""`personaplex eval`: the evaluations, each a command of its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import click
 
 COMMANDS = {
     "duplex": "When it speaks and when it listens: Full-Duplex-Bench's numbers.",
+    "prompts": "Questions and the words of right answers, with many seeds.",
 }
 
 
 class Evaluations(click.Group):
-    """Imports an evaluation when it is called, so that `--help` answers at once."""
+    """Imports an evaluation when it is called: `eval --help` needs none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002, D102
         return list(COMMANDS)
@@ -20,7 +21,7 @@ class Evaluations(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002, D102
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"personaplex.cli.eval_{cmd_name}").command
+        command = importlib.import_module(f"personaplex.cli.eval_{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 
@@ -31,4 +32,4 @@ class Evaluations(click.Group):
 
 @click.group("eval", cls=Evaluations)
 def command() -> None:
-    """How good a model is, in numbers with their intervals: a table on stdout, and a file of all with --json."""
+    """Measure how good a model, a codec or a voice is: tables with 95 % intervals, and JSON to compare."""

@@ -25,6 +25,8 @@ COMMANDS = {
     "engines": "List the cascade's recognisers, language models and voices.",
     "doctor": "Check this machine, and say what mends it.",
     "bench": "Measure this machine.",
+    "verify": "Speak to a model, recognise its answers and check them.",
+    "eval": "Measure how good a model, a codec or a voice is.",
     "convert": "Quantise a model, for less memory and faster steps.",
     "quantisation-report": "Measure what fewer bits cost.",
     "eval": "Measure how good a model is.",
@@ -56,7 +58,8 @@ class Program(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 2 wrong usage, 3 unusable recording, 4 unusable model, 5 unknown voice or prompt, "
     "6 unwritable output, 7 no working MLX backend, 8 training that cannot go on, 9 no speech synthesiser, "
-    "10 no conversation, 11 no microphone or speaker, 12 an engine that is missing or fails, 130 interrupted.",
+    "10 no conversation, 11 no microphone or speaker, 12 an engine that is missing or fails, 13 a model that fails "
+    "verify, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="personaplex")
 def program() -> None:

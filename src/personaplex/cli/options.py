@@ -47,8 +47,13 @@ _SAMPLING = [
         "--repetition-penalty", type=float, help="Push down tokens of the last 30 frames; 1 is off, the default."
     ),
     click.option("--greedy", is_flag=True, help="Always the likeliest token."),
-    click.option("--seed", type=int, help="The same seed gives the same answer (default: a fresh one, reported)."),
 ]
+_FRESH_SEED = click.option(
+    "--seed", type=int, help="The same seed gives the same answer (default: a fresh one, reported)."
+)
+_FIXED_SEED = click.option(
+    "--seed", type=int, default=1, show_default=True, help="The same seed gives the same answers and numbers."
+)
 
 
 def some_of(*known: str) -> Callable[[click.Context, click.Parameter, str | None], list[str] | None]:
@@ -87,7 +92,14 @@ def persona_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose tokens."""
-    for option in reversed(_SAMPLING):
+    for option in reversed([*_SAMPLING, _FRESH_SEED]):
+        command = option(command)
+    return command
+
+
+def repeatable_sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose tokens, with a seed that is the same in every run."""
+    for option in reversed([*_SAMPLING, _FIXED_SEED]):
         command = option(command)
     return command
 

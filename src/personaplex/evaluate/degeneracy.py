@@ -94,7 +94,7 @@ class Sign(NamedTuple):
 
 
 def measure(pcm: np.ndarray, *, codes: np.ndarray | None = None, text: str = "") -> Measures:
-    """Measure `pcm` [S] (24 kHz), its `codes` [8, T] if they are known (a column for each frame of sound), and its text.
+    """Measure `pcm` [S] (24 kHz), its text and its `codes` [8, T], a column for each frame of sound, if they are known.
 
     Raises AudioError for no samples, another shape, and codes that do not go with the sound.
     """

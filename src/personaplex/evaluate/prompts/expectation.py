@@ -1,0 +1,81 @@
+"""What an answer must say: words and phrases as whole words, numbers in digits or in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from personaplex.dialogue.numbers import SPOKEN, numbers_in
+
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|(?<![^\W_])\d+(?=(?:am|pm)?\b)")
+"""Letters, or digits that stand alone: 7, 7:30 and 7pm hold a seven, x7y does not."""
+
+
+def words_said(text: str) -> list[str]:
+    """The words of a text in lower case, whole numbers below 100 as they are spoken: "At 7:30, O'Neil" is four words.
+
+    A model writes what it says in either way, and so do recognisers.
+    """
+    words = _WORD.findall(text.lower().replace("’", "'"))
+    return [part for word in words for part in (_spoken(word) if word.isdigit() else [word])]
+
+
+def _spoken(digits: str) -> list[str]:
+    value = int(digits) if len(digits) <= 2 else None
+    if value is None or (len(digits) == 2 and value < 10):
+        return [] if digits == "00" else [digits]  # 7:00 is said as 7
+    return SPOKEN[value].split()
+
+
+def holds(words: Sequence[str], phrase: Sequence[str]) -> bool:
+    """Whether the words of `phrase` stand in `words`, one behind the other: "part" is not in "party"."""
+    n = len(phrase)
+    return any(list(words[i : i + n]) == list(phrase) for i in range(len(words) - n + 1))
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What makes an answer right: of each set of phrases in `wanted` any one, none of `never`, and something at all.
+
+    With `no_other_number` no number may be said but those in `wanted`: who answers with every hour of the day says the
+    right one too.
+    """
+
+    wanted: tuple[tuple[str, ...], ...] = ()
+    never: tuple[str, ...] = ()
+    no_other_number: bool = False
+
+    def missing(self, said: str) -> list[str]:
+        """What is wrong with an answer, in words; nothing for a right one."""
+        words = words_said(said)
+        if not words:
+            return ["nothing is said"]
+        found = [
+            f"without {' or '.join(repr(phrase) for phrase in phrases)}"
+            for phrases in self.wanted
+            if not any(holds(words, words_said(phrase)) for phrase in phrases)
+        ]
+        found += [f"with {phrase!r}" for phrase in self.never if holds(words, words_said(phrase))]
+        if self.no_other_number:
+            known = {number for phrases in self.wanted for p in phrases for number in numbers_in(words_said(p))}
+            found += [f"with the number {number!r}" for number in numbers_in(words) if number not in known]
+        return found
+
+    def is_met(self, said: str) -> bool:
+        """Whether an answer is right."""
+        return not self.missing(said)
+
+    @property
+    def phrases(self) -> frozenset[tuple[str, ...]]:
+        """All that is wanted, in words."""
+        return frozenset(tuple(words_said(phrase)) for phrases in self.wanted for phrase in phrases)
+
+    def differs_from(self, other: Expectation) -> bool:
+        """Whether an answer that meets one need not meet the other: they want nothing in common."""
+        return bool(self.wanted and other.wanted) and not self.phrases & other.phrases
+
+
+def wordless(phrases: Iterable[str]) -> list[str]:
+    """Those phrases that hold no word at all, and could never be missed."""
+    return [phrase for phrase in phrases if not words_said(phrase)]

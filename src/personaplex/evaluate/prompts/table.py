@@ -1,0 +1,94 @@
+"""What came of the questions, counted: each beside its 95 % interval, and beside what chance would give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from personaplex.evaluate.degeneracy import measure, signs
+from personaplex.evaluate.prompts.asking import Answer
+from personaplex.evaluate.prompts.expectation import words_said
+from personaplex.evaluate.prompts.questions import Question
+from personaplex.evaluate.row import Row, median, share
+from personaplex.evaluate.statistics import ErrorRate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is counted of one conversation. `heard` is a recogniser's text, None where nobody listened."""
+
+    question: Question
+    seed: int
+    said: str
+    heard: str | None
+    delay_ms: float | None
+    signs: tuple[str, ...] = ()
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the text says what it must."""
+        return self.question.expectation.is_met(self.said)
+
+    @property
+    def is_heard_right(self) -> bool:
+        """Whether it is heard, too."""
+        return self.heard is not None and self.question.expectation.is_met(self.heard)
+
+    def as_json(self) -> dict[str, Any]:
+        """One item of the result."""
+        expectation = self.question.expectation
+        return {
+            "question": self.question.name,
+            "persona": self.question.persona,
+            "seed": self.seed,
+            "said": self.said,
+            "right": self.is_right,
+            "missing": expectation.missing(self.said),
+            "heard": self.heard,
+            "heard_right": None if self.heard is None else self.is_heard_right,
+            "delay_ms": self.delay_ms,
+            "signs": list(self.signs),
+        }
+
+
+def outcome(answer: Answer, heard: str | None) -> Outcome:
+    """What is counted of an answer: the sound itself is not needed any more."""
+    found = [sign.kind for sign in signs(measure(answer.sound, text=answer.said)) if sign.kind != "silence"]
+    kinds = tuple(dict.fromkeys([*answer.degenerate, *found]))
+    return Outcome(answer.question, answer.seed, answer.said, heard, answer.delay_ms, kinds)
+
+
+def rows(outcomes: Sequence[Outcome], asked: Mapping[str, int]) -> list[Row]:
+    """Every row. `asked` is how often each question was asked: what could not be measured counts as not right."""
+    lost = sum(asked.values()) - len(outcomes)
+    made = [share("answer right", [o.is_right for o in outcomes] + [False] * lost)]
+    listened = [o for o in outcomes if o.heard is not None]
+    if listened:
+        made.append(share("answer right as heard", [o.is_heard_right for o in outcomes] + [False] * lost))
+        pairs = [(words_said(o.said), words_said(o.heard or "")) for o in listened if words_said(o.said)]
+        rate = ErrorRate.over(pairs)
+        made.append(Row("what is heard against what is said: WER", rate.value, rate.interval, rate.n))
+    made.append(share("nothing is said", [not words_said(o.said) for o in outcomes]))
+    made.append(share("degenerate speech", [bool(o.signs) for o in outcomes]))
+    delays = [o.delay_ms for o in outcomes if o.delay_ms is not None]
+    if delays:
+        made.append(median("first word after the question's end, median", delays))
+        made.append(share("answered before the question's end", [ms < 0 for ms in delays]))
+    chance = list(by_chance(outcomes))
+    if chance:
+        made.append(share("chance: another question's answer taken for this one's", chance))
+    for name, n in asked.items():
+        own = [o.is_right for o in outcomes if o.question.name == name]
+        made.append(share(f"{name}: answer right", own + [False] * (n - len(own))))
+    return made
+
+
+def by_chance(outcomes: Sequence[Outcome]) -> Iterable[bool]:
+    """Each question against the answer to the next one that wants other words: how often is that right?"""
+    n = len(outcomes)
+    for i, one in enumerate(outcomes):
+        others = (outcomes[(i + step) % n] for step in range(1, n))
+        other = next((o for o in others if one.question.expectation.differs_from(o.question.expectation)), None)
+        if other is not None:
+            yield one.question.expectation.is_met(other.said)

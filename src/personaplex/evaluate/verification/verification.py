@@ -1,0 +1,229 @@
+"""`verify` in one call: a model is spoken to, heard and checked, and so is what must fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from personaplex.conversation import Settings
+from personaplex.errors import ConversationError
+from personaplex.evaluate.degeneracy import measure
+from personaplex.evaluate.hearing import GRAMMAR, Ear
+from personaplex.evaluate.prompts.asking import Answer, Asked, ask_all
+from personaplex.evaluate.prompts.expectation import words_said
+from personaplex.evaluate.result import Failure, Result
+from personaplex.evaluate.row import Row, share
+from personaplex.evaluate.statistics import ErrorRate
+from personaplex.evaluate.verification.agreement import agreement, run_offline
+from personaplex.evaluate.verification.broken import break_model
+from personaplex.evaluate.verification.checks import CHECKS, Exhibit, Finding, Limits, judge
+from personaplex.evaluate.verification.controls import Control, exchanged, spoilt
+from personaplex.model import PersonaPlex
+from personaplex.models.streams import AGENT
+from personaplex.runtime.engine import Engine
+from personaplex.runtime.limits import Limits as EngineLimits
+
+AGREES = "agrees"
+AGREES_MEANS = "live engine and library say the same"
+AT_LEAST = 0.75
+"""Share of the answers that must pass each check: one in four may be wrong by chance, as sampling has it."""
+KIND = "verify"
+CONTROL = "what must fail"
+"""How the rows of controls begin."""
+
+
+@dataclass
+class _Evidence:
+    """One conversation, all that was made of it, and what was found."""
+
+    answer: Answer
+    settings: Settings
+    exhibit: Exhibit
+    asked_heard: str | None
+    findings: dict[str, Finding] = field(default_factory=dict)
+
+
+@dataclass
+class _Controls:
+    """Each time a check was tried on what must fail it: by check, the control's name and whether it passed."""
+
+    tried: dict[str, list[tuple[str, bool]]] = field(default_factory=dict)
+    items: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, name: str, about: str, findings: Mapping[str, Finding], must_fail: Sequence[str]) -> None:
+        tried = {check: findings[check] for check in must_fail if check in findings}
+        for check, finding in tried.items():
+            self.tried.setdefault(check, []).append((name, finding.passed))
+        self.items.append({"control": name, "of": about, "must_fail": list(tried), **_as_json(findings)})
+
+
+def verify(
+    model: PersonaPlex,
+    asked: Sequence[Asked],
+    ear: Ear,
+    about: Mapping[str, Any],
+    *,
+    limits: Limits | None = None,
+    at_least: float = AT_LEAST,
+    slots: int = 4,
+    failures: Sequence[Failure] = (),
+    only_controls: Collection[str] = (),
+    tell: Callable[[str], None] = lambda _: None,
+    keep: Callable[[Answer], None] = lambda _: None,
+) -> Result:
+    """Ask, hear, check, and try every check on what must fail it. `model` is broken on purpose in the end: load anew.
+
+    `only_controls` are names of questions whose answers are the wrong ones to others, and are not judged themselves.
+    `keep` is given every answer. `troubles` says which rows of the result miss their goal. Raises ConversationError
+    when no conversation came about.
+    """
+    limits = limits or Limits()
+    evidence, failed = list[_Evidence](), list(failures)
+    settings = {each.question.name: each.settings for each in asked}
+    # Without pinning, the engine does the library's arithmetic also when a call outlasts the window.
+    with Engine(model, slots, limits=EngineLimits(pinned_frames=0)) as engine:
+        for answer in ask_all(engine, asked, slots):
+            if isinstance(answer, Failure):
+                failed.append(answer)
+                tell(f"{answer.item}: no answer: {answer.reason}")
+                continue
+            exhibit = Exhibit(answer.sound, answer.said, ear.hear(answer.sound))
+            start = settings[answer.question.name](answer.seed)
+            evidence.append(_Evidence(answer, start, exhibit, _question_heard(answer, ear)))
+            keep(answer)
+            tell(f"{answer.name}: {answer.said or '(nothing)'} | heard: {exhibit.heard or '(nothing)'}")
+    judged = [each for each in evidence if each.answer.question.name not in only_controls]
+    if not judged:
+        raise ConversationError(f"no question could be asked: {failed[0].reason}" if failed else "nothing to ask")
+    controls = _Controls()
+    _judge(model, evidence, limits, controls, tell)
+    _try_controls(evidence, judged[0], ear, limits, controls, tell)
+    _try_broken(model, judged[0], ear, limits, controls, tell)
+    n_lost = sum(failure.item.rsplit(" (seed", 1)[0] not in only_controls for failure in failed)
+    items = [_item(each) for each in judged]
+    rows = _rows(judged, controls, n_lost, at_least)
+    return Result(KIND, about, rows, [*items, *controls.items], failed)
+
+
+def _question_heard(answer: Answer, ear: Ear) -> str | None:
+    """What the recogniser hears of the question; the grammar of answers can hear none."""
+    return None if ear.name == GRAMMAR else ear.hear(answer.user)
+
+
+def troubles(result: Result) -> list[str]:
+    """Every row that misses its goal, in words; none for a model that passes."""
+    found = []
+    for row in result.rows:
+        if row.goal is None or row.met:
+            continue
+        if not row.at_most:
+            found.append(f"{row.what}: {row.value:.0%} of {row.n} ({row.goal:.0%} expected)")
+            continue
+        check = row.what.removeprefix(CONTROL).split(":")[0].strip()
+        passed = [
+            item["control"] for item in result.items if check in item.get("must_fail", ()) and check in item["passed"]
+        ]
+        names = " and ".join(repr(name) for name in dict.fromkeys(passed))
+        found.append(f"the control {names} passed the check {check!r}, so that check shows nothing here")
+    return found
+
+
+def _judge(
+    model: PersonaPlex,
+    evidence: Sequence[_Evidence],
+    limits: Limits,
+    controls: _Controls,
+    tell: Callable[[str], None],
+) -> None:
+    """The checks of every answer, and whether the library gives the same; another's answer must not agree."""
+    for i, each in enumerate(evidence):
+        tell(f"{each.answer.name}: the same through the library")
+        offline = run_offline(model, each.answer, each.settings)
+        codes = offline.reply.tokens[AGENT, each.answer.began :]
+        each.exhibit = replace(each.exhibit, codes=codes)
+        each.findings = judge(each.exhibit, each.answer.question.expectation, limits)
+        each.findings[AGREES] = agreement(offline, each.answer)
+        other = evidence[(i + 1) % len(evidence)].answer
+        if other is not each.answer:
+            controls.add("another answer", each.answer.name, {AGREES: agreement(offline, other)}, (AGREES,))
+
+
+def _try_controls(
+    evidence: Sequence[_Evidence],
+    first: _Evidence,
+    ear: Ear,
+    limits: Limits,
+    controls: _Controls,
+    tell: Callable[[str], None],
+) -> None:
+    def put(control: Control, name: str) -> None:
+        controls.add(control.name, name, judge(control.exhibit, control.expectation, limits), control.must_fail)
+
+    exhibits, questions = [each.exhibit for each in evidence], [each.answer.question for each in evidence]
+    for control in exchanged(exhibits, questions):
+        put(control, control.of)
+    for control in spoilt(first.exhibit, first.answer.question, ear):
+        tell(f"control: {control.name}")
+        put(control, control.of)
+
+
+def _try_broken(
+    model: PersonaPlex,
+    first: _Evidence,
+    ear: Ear,
+    limits: Limits,
+    controls: _Controls,
+    tell: Callable[[str], None],
+) -> None:
+    """The first question once more, to the same model with its weights shuffled."""
+    tell("control: the model with its weights shuffled")
+    answer = first.answer
+    offline = run_offline(break_model(model), answer, first.settings)
+    reply, at = offline.reply, len(answer.agent) - len(answer.sound)
+    exhibit = Exhibit(reply.audio[at:], reply.text, ear.hear(reply.audio[at:]), reply.tokens[AGENT, answer.began :])
+    findings = judge(exhibit, answer.question.expectation, limits) | {AGREES: agreement(offline, answer)}
+    controls.add("broken model", answer.name, findings, ("words", "heard", AGREES))
+
+
+def _rows(evidence: Sequence[_Evidence], controls: _Controls, n_failed: int, at_least: float) -> list[Row]:
+    made = []
+    for check, means in (CHECKS | {AGREES: AGREES_MEANS}).items():
+        outcomes = [each.findings[check].passed for each in evidence if check in each.findings]
+        if outcomes:
+            goal = 1.0 if check == AGREES else at_least
+            made.append(share(f"{check}: {means}", outcomes + [False] * n_failed, goal))
+    rate = ErrorRate.over(
+        (words_said(each.exhibit.text), words_said(each.exhibit.heard))
+        for each in evidence
+        if words_said(each.exhibit.text)
+    )
+    made.append(Row("what is heard against what is said: WER", rate.value, rate.interval, rate.n))
+    for check, tries in controls.tried.items():
+        names = ", ".join(dict.fromkeys(name for name, _ in tries))
+        made.append(share(f"{CONTROL} {check}: {names}", [passed for _, passed in tries], 0.0, at_most=True))
+    return made
+
+
+def _item(each: _Evidence) -> dict[str, Any]:
+    answer = each.answer
+    return {
+        "question": answer.question.name,
+        "seed": answer.seed,
+        "asked": answer.question.say or str(answer.question.audio),
+        "asked_heard": each.asked_heard,
+        "said": answer.said,
+        "heard": each.exhibit.heard,
+        "before": answer.all_said.removesuffix(answer.said).strip(),
+        "delay_ms": answer.delay_ms,
+        "engine_signs": list(answer.degenerate),
+        "measures": measure(each.exhibit.pcm, codes=each.exhibit.codes, text=each.exhibit.text).as_json(),
+        **_as_json(each.findings),
+    }
+
+
+def _as_json(findings: Mapping[str, Finding]) -> dict[str, Any]:
+    return {
+        "passed": [check for check, finding in findings.items() if finding.passed],
+        "failed": {check: finding.reason for check, finding in findings.items() if not finding.passed},
+    }
