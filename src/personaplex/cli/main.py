@@ -27,10 +27,9 @@ COMMANDS = {
     "bench": "Measure this machine.",
     "verify": "Speak to a model, recognise its answers and check them.",
     "eval": "Measure how good a model, a codec or a voice is.",
+    "report": "Conversations and measurements on one page; two of them compared.",
     "convert": "Quantise a model, for less memory and faster steps.",
     "quantisation-report": "Measure what fewer bits cost.",
-    "eval": "Measure how good a model is.",
-    "report": "Conversations and measurements on one page; two of them compared.",
     "train": "Make the small model from nothing.",
 }
 
