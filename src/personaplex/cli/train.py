@@ -121,7 +121,11 @@ def codec(
 @click.option("--int8", is_flag=True, help="Hear as the codec will when it is stored as int8.")
 def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool) -> None:
     """Run every clip through the codec."""
+    import os
     from itertools import chain
+
+    # Clips and takes of all lengths are more shapes than MLX on CUDA keeps plans for; it gives up at too many anew.
+    os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "8192")
 
     from personaplex.files import check_writable
     from personaplex.train.bank import Bank, encode_bank, join, load_codec
