@@ -27,6 +27,7 @@ COMMANDS = {
     "bench": "Measure this machine.",
     "convert": "Quantise a model, for less memory and faster steps.",
     "quantisation-report": "Measure what fewer bits cost.",
+    "eval": "Measure how good a model is.",
     "train": "Make the small model from nothing.",
 }
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from personaplex.errors import UsageError
-from personaplex.evaluate.statistics import Share, median_interval, quantile
+from personaplex.evaluate.statistics import Share, mean_interval, median_interval, quantile
 
 BEGIN, END = "<!-- numbers -->", "<!-- /numbers -->"
 
@@ -44,6 +44,15 @@ def median(what: str, values: Sequence[float], goal: float | None = None) -> Row
     return Row(what, quantile(values, 0.5), median_interval(values), len(values), goal, at_most=True, unit="ms")
 
 
+def mean(
+    what: str, values: Sequence[float], goal: float | None = None, *, at_most: bool = False, unit: str = ""
+) -> Row:
+    """A row of a mean, with its bootstrap interval; what is NaN was not measured, and does not count."""
+    known = [value for value in values if not math.isnan(value)]
+    average = sum(known) / len(known) if known else math.nan
+    return Row(what, average, mean_interval(known), len(known), goal, at_most, unit)
+
+
 def as_markdown(table: Sequence[Row]) -> str:
     """The table as a person reads it; a goal that is missed is said to be."""
     lines = ["| what | goal | measured | 95 % interval | n |", "|---|---|---|---|---|"]
@@ -57,6 +66,8 @@ def as_markdown(table: Sequence[Row]) -> str:
 
 
 def _number(value: float, unit: str) -> str:
+    if math.isnan(value):
+        return "not measured"
     if math.isinf(value):
         return "never"
     return f"{value:.0f} {unit}" if unit == "ms" else f"{value:.3f}"

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from personaplex.dialogue import agent_plan, user_plan
-from personaplex.errors import BackendError
+from personaplex.evaluate.codec.measures import stoi
 from personaplex.evaluate.nano.recogniser import hear_all, word_loop
 from personaplex.evaluate.row import Row, share
 from personaplex.evaluate.statistics import Z95, word_errors
@@ -51,17 +51,13 @@ def intelligibility(
 
     Raises BackendError when pystoi is not installed.
     """
-    try:
-        from pystoi import stoi
-    except ImportError as error:
-        raise BackendError("pystoi is not installed; `pip install pystoi` (or personaplex-mlx[evaluate])") from error
     measured = []
     for number, (group, members) in enumerate(speakers.items()):
         lines = user_plan(np.random.default_rng([seed, number]), 3 * n, "heldout")
         lines = [line for line in lines if len(line.text.split()) >= 4][:n]
         clean = [_padded(say(members[i % len(members)], line.text).pcm) for i, line in enumerate(lines)]
         pairs = zip(clean, round_trip(mimi, clean), strict=True)
-        measured.append((group, [float(stoi(a, b, SAMPLE_RATE)) for a, b in pairs]))
+        measured.append((group, [stoi(a, b) for a, b in pairs]))
     return measured
 
 
