@@ -136,7 +136,7 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447)
 
 
 def _student(freedom: int) -> float:
-    """The same with 7 or more, by Fisher's expansion about the normal quantile: within 0.002."""
+    """The same with 7 or more, by Fisher's expansion about the normal quantile: within 0.01."""
     z = Z95
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
@@ -145,10 +145,10 @@ def jackknife_interval(value: float, without_one: Sequence[float]) -> tuple[floa
     """95 % interval of any statistic, from its values with one item left out each (Quenouille, Tukey; normal).
 
     For entropies and counts of kinds, which a bootstrap makes smaller: its resamples hold fewer kinds than the sample.
-    NaN of fewer than two items.
+    NaN of fewer than eight items: two that are equally unlike would have no spread.
     """
     n = len(without_one)
-    if n < 2:
+    if n < 8:
         return math.nan, math.nan
     left = np.asarray(without_one, np.float64)
     half = Z95 * math.sqrt((n - 1) / n * float(np.square(left - left.mean()).sum()))

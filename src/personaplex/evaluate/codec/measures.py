@@ -101,7 +101,8 @@ def stoi(reference: np.ndarray, decoded: np.ndarray, *, extended: bool = False) 
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # its way to say that there is too little: it returns 1e-5
         try:
-            return float(measure(reference, decoded, SAMPLE_RATE, extended=extended))
+            # ESTOI adds noise of some 1e-16, another one each time; the same recording is to have the same number.
+            return round(float(measure(reference, decoded, SAMPLE_RATE, extended=extended)), 6)
         except (RuntimeWarning, ValueError):
             return math.nan
 

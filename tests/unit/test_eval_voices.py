@@ -1,0 +1,428 @@
+"""The voices' evaluation: formants and embeddings with known answers, codes found in embeddings, rows, controls."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from personaplex.audio import write_audio
+from personaplex.checkpoint.folder import ModelFolder
+from personaplex.cli.main import main
+from personaplex.config import LMConfig
+from personaplex.engine.prompt import as_embeddings
+from personaplex.errors import AudioError, EngineError, UsageError
+from personaplex.evaluate.voices.embedding import EMBEDDINGS, cosine, embedded, find_embedding
+from personaplex.evaluate.voices.own_sound import own_codes
+from personaplex.evaluate.voices.questions import synthesised
+from personaplex.evaluate.voices.run import Terms, evaluate_voices, own_speech
+from personaplex.evaluate.voices.table import Answer, confusions, controls, matrix, nearest_counts, rows, shuffled
+from personaplex.model import PersonaPlex
+from personaplex.models.lm import LanguageModel
+from personaplex.speech import AGENTS, say
+from personaplex.speech.formants import formants
+from personaplex.speech.identity import pitch, pitches
+from personaplex.voice import Voice
+from tests.conftest import PARITY
+
+RATE = 24_000
+
+
+def vowel(hz: float, resonances: tuple[float, ...], seconds: float = 1.0) -> np.ndarray:
+    """Pulses at a pitch, through a resonance of 80 Hz width at each frequency."""
+    sound = (np.arange(int(seconds * RATE)) % round(RATE / hz) == 0).astype(np.float64)
+    for centre in resonances:
+        radius = math.exp(-math.pi * 80 / RATE)
+        a, b = -2 * radius * math.cos(2 * math.pi * centre / RATE), radius**2
+        out = np.zeros(len(sound) + 2)
+        for i, x in enumerate(sound):
+            out[i + 2] = x - a * out[i + 1] - b * out[i]
+        sound = out[2:]
+    return np.asarray(0.3 * sound / np.abs(sound).max(), np.float32)
+
+
+@pytest.mark.parametrize(("hz", "at"), [(110, (700, 1200, 2600)), (200, (400, 1900, 2500)), (150, (500, 1500, 2500))])
+def test_formants_are_where_the_resonances_are(hz: int, at: tuple[float, ...]) -> None:
+    # Above 3 kHz a vocal tract has more of them, which shape the slope.
+    sound = vowel(hz, (*at, 3500, 4500))
+    # Between two harmonics nothing says where the resonance is.
+    assert np.all(np.abs(formants(sound) - at) < np.maximum(hz / 3, 0.05 * np.array(at)))
+    assert pitch(sound) == pytest.approx(hz, rel=0.01) and np.allclose(pitches(sound), hz, rtol=0.02)
+
+
+def test_what_is_not_voiced_has_neither_formants_nor_pitch() -> None:
+    noise = (0.1 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32)
+    for sound in (noise, np.zeros(RATE, np.float32), np.zeros(100, np.float32)):
+        assert not formants(sound).any() and not len(pitches(sound)) and pitch(sound) == 0
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, list[np.ndarray]]:
+    texts = ("good morning this is the bakery", "we close at half past seven today")
+    return {name: [say(AGENTS[name], text).pcm for text in texts] for name in ("NATF0", "NATM2", "VARM1", "NATF1")}
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_one_voice_is_more_like_itself_than_like_others(name: str, said: dict[str, list[np.ndarray]]) -> None:
+    embedding = find_embedding(name)
+    vectors = {voice: [embedded(embedding, pcm) for pcm in clips] for voice, clips in said.items()}
+    for voice, (first, second) in vectors.items():
+        likeness = {other: embedding.similarity(second, clips[0]) for other, clips in vectors.items()}
+        assert max(likeness, key=lambda other: likeness[other]) == voice, likeness
+        assert embedding.similarity(first, first) == 1 and 0 < min(likeness.values()) < 1
+
+
+def test_half_is_a_typical_distance_within_a_voice() -> None:
+    statistics = find_embedding("statistics")
+    voice = np.array([7.0, 2.0, 9.0, 10.5, 11.3])
+    spreads = np.array(EMBEDDINGS["statistics"].SPREADS)  # type: ignore[attr-defined]
+    assert statistics.similarity(voice, voice + spreads) == pytest.approx(0.5)
+    assert statistics.similarity(voice, voice - 3 * spreads) == pytest.approx(0.25)
+
+
+def mean_and_length(pcm: np.ndarray) -> np.ndarray:
+    return np.array([float(np.mean(pcm)), len(pcm)])
+
+
+class Constant:
+    def __call__(self, pcm: np.ndarray) -> np.ndarray:
+        return np.ones(2)
+
+    def similarity(self, a: np.ndarray, b: np.ndarray) -> float:
+        return 0.25
+
+
+NOT_CALLABLE = 3
+
+
+def broken(pcm: np.ndarray) -> np.ndarray:
+    raise ValueError("too short for me")
+
+
+HERE = "tests.unit.test_eval_voices"
+
+
+def test_an_embedding_may_come_from_any_module() -> None:
+    assert find_embedding(f"{HERE}:Constant").similarity(np.ones(2), np.zeros(2)) == 0.25
+    by_cosine = find_embedding(f"{HERE}:mean_and_length")
+    assert embedded(by_cosine, np.ones(7)).tolist() == [1, 7]
+    assert by_cosine.similarity(np.array([1.0, 0]), np.array([1.0, 1])) == pytest.approx(math.sqrt(0.5))
+    assert cosine(np.zeros(2), np.ones(2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("choice", "error", "says"),
+    [
+        ("ecapa", UsageError, "there are simple, statistics"),
+        (":x", UsageError, "unknown embedding"),
+        ("no_such_module:x", EngineError, "cannot be loaded"),
+        (f"{HERE}:missing", EngineError, "cannot be loaded"),
+        (f"{HERE}:NOT_CALLABLE", UsageError, "is int"),
+        ("missing.onnx", EngineError, "is no file"),
+    ],
+)
+def test_embeddings_that_there_are_not(choice: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        find_embedding(choice)
+
+
+@pytest.mark.parametrize("gives", [np.array([1.0, math.nan]), np.ones((2, 2)), np.zeros(0), np.float64(3)])
+def test_what_is_no_vector_of_numbers_is_refused(gives: np.ndarray) -> None:
+    with pytest.raises(EngineError, match="expected a vector"):
+        embedded(Gives(gives), np.ones(4))
+    with pytest.raises(EngineError, match="too short for me"):
+        embedded(find_embedding(f"{HERE}:broken"), np.ones(4))
+
+
+class Gives(Constant):
+    def __init__(self, what: np.ndarray) -> None:
+        self.what = what
+
+    def __call__(self, pcm: np.ndarray) -> np.ndarray:
+        return self.what
+
+
+def network(path: Path) -> Path:
+    """`logits` are ones; `embeddings` the energy of the samples, their number and that of the mask."""
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    nodes = [
+        helper.make_node("Mul", ["samples", "samples"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares", "axes"], ["energy"], keepdims=1),
+        helper.make_node("Sub", ["samples", "samples"], ["noughts"]),
+        helper.make_node("Exp", ["noughts"], ["ones"]),
+        helper.make_node("ReduceSum", ["ones", "axes"], ["length"], keepdims=1),
+        helper.make_node("Cast", ["mask"], ["mask_float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["mask_float", "axes"], ["masked"], keepdims=1),
+        helper.make_node("Concat", ["energy", "length", "masked"], ["embeddings"], axis=1),
+        helper.make_node("Identity", ["length"], ["logits"]),
+    ]
+    given = [
+        helper.make_tensor_value_info("samples", TensorProto.FLOAT, ["batch", "n"]),
+        helper.make_tensor_value_info("mask", TensorProto.INT64, ["batch", "n"]),
+    ]
+    found = [
+        helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["batch", "d"]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "d"]),
+    ]
+    graph = helper.make_graph(nodes, "tiny", given, found, [axes])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def test_a_network_hears_16_khz_at_one_loudness(tmp_path: Path) -> None:
+    embedding = find_embedding(str(network(tmp_path / "speaker.onnx")))
+    sound = vowel(150, (500, 1500))
+    energy, length, masked = embedded(embedding, sound)
+    assert (length, masked) == (16_000, 16_000) and energy == pytest.approx(0.06**2, rel=1e-3)
+    assert np.allclose(embedded(embedding, 0.1 * sound + 0.2), [energy, length, masked], rtol=1e-3)
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("no network")
+    with pytest.raises(EngineError, match="cannot be read as an ONNX network"):
+        find_embedding(str(tmp_path / "text.onnx"))
+    for shape, gives, says in (((1, 9, 80), (1, 9, 80), "expected samples"), ((1, 9), (1, 9, 1), "gives no output")):
+        given = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+        found = helper.make_tensor_value_info("y", TensorProto.FLOAT, gives)
+        axes = helper.make_tensor("axes", TensorProto.INT64, [1], [2])
+        node = helper.make_node("Identity", ["x"], ["y"])
+        if shape != gives:
+            node = helper.make_node("Unsqueeze", ["x", "axes"], ["y"])
+        graph = helper.make_graph([node], "other", [given], [found], [axes])
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        (tmp_path / "other.onnx").write_bytes(made.SerializeToString())
+        with pytest.raises(EngineError, match=says):
+            find_embedding(str(tmp_path / "other.onnx"))
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_a_voices_codes_are_found_in_its_embeddings(dtype: mx.Dtype) -> None:
+    """Wide enough for eight tables of 256 rows; as the 7B's 4,096 are for its 2,048."""
+    small = LMConfig(
+        dim=192, card=256, text_card=320, num_layers=1, num_heads=2, context=8, depformer_dim=16,
+        depformer_num_layers=1, depformer_num_heads=2, depformer_dim_feedforward=16,
+    )  # fmt: skip
+    config: Any = SimpleNamespace(
+        lm=small, prompts=True, silence_codes=tuple(range(8)), sine_codes=tuple(range(20, 28))
+    )
+    lm, rng = LanguageModel(small), np.random.default_rng(3)
+    for tables in (lm.text_emb, lm.audio_emb):
+        tables.weight = mx.array(rng.standard_normal(tables.weight.shape)).astype(dtype)
+    codes = rng.integers(0, 256, (12, 8)).astype(np.int32)
+    voice = as_embeddings(lm, config, Voice("V", codes=codes))
+    assert voice.codes is None and voice.embeddings is not None and voice.embeddings.dtype == dtype
+    found = own_codes(lm, config, voice)
+    assert found is not None and np.array_equal(found, codes[2:10].T)
+    foreign = Voice("V", embeddings=mx.array(rng.standard_normal((11, 192))), ring=voice.ring)
+    assert own_codes(lm, config, foreign) is None
+    given = own_codes(lm, config, Voice("V", codes=codes))
+    assert given is not None and np.array_equal(given, codes.T)
+
+
+def test_in_a_narrow_models_embeddings_they_cannot_be_found(model: PersonaPlex) -> None:
+    assert own_codes(model.lm, model.config, model.load_voice("VOICE0")) is None
+
+
+def answer(voice: str, likeness: dict[str, float], **more: Any) -> Answer:
+    return Answer(voice, "question", 2.0, likeness, **more)
+
+
+ANSWERS = [
+    answer("A", {"A": 0.9, "B": 0.2, "C": 0.1}, pitch_hz=100.0, formants_hz=np.array([500.0, 1500, 2500])),
+    answer("A", {"A": 0.5, "B": 0.6, "C": 0.1}, pitch_hz=200.0, formants_hz=np.array([550.0, 1650, 2750])),
+    answer("B", {"A": 0.3, "B": 0.8, "C": 0.2}, pitch_hz=0.0),
+    answer("C", {"A": 0.1, "B": 0.4, "C": 0.7}, pitch_hz=400.0),
+]
+PROMPTS = {
+    "A": (100.0, np.array([500.0, 1500, 2500])),
+    "B": (200.0, np.zeros(3)),
+    "C": (400.0, np.array([500.0, 1500, 2500])),
+}
+
+
+def test_rows_of_answers_with_known_likeness() -> None:
+    found = {row.what: row for row in rows(ANSWERS, PROMPTS, [0.4, 0.6], 0)}
+    assert found["similarity to the own voice prompt"].value == pytest.approx((0.9 + 0.5 + 0.8 + 0.7) / 4)
+    nearest = found["nearest of 3 voice prompts is the own (by chance 0.333)"]
+    assert (nearest.value, nearest.n) == (0.75, 4)
+    others = found["control: similarity to the other voice prompts"]
+    assert others.value == pytest.approx((0.15 + 0.35 + 0.25 + 0.25) / 4)
+    pitches_off = found["pitch: off the voice prompt's (semitones)"]
+    assert (pitches_off.value, pitches_off.n) == (4, 3)  # 0, 12 and 0; B's answer has no pitch
+    formants_off = found["formants 1 to 3: off the voice prompt's (%)"]
+    assert formants_off.value == pytest.approx(5) and formants_off.n == 2
+    assert found["A: similarity to its voice prompt"].n == 2
+    assert found["for comparison: a voice prompt's first half and its second, which are short"].value == 0.5
+    # A's 0.9 beats 0.3 and 0.1, and 0.5 does; B's 0.8 beats 0.2, 0.6 and 0.4; C's 0.7 all three.
+    (beaten,) = (row for row in found.values() if "answers in other voices" in row.what)
+    assert beaten.value == 1 and beaten.goal == 0.5
+
+
+def test_matrix_and_confusions() -> None:
+    assert matrix(ANSWERS)["A"] == {"A": 0.7, "B": 0.4, "C": 0.1}
+    counts = nearest_counts(ANSWERS)
+    assert counts == {"A": {"A": 1, "B": 1}, "B": {"B": 1}, "C": {"C": 1}}
+    assert confusions(counts) == "A: of 2 answers, nearest to B 1"
+    assert ANSWERS[1].as_json()["nearest"] == "B" and json.dumps(ANSWERS[1].as_json())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_pairs_are_never_the_own(seed: int) -> None:
+    names = ["A", "B", "C", "D"]
+    pairs = shuffled(names, seed)
+    assert set(pairs) == set(pairs.values()) == set(names) and all(a != b for a, b in pairs.items())
+
+
+def test_controls_hold_for_a_voice_and_not_for_chance() -> None:
+    def of(likeness: Callable[[str, str], float]) -> list[Answer]:
+        names, rng = "ABCD", np.random.default_rng(1)
+        return [answer(n, {m: likeness(n, m) + 0.01 * rng.random() for m in names}) for n in names for _ in range(4)]
+
+    assert [c["held"] for c in controls(of(lambda n, m: float(n == m)), 0)] == [True, True]
+    assert [c["held"] for c in controls(of(lambda n, m: -float(n == m)), 0)] == [False, False]
+    assert [c["held"] for c in controls(of(lambda n, m: 0.0), 0)] == [False, False]
+    assert controls([answer("A", {"A": 0.5})], 0) == []
+    assert [c["held"] for c in controls([answer("A", {"A": 0.5, "B": 0.1})], 0)] == [None, None]
+
+
+TONES = {"LOW": 100, "MIDDLE": 160, "HIGH": 250}
+
+
+class Scripted:
+    """A model that speaks in vowels: at the pitch of its voice, or (`deaf` to its prompt) always at the same."""
+
+    lm, config = None, None
+
+    def __init__(self, *, deaf: bool = False) -> None:
+        self.deaf = deaf
+        self.mimi = self
+        self.asked: list[tuple[str, int]] = []
+
+    def decode(self, codes: mx.array) -> mx.array:
+        hz = int(codes[0, 0, 0])
+        return mx.array(vowel(hz, (500, 1500, 2500))[None]) if hz else mx.zeros((1, RATE))
+
+    def respond(
+        self, pcm: np.ndarray, *, voice: Voice, prompt: str | None, seed: int, **more: float
+    ) -> SimpleNamespace:
+        assert voice.codes is not None and prompt == "teacher"
+        self.asked.append((voice.name, seed))
+        hz = 160 if self.deaf else int(voice.codes[0, 0])
+        quiet = np.zeros(RATE // 2, np.float32)
+        spoken = vowel(hz + seed, (500, 1500, 2500)) if len(pcm) > 5000 else quiet
+        return SimpleNamespace(audio=np.concatenate([quiet, spoken, quiet]), text="ah")
+
+
+def voices(**tones: int) -> dict[str, Voice]:
+    return {name: Voice(name, codes=np.full((4, 8), hz)) for name, hz in (tones or TONES).items()}
+
+
+TERMS = Terms(find_embedding("statistics"), "teacher", 1, None)
+ASKED: list[tuple[str, np.ndarray | Path]] = [("one", np.zeros(6000)), ("two", np.zeros(7000))]
+
+
+def test_a_model_that_keeps_its_voice_is_nearest_to_it() -> None:
+    model: Any = Scripted()
+    result = evaluate_voices(model, voices(), ASKED, TERMS)
+    assert model.asked == [(name, seed) for name in TONES for seed in (1, 2)]
+    assert [row.value for row in result.rows if row.what.startswith("nearest of 3")] == [1]
+    assert [control["held"] for control in result.about["controls"]] == [True, True]
+    assert result.about["prompts_heard_as"] == dict.fromkeys(TONES, "codes")
+    assert result.about["answers"] == result.about["answers_expected"] == 6 and not result.failures
+    assert result.items[0]["pitch_hz"] == pytest.approx(101, abs=1) and result.items[0]["seconds"] == pytest.approx(
+        1, abs=0.1
+    )
+
+
+def test_a_model_that_always_sounds_the_same_does_not_pass_its_controls() -> None:
+    deaf: Any = Scripted(deaf=True)
+    result = evaluate_voices(deaf, voices(), ASKED, TERMS)
+    assert [control["held"] for control in result.about["controls"]] == [False, False]
+    assert confusions(result.about["nearest"]).count("nearest to MIDDLE") == 2
+
+
+def test_what_cannot_be_compared_is_told_and_the_rest_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "broken.wav").write_text("no sound")
+    asked = [*ASKED, ("broken", tmp_path / "broken.wav"), ("silencing", np.zeros(100))]
+    scripted: Any = Scripted()
+    result = evaluate_voices(scripted, voices(LOW=100, HIGH=250, MUTE=0), asked, TERMS)
+    reasons = {failure.item: failure.reason for failure in result.failures}
+    assert set(reasons) == {
+        "the voice prompt MUTE", "broken", "LOW: the answer to silencing", "HIGH: the answer to silencing"
+    }  # fmt: skip
+    assert (result.about["answers"], result.about["answers_expected"]) == (4, 12)
+    with pytest.raises(AudioError, match="no answer could be compared"):
+        evaluate_voices(scripted, voices(), [("silencing", np.zeros(100))], TERMS)
+    with pytest.raises(UsageError, match="no voice to compare"):
+        evaluate_voices(scripted, {}, ASKED, TERMS)
+
+
+def test_own_speech_is_what_is_not_silent() -> None:
+    frame = np.ones(1920, np.float32)
+    levels = [0, 0, 0, 0.1, 0.3, 0, 0.2]
+    sound = np.concatenate([*(level * frame for level in levels), 0.5 * frame[:100]])
+    assert np.array_equal(own_speech(sound), np.concatenate([0.1 * frame, 0.3 * frame, 0.2 * frame]))
+    assert len(own_speech(np.zeros(100, np.float32))) == 0
+
+
+def test_questions_are_the_same_for_a_seed() -> None:
+    first, again = synthesised(2, 5), synthesised(2, 5)
+    assert [text for text, _ in first] == [text for text, _ in again] and len({text for text, _ in first}) == 2
+    assert all(len(text.split()) >= 4 and len(pcm) > RATE / 2 for text, pcm in first)
+    assert np.array_equal(first[0][1], again[0][1])
+
+
+TINY = ["eval", "voices", "--model", str(PARITY)]
+
+
+def test_from_the_command_line_with_a_voice_whose_sound_is_not_known(
+    tmp_path: Path, speech: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question, clip, kept = tmp_path / "question.wav", tmp_path / "clip.wav", tmp_path / "voices.json"
+    write_audio(question, speech[:24_000])
+    write_audio(clip, speech)
+    named = ["--voice", "VOICE0", "--voice", str(clip)]
+    assert main([*TINY, str(question), *named, "--max-seconds", "0.5", "--json", str(kept), "--seed", "2"]) == 0
+    said = capsys.readouterr()
+    assert "how the model greets" in said.err and "nearest of 2 voice prompts" in said.out
+    stored = json.loads(kept.read_text())
+    assert stored["about"]["prompts_heard_as"] == {"VOICE0": "greeting", str(clip): "codes"}
+    assert stored["about"]["fingerprint"] == ModelFolder(PARITY).fingerprint and len(stored["items"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["question.wav", "--questions", "2"], 2, "not both"),
+        (["question.wav", "--voice", "NOBODY"], 5, "unknown voice"),
+        (["question.wav", "--voice", "A", "--voice", "A"], 2, "twice"),
+        (["question.wav", "--embedding", "ecapa"], 2, "unknown embedding"),
+        (["question.wav", "--embedding", "missing.onnx"], 12, "is no file"),
+        (["question.wav", "--max-seconds", "0"], 2, "--max-seconds"),
+        (["missing.wav"], 3, "does not exist"),
+        (["question.wav", "--system-prompt", "nonsense"], 5, "unknown prompt"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    speech: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_audio(Path("question.wav"), speech[:24_000])
+    assert main([*TINY, *arguments]) == code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("personaplex: ") and says in last
