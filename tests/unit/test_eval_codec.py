@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from personaplex.audio import write_audio
+from personaplex.checkpoint.folder import ModelFolder
 from personaplex.cli.evaluation import show
 from personaplex.cli.main import main
 from personaplex.errors import AudioError, BackendError, UsageError
@@ -26,7 +27,7 @@ from personaplex.evaluate.result import Result
 from personaplex.evaluate.row import Row, mean
 from personaplex.evaluate.statistics import jackknife_interval, mean_interval
 from personaplex.models.mimi import Mimi
-from tests.conftest import PARITY
+from tests.conftest import FIXTURES, PARITY
 
 RNG = np.random.default_rng(4)
 NOISE = (0.2 * RNG.standard_normal(24_000)).astype(np.float32)
@@ -52,6 +53,13 @@ def test_mel_distance_is_decibels() -> None:
     assert measures.mel_distance_db(NOISE, 10 ** (6 / 20) * NOISE) == pytest.approx(6, abs=0.1)
     assert measures.mel_distance_db(NOISE, -NOISE) == pytest.approx(0, abs=1e-4)  # phases count for nothing
     assert measures.mel_distance_db(0 * NOISE, 0 * NOISE) == 0
+
+
+def test_mel_distance_of_long_recordings_is_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    louder = np.concatenate([NOISE[:12_000], 2 * NOISE[12_000:]])
+    whole = measures.mel_distance_db(NOISE, louder)
+    monkeypatch.setattr(measures, "_AT_ONCE", 5000)
+    assert measures.mel_distance_db(NOISE, louder) == pytest.approx(whole, rel=0.05) and whole > 2
 
 
 @pytest.mark.parametrize("late", [0, 137, -50, 1920])
@@ -128,6 +136,16 @@ def test_fewer_codebooks_are_the_first_of_more(mimi: Mimi, speech: np.ndarray) -
     for wrong in (0, 9):
         with pytest.raises(UsageError, match="this codec has 8"):
             MimiCoder(mimi, wrong)
+
+
+def test_a_codec_may_be_asked_for_more_codebooks_than_the_model_uses(speech: np.ndarray) -> None:
+    folder = ModelFolder(FIXTURES / "transformers-mimi")
+    more, usual = folder.load_mimi(11), folder.load_mimi(3)
+    assert (more.n_codebooks, usual.n_codebooks) == (11, 8)
+    codes = MimiCoder(more, 11).encode(speech[:9600])
+    assert codes.shape == (11, 5) and np.array_equal(codes[:8], MimiCoder(usual, 8).encode(speech[:9600]))
+    with pytest.raises(UsageError, match="this codec has 11"):
+        folder.load_mimi(12)
 
 
 def test_damage_is_what_it_says() -> None:

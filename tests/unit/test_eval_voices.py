@@ -30,7 +30,7 @@ from personaplex.models.lm import LanguageModel
 from personaplex.speech import AGENTS, say
 from personaplex.speech.formants import formants
 from personaplex.speech.identity import pitch, pitches
-from personaplex.voice import Voice
+from personaplex.voice import Voice, blend
 from tests.conftest import PARITY
 
 RATE = 24_000
@@ -224,6 +224,8 @@ def test_a_voices_codes_are_found_in_its_embeddings(dtype: mx.Dtype) -> None:
     assert found is not None and np.array_equal(found, codes[2:10].T)
     foreign = Voice("V", embeddings=mx.array(rng.standard_normal((11, 192))), ring=voice.ring)
     assert own_codes(lm, config, foreign) is None
+    other = as_embeddings(lm, config, Voice("W", codes=codes[::-1].copy()))
+    assert own_codes(lm, config, blend(voice, other, 0.5, "mixed")) is None
     given = own_codes(lm, config, Voice("V", codes=codes))
     assert given is not None and np.array_equal(given, codes.T)
 

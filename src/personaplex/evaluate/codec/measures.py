@@ -19,6 +19,9 @@ from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
 
 MEL_WINDOW, MEL_BANDS = 1024, 80
 PESQ_RATE = 16_000
+_AT_ONCE = 60 * SAMPLE_RATE
+"""Samples of which spectra are made at once: those of an hour would take gigabytes."""
+
 MOST_DELAY = FRAME_SAMPLES
 """Samples that a codec may lag or lead by: one frame."""
 
@@ -85,8 +88,12 @@ def mel_distance_db(reference: np.ndarray, decoded: np.ndarray) -> float:
     from personaplex.train.losses import FLOOR, magnitudes, mel_bands
 
     bands = mel_bands(MEL_WINDOW, MEL_BANDS)
-    a, b = (mx.log10(magnitudes(mx.array(x[None]), MEL_WINDOW) @ bands + FLOOR) for x in (reference, decoded))
-    return float(20 * mx.abs(a - b).mean())
+    total = 0.0
+    for start in range(0, len(reference), _AT_ONCE):
+        pieces = (x[start : start + _AT_ONCE] for x in (reference, decoded))
+        a, b = (mx.log10(magnitudes(mx.array(x[None]), MEL_WINDOW) @ bands + FLOOR) for x in pieces)
+        total += float(20 * mx.abs(a - b).mean()) * min(_AT_ONCE, len(reference) - start)
+    return total / len(reference)
 
 
 def stoi(reference: np.ndarray, decoded: np.ndarray, *, extended: bool = False) -> float:
