@@ -21,7 +21,7 @@ from personaplex.config import LMConfig
 from personaplex.engine.prompt import as_embeddings
 from personaplex.errors import AudioError, EngineError, UsageError
 from personaplex.evaluate.voices.embedding import EMBEDDINGS, cosine, embedded, find_embedding
-from personaplex.evaluate.voices.own_sound import own_codes
+from personaplex.evaluate.voices.own_sound import CodeFinder
 from personaplex.evaluate.voices.questions import synthesised
 from personaplex.evaluate.voices.run import Terms, evaluate_voices, own_speech
 from personaplex.evaluate.voices.table import Answer, confusions, controls, matrix, nearest_counts, rows, shuffled
@@ -204,34 +204,51 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
             find_embedding(str(tmp_path / "other.onnx"))
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
-def test_a_voices_codes_are_found_in_its_embeddings(dtype: mx.Dtype) -> None:
-    """Wide enough for eight tables of 256 rows; as the 7B's 4,096 are for its 2,048."""
+def wide_model(dtype: mx.Dtype, *, quiet: float = 1.0) -> tuple[LanguageModel, Any]:
+    """Wide enough for eight tables of 256 rows, as the 7B's 4,096 are for its 2,048; the last table `quiet`er."""
     small = LMConfig(
         dim=192, card=256, text_card=320, num_layers=1, num_heads=2, context=8, depformer_dim=16,
         depformer_num_layers=1, depformer_num_heads=2, depformer_dim_feedforward=16,
     )  # fmt: skip
-    config: Any = SimpleNamespace(
-        lm=small, prompts=True, silence_codes=tuple(range(8)), sine_codes=tuple(range(20, 28))
-    )
+    config = SimpleNamespace(lm=small, prompts=True, silence_codes=tuple(range(8)), sine_codes=tuple(range(20, 28)))
     lm, rng = LanguageModel(small), np.random.default_rng(3)
     for tables in (lm.text_emb, lm.audio_emb):
-        tables.weight = mx.array(rng.standard_normal(tables.weight.shape)).astype(dtype)
-    codes = rng.integers(0, 256, (12, 8)).astype(np.int32)
-    voice = as_embeddings(lm, config, Voice("V", codes=codes))
+        rows = rng.standard_normal(tables.weight.shape)
+        if len(rows) > 1:
+            rows[7] *= quiet
+        tables.weight = mx.array(rows).astype(dtype)
+    return lm, config
+
+
+CODES = np.random.default_rng(5).integers(0, 256, (12, 8)).astype(np.int32)
+
+
+@pytest.mark.parametrize(("dtype", "quiet"), [(mx.float32, 1), (mx.bfloat16, 1), (mx.bfloat16, 0.1)])
+def test_a_voices_codes_are_found_in_its_embeddings(dtype: mx.Dtype, quiet: float) -> None:
+    lm, config = wide_model(dtype, quiet=quiet)
+    voice = as_embeddings(lm, config, Voice("V", codes=CODES))
     assert voice.codes is None and voice.embeddings is not None and voice.embeddings.dtype == dtype
-    found = own_codes(lm, config, voice)
-    assert found is not None and np.array_equal(found, codes[2:10].T)
-    foreign = Voice("V", embeddings=mx.array(rng.standard_normal((11, 192))), ring=voice.ring)
-    assert own_codes(lm, config, foreign) is None
-    other = as_embeddings(lm, config, Voice("W", codes=codes[::-1].copy()))
-    assert own_codes(lm, config, blend(voice, other, 0.5, "mixed")) is None
-    given = own_codes(lm, config, Voice("V", codes=codes))
-    assert given is not None and np.array_equal(given, codes.T)
+    found = CodeFinder(lm, config).codes(voice)
+    assert found is not None and np.array_equal(found, CODES[2:10].T)
+    given = CodeFinder(lm, config).codes(Voice("V", codes=CODES))
+    assert given is not None and np.array_equal(given, CODES.T)
+
+
+def test_where_the_codes_are_not_certain_there_are_none() -> None:
+    lm, config = wide_model(mx.float32, quiet=0.1)
+    voice, rng = as_embeddings(lm, config, Voice("V", codes=CODES)), np.random.default_rng(0)
+    other = as_embeddings(lm, config, Voice("W", codes=CODES[::-1].copy()))
+    assert CodeFinder(lm, config).codes(blend(voice, other, 0.5, "mixed")) is None
+    # A twentieth of the sum hides which row of the quiet table it was.
+    assert voice.embeddings is not None
+    noisy = voice.embeddings + 0.13 * mx.array(rng.standard_normal(voice.embeddings.shape))
+    assert CodeFinder(lm, config).codes(Voice("V", embeddings=noisy, ring=voice.ring)) is None
+    foreign = mx.array(rng.standard_normal(voice.embeddings.shape))
+    assert CodeFinder(lm, config).codes(Voice("V", embeddings=foreign, ring=voice.ring)) is None
 
 
 def test_in_a_narrow_models_embeddings_they_cannot_be_found(model: PersonaPlex) -> None:
-    assert own_codes(model.lm, model.config, model.load_voice("VOICE0")) is None
+    assert CodeFinder(model.lm, model.config).codes(model.load_voice("VOICE0")) is None
 
 
 def answer(voice: str, likeness: dict[str, float], **more: Any) -> Answer:

@@ -12,7 +12,7 @@ from personaplex.audio import read_audio, rms
 from personaplex.errors import AudioError, PersonaPlexError, UsageError
 from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.voices.embedding import SpeakerEmbedding, embedded
-from personaplex.evaluate.voices.own_sound import decode, own_codes
+from personaplex.evaluate.voices.own_sound import CodeFinder, decode
 from personaplex.evaluate.voices.table import Answer, controls, matrix, nearest_counts, rows
 from personaplex.model import PersonaPlex, RolePrompt
 from personaplex.speech.formants import formants
@@ -119,9 +119,9 @@ def _limit(terms: Terms) -> dict[str, Any]:
 def _references(
     model: PersonaPlex, voices: Mapping[str, Voice], terms: Terms, failures: list[Failure], say: Say
 ) -> dict[str, Reference]:
-    found = {}
+    found, finder = {}, CodeFinder(model.lm, model.config)
     for name, voice in voices.items():
-        codes = own_codes(model.lm, model.config, voice)
+        codes = finder.codes(voice)
         if codes is not None:
             reference = Reference(decode(model.mimi, codes), "codes")
         else:
