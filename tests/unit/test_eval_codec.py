@@ -70,6 +70,8 @@ def test_a_delay_is_found_and_taken_out(late: int) -> None:
     assert delay.samples == late and delay.known and delay.likeness == pytest.approx(1, abs=0.1)
     a, b = measures.aligned(sound, other, late)
     assert len(a) == len(b) == len(sound) - abs(late) and np.array_equal(0.5 * a, b)
+    longer = measures.aligned(sound, np.pad(other, (0, 700)), late)
+    assert len(longer[0]) == len(longer[1]) and np.array_equal(longer[1][: len(b)], b)
 
 
 def test_where_waveforms_are_unlike_no_delay_is_made_up() -> None:
@@ -184,9 +186,10 @@ def test_codebook_use_of_known_counts() -> None:
     assert (entropy.value, used.value, other.value) == (2, 1, 0)
     assert entropy.n == 2 and math.isnan(entropy.interval[0])  # of two recordings there is no spread to speak of
     for i in range(8):
-        tally.add(np.full((2, 4), i % 4))
+        tally.add(np.array([[i % 4] * 4, [2] * 4]))
     low, high = tally.rows()[0].interval
     assert low < tally.rows()[0].value <= high == 2  # an interval ends where entropy does
+    assert tally.rows()[2].interval == (0, 0)
 
 
 def test_intervals_of_few_values_are_students_and_of_more_hold_the_mean() -> None:
@@ -282,21 +285,23 @@ def test_nothing_to_measure_is_an_error(mimi: Mimi, tmp_path: Path) -> None:
 def test_a_codec_that_loses_nothing_beats_its_controls_and_one_that_keeps_nothing_does_not(
     tmp_path: Path, speech: np.ndarray
 ) -> None:
-    """A codec of scripted loss: each codebook halves the noise on the frame that its codes name, but a deaf one's."""
+    """A codec of scripted loss: each codebook makes the noise on the frame that its codes name less, but a deaf one's."""
     frames = [np.array(x) for x in np.split(np.pad(speech, (0, -len(speech) % 1920)), 28)]
 
     class Scripted:
         n_codebooks, n_bins = 4, 64
 
-        def __init__(self, *, deaf: bool) -> None:
-            self.deaf = deaf
+        def __init__(self, *, deaf: bool = False, noise: float = 0.5) -> None:
+            self.deaf, self.noise = deaf, noise
 
         def encode(self, pcm: mx.array) -> mx.array:
             return mx.broadcast_to(mx.arange(-(-pcm.shape[1] // 1920))[None, None], (1, 4, -(-pcm.shape[1] // 1920)))
 
         def decode(self, codes: mx.array) -> mx.array:
             sound = np.concatenate([frames[0 if self.deaf else int(code)] for code in np.array(codes[0, 0])])
-            noise = np.random.default_rng(0).standard_normal(len(sound)) * (0 if self.deaf else 0.5 ** codes.shape[1])
+            noise = np.random.default_rng(0).standard_normal(len(sound)) * (
+                0 if self.deaf else self.noise ** codes.shape[1]
+            )
             return mx.array((sound + 0.2 * noise).astype(np.float32)[None])
 
     paths = []
@@ -309,13 +314,19 @@ def test_a_codec_that_loses_nothing_beats_its_controls_and_one_that_keeps_nothin
         return {control["held"] for control in evaluate_codec(codec, paths, with_opus=False).about["controls"]}
 
     assert held(deaf=False) == {True} and held(deaf=True) == {False}
+    perfect: Mimi = Scripted(noise=0)  # type: ignore[assignment]
+    by_name = {row.what: row for row in evaluate_codec(perfect, paths[:2], with_opus=False).rows}
+    # An infinite SNR is no number to take a mean of; and what must be worse has a goal.
+    assert by_name["Mimi, 4 codebooks: SNR (dB)"].n == 0 and by_name["Mimi, 4 codebooks: STOI"].value > 0.99
+    goals = {what: row.goal for what, row in by_name.items() if what.startswith("control, codes in another order")}
+    assert sorted(what.split("by ")[1] for what, goal in goals.items() if goal == 0) == sorted(measures.TELLING)
 
 
 def test_controls_that_do_not_hold_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    controls = [{"control": "shuffled codes", "measure": "STOI", "held": held} for held in (True, False, None)]
+    controls = [{"control": "shuffled codes", "measure": "STOI", "held": held} for held in (True, False, False, None)]
     show(Result("codec", {"controls": controls}, [Row("what", math.nan, (math.nan, math.nan), 0)]), tmp_path / "r.json")
     said = capsys.readouterr()
-    assert said.err.count("warning:") == 1 and said.err.count("too few recordings") == 1
+    assert said.err.count("warning:") == 2 and said.err.count("too few recordings") == 1
     assert "| what |  | not measured |  | 0 |" in said.out
     assert Result.load(tmp_path / "r.json").about["controls"] == controls
 

@@ -37,10 +37,10 @@ RATE = 24_000
 
 
 def vowel(hz: float, resonances: tuple[float, ...], seconds: float = 1.0) -> np.ndarray:
-    """Pulses at a pitch, through a resonance of 80 Hz width at each frequency."""
+    """Pulses at a pitch, softer by 12 dB an octave, as a glottis is, through a resonance of 80 Hz width at each frequency."""
     sound = (np.arange(int(seconds * RATE)) % round(RATE / hz) == 0).astype(np.float64)
-    for centre in resonances:
-        radius = math.exp(-math.pi * 80 / RATE)
+    for centre, width in ((0, 100), *((centre, 80) for centre in resonances)):
+        radius = math.exp(-math.pi * width / RATE)
         a, b = -2 * radius * math.cos(2 * math.pi * centre / RATE), radius**2
         out = np.zeros(len(sound) + 2)
         for i, x in enumerate(sound):
@@ -86,6 +86,13 @@ def test_half_is_a_typical_distance_within_a_voice() -> None:
     spreads = np.array(EMBEDDINGS["statistics"].SPREADS)  # type: ignore[attr-defined]
     assert statistics.similarity(voice, voice + spreads) == pytest.approx(0.5)
     assert statistics.similarity(voice, voice - 3 * spreads) == pytest.approx(0.25)
+
+
+def test_statistics_are_octaves_and_semitones() -> None:
+    sound = np.concatenate([vowel(100, (500, 1500, 2500)), vowel(200, (500, 1500, 2500))])
+    log2_pitch, apart, *_ = embedded(find_embedding("statistics"), sound)
+    assert apart == pytest.approx(12, abs=0.2) and 2**log2_pitch == pytest.approx(150, abs=55)
+    assert not embedded(find_embedding("statistics"), np.zeros(RATE, np.float32)).any()
 
 
 def mean_and_length(pcm: np.ndarray) -> np.ndarray:
@@ -151,7 +158,7 @@ class Gives(Constant):
 
 
 def network(path: Path) -> Path:
-    """`logits` are ones; `embeddings` the energy of the samples, their number and that of the mask."""
+    """`logits` is the samples' number; `embeddings` their energy, their number, that of the mask, and their mean."""
     axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
     nodes = [
         helper.make_node("Mul", ["samples", "samples"], ["squares"]),
@@ -161,7 +168,8 @@ def network(path: Path) -> Path:
         helper.make_node("ReduceSum", ["ones", "axes"], ["length"], keepdims=1),
         helper.make_node("Cast", ["mask"], ["mask_float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceSum", ["mask_float", "axes"], ["masked"], keepdims=1),
-        helper.make_node("Concat", ["energy", "length", "masked"], ["embeddings"], axis=1),
+        helper.make_node("ReduceMean", ["samples", "axes"], ["mean"], keepdims=1),
+        helper.make_node("Concat", ["energy", "length", "masked", "mean"], ["embeddings"], axis=1),
         helper.make_node("Identity", ["length"], ["logits"]),
     ]
     given = [
@@ -181,9 +189,9 @@ def network(path: Path) -> Path:
 def test_a_network_hears_16_khz_at_one_loudness(tmp_path: Path) -> None:
     embedding = find_embedding(str(network(tmp_path / "speaker.onnx")))
     sound = vowel(150, (500, 1500))
-    energy, length, masked = embedded(embedding, sound)
-    assert (length, masked) == (16_000, 16_000) and energy == pytest.approx(0.06**2, rel=1e-3)
-    assert np.allclose(embedded(embedding, 0.1 * sound + 0.2), [energy, length, masked], rtol=1e-3)
+    energy, length, masked, mean = embedded(embedding, 0.1 * sound + 0.2)
+    assert (length, masked) == (16_000, 16_000)
+    assert energy == pytest.approx(0.06**2, rel=1e-3) and mean == pytest.approx(0, abs=1e-5)
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
@@ -310,6 +318,11 @@ def test_controls_hold_for_a_voice_and_not_for_chance() -> None:
     assert [c["held"] for c in controls(of(lambda n, m: -float(n == m)), 0)] == [False, False]
     assert [c["held"] for c in controls(of(lambda n, m: 0.0), 0)] == [False, False]
     assert controls([answer("A", {"A": 0.5})], 0) == []
+    alike = [answer(name, {"A": 0.5, "B": 0.5}) for name in "AB"]
+    (tied,) = (
+        row for row in rows(alike, {"A": PROMPTS["A"], "B": PROMPTS["B"]}, [], 0) if "in other voices" in row.what
+    )
+    assert tied.value == 0.5
     assert [c["held"] for c in controls([answer("A", {"A": 0.5, "B": 0.1})], 0)] == [None, None]
 
 
