@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from personaplex.audio import write_audio
+from personaplex.audio import read_audio, write_audio
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.cli.evaluation import show
 from personaplex.cli.main import main
@@ -285,8 +285,9 @@ def test_nothing_to_measure_is_an_error(mimi: Mimi, tmp_path: Path) -> None:
 def test_a_codec_that_loses_nothing_beats_its_controls_and_one_that_keeps_nothing_does_not(
     tmp_path: Path, speech: np.ndarray
 ) -> None:
-    """A codec of scripted loss: each codebook makes the noise on the frame that its codes name less, but a deaf one's."""
-    frames = [np.array(x) for x in np.split(np.pad(speech, (0, -len(speech) % 1920)), 28)]
+    """A codec of scripted loss: the more codebooks, the less noise is on the frame that codes name; or it is deaf."""
+    write_audio(tmp_path / "whole.wav", speech)
+    frames = np.split(np.pad(read_audio(tmp_path / "whole.wav"), (0, -len(speech) % 1920)), 28)
 
     class Scripted:
         n_codebooks, n_bins = 4, 64
