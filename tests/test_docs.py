@@ -13,7 +13,7 @@ from personaplex.audio import read_audio, write_audio
 from personaplex.cli.main import main
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STANDS_FOR = {
     "nvidia/personaplex-7b-v1": str(ROOT / "tests" / "fixtures" / "parity"),
     "NATF2": "VOICE0",

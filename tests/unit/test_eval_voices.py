@@ -50,12 +50,14 @@ def vowel(hz: float, resonances: tuple[float, ...], seconds: float = 1.0) -> np.
     return np.asarray(0.3 * sound / np.abs(sound).max(), np.float32)
 
 
-@pytest.mark.parametrize(("hz", "at"), [(110, (700, 1200, 2600)), (200, (400, 1900, 2500)), (150, (500, 1500, 2500))])
+@pytest.mark.parametrize(
+    ("hz", "at"), [(120, (280, 2250, 2890)), (220, (310, 2790, 3310)), (130, (660, 1720, 2410)), (110, (300, 870, 2240))]
+)
 def test_formants_are_where_the_resonances_are(hz: int, at: tuple[float, ...]) -> None:
     # Above 3 kHz a vocal tract has more of them, which shape the slope.
-    sound = vowel(hz, (*at, 3500, 4500))
+    sound = vowel(hz, (*at, 3600, 4500))
     # Between two harmonics nothing says where the resonance is.
-    assert np.all(np.abs(formants(sound) - at) < np.maximum(hz / 3, 0.05 * np.array(at)))
+    assert np.all(np.abs(formants(sound) - at) < np.maximum(hz / 4, 0.05 * np.array(at)))
     assert pitch(sound) == pytest.approx(hz, rel=0.01) and np.allclose(pitches(sound), hz, rtol=0.02)
 
 
