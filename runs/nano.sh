@@ -15,10 +15,15 @@ tokenizer=src/personaplex/nano/tokenizer.model
 [ -f "$tokenizer" ] || "$python" scripts/make_nano_tokenizer.py "$tokenizer"
 
 [ -d "$out/corpus" ] || $train corpus --config "$config/nano-codec-2.toml" --out "$out/corpus"
-$train clips --config "$config/nano-clips.toml" --out "$out/clips"
+set -- # the folders of clips, one after the other
+for part in "$config"/nano-clips*.toml; do
+  name=$(basename "$part" .toml)
+  $train clips --config "$part" --out "$out/$name"
+  set -- "$@" --clips "$out/$name"
+done
 $train codec --config "$config/nano-codec-1.toml" --corpus "$out/corpus" --out "$out/codec-1"
 $train codec --config "$config/nano-codec-2.toml" --corpus "$out/corpus" --out "$out/codec" --start-from "$out/codec-1/mimi.safetensors"
-[ -f "$out/bank.npz" ] || $train bank --int8 --clips "$out/clips" --codec "$out/codec" --out "$out/bank.npz"
+[ -f "$out/bank.npz" ] || $train bank --int8 --takes 3 "$@" --codec "$out/codec" --out "$out/bank.npz"
 $train lm --config "$config/nano-lm.toml" --bank "$out/bank.npz" --tokenizer "$tokenizer" --out "$out/lm"
 
 model=${NANO_MODEL:-src/personaplex/nano}

@@ -84,7 +84,10 @@ def pack(
             shutil.copy(out / "README.md", work)
         write_config(work / CONFIG_FILE, config)
         write_int8(work / LM_FILE, tensors(lm / LM_FILE))
-        write_int8(work / MIMI_FILE, tensors(codec / MIMI_FILE))
+        if "lm" in json.loads((codec / CONFIG_FILE).read_text(encoding="utf-8")):  # a model's codec is stored already
+            shutil.copy(codec / MIMI_FILE, work)
+        else:
+            write_int8(work / MIMI_FILE, tensors(codec / MIMI_FILE))
         shutil.copy(tokenizer, work / "tokenizer.model")
         for voice, codes in voices.items():
             compose(config, Voice(voice, codes=codes))
@@ -143,7 +146,9 @@ def report_change(mimi_file: Path, lm_file: Path, packed: Path) -> None:
 def main() -> None:
     """Parse the command line and pack."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--codec", type=Path, required=True, help="run with mimi.safetensors")
+    parser.add_argument(
+        "--codec", type=Path, required=True, help="run with mimi.safetensors, or a model to keep that of"
+    )
     parser.add_argument("--lm", type=Path, required=True, help="run with model.safetensors")
     parser.add_argument("--bank", type=Path, required=True, help="the clip bank that the language model was trained on")
     parser.add_argument("--tokenizer", type=Path, required=True, help="SentencePiece model")

@@ -116,7 +116,7 @@ def test_every_answer_is_the_right_one(composer: Composer) -> None:
             right = answer_key(asked[0], asked[1], call.facts, call.memory)
             assert right is not None and is_right(reply.line.text, right.intent, right.key)
             _, words = call._said(reply)
-            assert " ".join(composer.bank.vocabulary[word] for word, _ in words) == reply.line.text
+            assert " ".join(word for word, _ in words) == reply.line.text
             kinds.add(right.intent)
     assert {"price", "has_item", "address", "ask_name", "arithmetic", "unknown"} <= kinds
 

@@ -112,12 +112,17 @@ def codec(
 
 
 @command.command()
-@click.option("--clips", type=_FOLDER, required=True, help="What `train clips` made.")
+@click.option("--clips", type=_FOLDER, required=True, multiple=True, help="What `train clips` made; may be repeated.")
+@click.option(
+    "--takes", type=click.IntRange(1), default=1, show_default=True, help="How often each user's clip is heard."
+)
 @click.option("--codec", type=_FOLDER, required=True, help="The run that trained the codec, or a model's folder.")
 @click.option("--out", type=_FILE, required=True, help="The bank, an .npz file.")
 @click.option("--int8", is_flag=True, help="Hear as the codec will when it is stored as int8.")
-def bank(clips: Path, codec: Path, out: Path, int8: bool) -> None:
+def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool) -> None:
     """Run every clip through the codec."""
+    from itertools import chain
+
     from personaplex.files import check_writable
     from personaplex.train.bank import Bank, encode_bank, join, load_codec
     from personaplex.train.clips import read_clips
@@ -126,7 +131,8 @@ def bank(clips: Path, codec: Path, out: Path, int8: bool) -> None:
     team = Team.join()
     if team.rank == 0:
         check_writable(out)
-    made = encode_bank(load_codec(codec, int8=int8), read_clips(clips, team.rank, team.size), click.echo)
+    every = chain.from_iterable(read_clips(folder, team.rank, team.size) for folder in clips)
+    made = encode_bank(load_codec(codec, int8=int8), every, click.echo, takes, seed=team.rank)
     if team.size > 1:
         parts = [out.with_suffix(f".{rank}.npz") for rank in range(team.size)]
         made.save(parts[team.rank])

@@ -16,7 +16,7 @@ from personaplex.dialogue.line import (
     user_line,
     with_key,
 )
-from personaplex.dialogue.plan import agent_plan, user_plan
+from personaplex.dialogue.plan import agent_plan, invented_facts, user_plan
 from personaplex.dialogue.world import USER_INTENTS, USER_KEYS, VALUES, Key, Split
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "answer_key",
     "assistant_prompt",
     "grammar",
+    "invented_facts",
     "is_new",
     "is_right",
     "key_words",

@@ -30,8 +30,8 @@ def digits(words: str) -> str:
 
 def clock(time: str) -> str:
     """A spoken time in digits: "nine thirty" is 9:30, "nine" is 9, "noon" stays."""
-    hour, _, half = time.partition(" ")
-    return time if hour == "noon" else f"{VALUE[hour]}:30" if half else digits(hour)
+    hour, _, minutes = time.partition(" ")
+    return time if hour == "noon" else f"{VALUE[hour]}:{digits(minutes)}" if minutes else digits(hour)
 
 
 def numbers_in(words: Sequence[str]) -> list[str]:

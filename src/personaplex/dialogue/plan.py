@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from personaplex.dialogue.facts import Facts, sample_address
@@ -51,6 +53,7 @@ _HELD = {word for kind in ("names", "companies", "streets") for value in HELDOUT
 _COMPANY_WORDS = {word for company in VALUES["train"].companies for word in company.split()}
 _NAME, _STREET = Inventor(NAMES, _HELD), Inventor(STREETS, _HELD)
 _COMPANY = Inventor(_COMPANY_WORDS, _HELD)
+_MINUTES = ("ten", "fifteen", "twenty", "twenty five", "forty", "forty five", "fifty")
 
 
 def _company(rng: np.random.Generator) -> str:
@@ -60,6 +63,30 @@ def _company(rng: np.random.Generator) -> str:
     forms = (f"{first} {second}", f"{first} {known[-1]}", f"{known[0]} {second}", f"{first} and {known[-1]}")
     two_words = len(known) == 2
     return forms[rng.integers(3)] if two_words else forms[3]
+
+
+def invented_facts(rng: np.random.Generator, known: Facts, share: float) -> Facts:
+    """A service role's facts, a `share` of them exchanged for ones that nobody has; never for held-out ones.
+
+    Items and prices stay: there are not enough words for them to be made up.
+    """
+
+    def fresh() -> bool:
+        return bool(rng.random() < share)
+
+    return replace(
+        known,
+        name=_NAME.word(rng) if fresh() else known.name,
+        company=_company(rng) if fresh() else known.company,
+        opens=_moment(rng) if known.opens and fresh() else known.opens,
+        closes=_moment(rng) if known.closes and fresh() else known.closes,
+        address=sample_address(rng, "train", _STREET.word(rng)) if known.address and fresh() else known.address,
+    )
+
+
+def _moment(rng: np.random.Generator) -> str:
+    """A time of day that no shop here opens or closes at."""
+    return f"{SPOKEN[rng.integers(1, 13)]} {_MINUTES[rng.integers(len(_MINUTES))]}"
 
 
 def _several(rng: np.random.Generator, known: tuple[str, ...], made_up: list[str], n: int) -> list[str]:

@@ -25,6 +25,7 @@ from personaplex.models.mimi import Mimi
 from personaplex.nn.state import parameters
 from personaplex.train.clips import LEAD_FRAMES, TAIL_FRAMES, Clip
 from personaplex.train.codec import CodecTraining
+from personaplex.train.takes import FASTEST, Take, draw, heard, moved
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
 
 Key = tuple[str, ...]
@@ -167,34 +168,54 @@ def load_codec(run: Path, *, int8: bool = False) -> Mimi:
     return mimi
 
 
-def encode_bank(mimi: Mimi, clips: Iterable[tuple[Clip, np.ndarray]], say: Callable[[str], None]) -> Bank:
-    """Run every clip through the codec, many of about the same length at a time."""
+def encode_bank(
+    mimi: Mimi, clips: Iterable[tuple[Clip, np.ndarray]], say: Callable[[str], None], takes: int = 1, seed: int = 0
+) -> Bank:
+    """Run every clip through the codec, many of about the same length at a time.
+
+    Users' clips are heard in so many `takes`, each a clip of its own: as they are, then as `takes` draws them from
+    `seed`.
+    """
     about: list[Clip] = []
     coded: dict[int, np.ndarray] = {}
-    waiting: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+    waiting: dict[int, list[tuple[int, np.ndarray, Take | None]]] = defaultdict(list)
+    rng = np.random.default_rng(seed)
 
     def flush(n_frames: int) -> None:
         group = waiting.pop(n_frames)
-        pcm = np.zeros((len(group), n_frames * FRAME_SAMPLES), np.int16)
-        for row, (_, samples) in zip(pcm, group, strict=True):
-            row[: len(samples)] = samples
-        heard, _ = mimi.encode_step(mx.array(pcm).astype(mx.float32) / 32768.0, mimi.init_encoder(len(group)))
-        codes = np.array(heard.astype(mx.uint16))
-        for (index, _), row in zip(group, codes, strict=True):
+        drawn = [take for _, _, take in group if take is not None]
+        n_samples = abs(n_frames) * FRAME_SAMPLES
+        pcm = np.zeros((len(group), round(n_samples * (FASTEST if drawn else 1)) + FRAME_SAMPLES), np.int16)
+        for row, (_, samples, _) in zip(pcm, group, strict=True):
+            row[: len(samples)] = samples[: len(row)]
+        sound = mx.array(pcm).astype(mx.float32) / 32768.0
+        if drawn:
+            sound = heard(sound, LEAD_FRAMES * FRAME_SAMPLES, drawn, int(rng.integers(1 << 31)), n_samples)
+        found, _ = mimi.encode_step(sound[:, :n_samples], mimi.init_encoder(len(group)))
+        codes = np.array(found.astype(mx.uint16))
+        for (index, _, _), row in zip(group, codes, strict=True):
             coded[index] = row.T[LEAD_FRAMES:][: _kept(about[index])]
 
-    for index, (clip, samples) in enumerate(clips):
+    def wait(clip: Clip, samples: np.ndarray, take: Take | None) -> None:
         about.append(clip)
-        lead = (LEAD_FRAMES - clip.lead) * FRAME_SAMPLES
         n_frames = LEAD_FRAMES + _kept(clip)
         n_frames += -n_frames % 8
-        waiting[n_frames].append((index, np.concatenate([np.zeros(lead, np.int16), samples])))
-        if len(waiting[n_frames]) * n_frames >= _BATCH_FRAMES:
-            flush(n_frames)
+        # Below nought: clips as they are never share a batch with takes.
+        at = n_frames if take is None else -n_frames
+        waiting[at].append((len(about) - 1, samples, take))
+        if len(waiting[at]) * n_frames >= _BATCH_FRAMES:
+            flush(at)
+
+    for index, (clip, samples) in enumerate(clips):
+        whole = np.concatenate([np.zeros((LEAD_FRAMES - clip.lead) * FRAME_SAMPLES, np.int16), samples])
+        wait(clip, whole, None)
+        for _ in range(takes - 1 if clip.kind == "user" else 0):
+            take = draw(rng)
+            wait(moved(clip, take), whole, take)
         if (index + 1) % 20_000 == 0:
             say(f"bank: {index + 1} clips")
-    for n_frames in list(waiting):
-        flush(n_frames)
+    for at in list(waiting):
+        flush(at)
     return _collected(mimi, about, [coded[i] for i in range(len(about))])
 
 

@@ -32,7 +32,7 @@ PHASES = 16
 DEGRADED, OWN_NOISE = 0.5, 0.5
 """Share of the users' clips with a room, a microphone and noise; and of those, the share whose noise precedes them."""
 
-PAUSED, HESITANT = 0.2, 0.3
+PAUSED, HESITANT = 0.3, 0.3
 """Share of the users' longer clips with a pause between two words, and with a filler or a false start."""
 
 FILLERS = ("um", "uh", "well", "so", "okay so", "hey", "hi", "excuse me", "sorry", "please", "oh", "um so")
@@ -75,9 +75,9 @@ class Job:
 class Clip:
     """What is known of a clip: frames count from its first, which holds the first sample of speech.
 
-    `words` are (word, frame in which it begins, frame in which it ends), `phases` how far into that frame each begins,
-    in 16ths; `pause` is the first frame of a pause in mid-sentence and the first after it. `lead` frames of its own
-    noise precede the clip in the file; where it is 0 the clip follows digital silence.
+    `words` are (word, frame in which it begins, frame in which it ends), `phases` and `end_phases` how far into these
+    frames it begins and ends, in 16ths; `pause` is the first frame of a pause in mid-sentence and the first after it.
+    `lead` frames of its own noise precede the clip in the file; where it is 0 the clip follows digital silence.
     """
 
     kind: str
@@ -88,6 +88,7 @@ class Clip:
     frames: int
     pause: tuple[int, int] = (0, 0)
     phases: tuple[int, ...] = ()
+    end_phases: tuple[int, ...] = ()
 
 
 def plan(config: ClipsConfig) -> list[Job]:
@@ -162,7 +163,9 @@ def _clip(entry: dict[str, object]) -> Clip:
     clip = Clip(**entry)  # type: ignore[arg-type]
     line = clip.line and (clip.line[0], tuple(clip.line[1]), clip.line[2])
     words = tuple((word, first, last) for word, first, last in clip.words)
-    return replace(clip, line=line, words=words, pause=(clip.pause[0], clip.pause[1]), phases=tuple(clip.phases))
+    pause = clip.pause[0], clip.pause[1]
+    phases, end_phases = tuple(clip.phases), tuple(clip.end_phases)
+    return replace(clip, line=line, words=words, pause=pause, phases=phases, end_phases=end_phases)
 
 
 def _table(folder: Path, shard: int) -> Path:
@@ -184,6 +187,7 @@ def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
     rng = np.random.default_rng([config.seed, 4, job.seed])
     words: tuple[tuple[str, int, int], ...] = ()
     phases: tuple[int, ...] = ()
+    end_phases: tuple[int, ...] = ()
     if job.kind == "bed":
         pcm = noise(rng, (LEAD_FRAMES + config.bed_frames) * FRAME_SAMPLES)
         return Clip("bed", -1, None, (), LEAD_FRAMES, config.bed_frames), _int16(pcm)
@@ -201,7 +205,10 @@ def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
         words = tuple(
             (w.text, (offset + w.start) // FRAME_SAMPLES, (offset + w.end) // FRAME_SAMPLES) for w in said.words
         )
-        phases = tuple((offset + w.start) % FRAME_SAMPLES * PHASES // FRAME_SAMPLES for w in said.words)
+        phases, end_phases = (
+            tuple((offset + getattr(w, end)) % FRAME_SAMPLES * PHASES // FRAME_SAMPLES for w in said.words)
+            for end in ("start", "end")
+        )
     else:
         pcm = sound(rng, int(rng.integers(SAMPLE_RATE // 4, 3 * SAMPLE_RATE)))
     frames = -(-(offset + len(pcm)) // FRAME_SAMPLES)
@@ -214,7 +221,7 @@ def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
         padded *= 10 ** (rng.uniform(-12, 4) / 20)
     line = (job.line.intent, job.line.key, job.line.text) if job.line else None
     n_frames = len(padded) // FRAME_SAMPLES - lead
-    return Clip(job.kind, job.voice, line, words, lead, n_frames, pause, phases), _int16(padded)
+    return Clip(job.kind, job.voice, line, words, lead, n_frames, pause, phases, end_phases), _int16(padded)
 
 
 def _paused(said: Utterance, at: int, n: int) -> Utterance:

@@ -18,19 +18,23 @@ from personaplex.dialogue import (
     Facts,
     Line,
     Memory,
+    agent_line,
     answer_key,
     assistant_prompt,
+    invented_facts,
     key_words,
     remember,
     role_prompt,
     sample_facts,
     with_key,
 )
+from personaplex.dialogue.line import TOLD
 from personaplex.dialogue.plan import WEIGHTS
 from personaplex.engine.prompt import SPACER_FRAMES
 from personaplex.errors import TrainingError
 from personaplex.text import Tokenizer
 from personaplex.train.bank import Bank, Key
+from personaplex.train.murmur import Murmur
 from personaplex.train.splice import Splicer
 from personaplex.train.timeline import Timeline
 from personaplex.units import N_CODEBOOKS
@@ -45,6 +49,8 @@ NEEDED = ("greet", "ask_name", "price", "address")
 MOST_DRAWS = 5_000
 """Questions that are drawn before a bank is said to hold none that can be answered."""
 
+TELLS = tuple(f"tell_{what}" for what in TOLD)
+
 HEARING_FRAMES = 2
 """From the frame in which a word ends to the column that has heard all its codes."""
 
@@ -54,9 +60,12 @@ class Composition:
     """What dialogues are like. Shares are probabilities, delays and gaps are in frames.
 
     The text of what an agent says is `text_lead` frames ahead of its sound, so that the pieces of a word are there
-    before it is heard; `answer_delay` is that of the text. In `natural` calls the agent's lines are whole clips, whose
-    sound is learned from, and of whose text no more than how an answer begins: a clip's first codes tell its last word.
-    In the others lines are said from pieces, whose text is learned from, and whose sound is not.
+    before it is heard; `answer_delay` is that of the text, now and then a later one: who was not sure whether the user
+    had finished may still answer. A call is of one of three kinds. In `natural` calls the agent's lines are whole
+    clips, whose sound is learned from, and of whose text no more than how an answer begins: a clip's first codes tell
+    its last word. In `murmured` calls they are heard as something else, and in the others they are said from pieces;
+    there the text is learned from, and the sound is not. `invented` facts of murmured calls are nobody else's. In
+    `eager` calls the user speaks before a service role has greeted.
     """
 
     n_frames: int = 512
@@ -65,17 +74,21 @@ class Composition:
     no_role: float = 0.02
     fact_questions: float = 0.65
     unknown_facts: float = 0.2
-    recalls: float = 0.25
-    natural: float = 0.45
+    tells: float = 0.08
+    recalls: float = 0.35
+    natural: float = 0.42
+    murmured: float = 0.46
+    invented: float = 0.4
+    eager: float = 0.1
     pinned: float = 0.5
     noisy: float = 0.45
     interruptions: float = 0.2
-    backchannels: float = 0.08
+    backchannels: float = 0.15
     not_speech: float = 0.1
     long_silence: float = 0.05
     quiet_calls: float = 0.06
     wrong_codes: float = 0.3
-    answer_delay: tuple[int, ...] = (3, 3, 3, 4)
+    answer_delay: tuple[int, ...] = (*[3] * 14, *[4] * 3, *[6] * 3)
     text_lead: int = 2
     stop_delay: tuple[int, ...] = (3, 4, 4)
     longest_prompt: int = 100
@@ -110,7 +123,7 @@ class Composer:
         self._clips = bank.index()
         self._voices = sorted({voice for voice, _ in self._clips if voice >= 0})
         self.intents = {voice: {intent for of, intent in self._clips if of == voice} for voice in self._voices}
-        self._tokens = [tokenizer.tokens(word) for word in bank.vocabulary]
+        self._tokens = {word: tokenizer.tokens(word) for word in bank.vocabulary}
         users = {intent: keys for (voice, intent), keys in self._clips.items() if voice == -1}
         self._beds = users.pop("bed", {}).get((), [])
         self._sounds = users.pop("sound", {}).get((), [])
@@ -123,14 +136,19 @@ class Composer:
                 raise TrainingError(
                     f"the clip bank's agent {voice} says no {lacking[0]!r}; make it with more agent_lines"
                 )
-        self.splicer = Splicer(bank, [i for i, voice in enumerate(bank.voices) if voice >= 0])
+        agents = np.flatnonzero(bank.voices >= 0).tolist()
+        self.splicer, self.murmur = Splicer(bank, agents), Murmur(bank, agents)
         self._general = _Weighted([i for i in self._users if i not in FACT_QUESTIONS])
         self._asked = _Weighted([i for i in self._users if i in FACT_QUESTIONS])
 
     @property
     def first_pieces(self) -> list[int]:
         """The first text piece of each word of the bank's vocabulary."""
-        return [tokens[0] for tokens in self._tokens]
+        return [self._tokens[word][0] for word in self.bank.vocabulary]
+
+    def tokens(self, word: str) -> list[int]:
+        """A word's text pieces; words that no clip holds are not kept."""
+        return self._tokens.get(word) or self.tokenizer.tokens(word)
 
     def batch(self, step: int, size: int) -> Batch:
         """The batch of a step, as NumPy arrays (a process that makes batches does not touch the device)."""
@@ -183,7 +201,7 @@ class Composer:
 
 
 class Reply(NamedTuple):
-    """What an agent says: a line, and a clip of that line or of the same wording with other values."""
+    """What an agent says: a line, and a clip of that line or of the same wording with other values; -1 for none."""
 
     clip: int
     line: Line
@@ -206,7 +224,9 @@ class _Call:
     def __init__(self, composer: Composer, rng: np.random.Generator) -> None:
         self.composer, self.rng, self.config, self.bank = composer, rng, composer.config, composer.bank
         self.voice = int(rng.choice(composer._voices))
-        self.natural = bool(rng.random() < self.config.natural)
+        kind = rng.random()
+        self.natural = bool(kind < self.config.natural)
+        self.murmured = bool(self.config.natural <= kind < self.config.natural + self.config.murmured)
         self.memory: Memory = {}
         self.told: list[str] = []
         self.facts, self.greeting, tokens = self._role()
@@ -234,6 +254,8 @@ class _Call:
 
     def _freely(self, intent: str, key: Key) -> Reply | None:
         """An answer in any wording of this voice's with the key's values; None when it has no clips of these."""
+        if self.murmured:
+            return Reply(-1, agent_line(self.rng, intent, key))
         keys = self._clips(intent)
         own = list(keys)
         donor = self._reply(self._pick(keys[own[self.rng.integers(len(own))]]))
@@ -251,6 +273,8 @@ class _Call:
                 text = role_prompt(rng, facts, "train")
             else:
                 facts, greeting = Facts(name=self._key("ask_name")[0] if rng.random() < 0.5 else None), None
+                if self.murmured and facts.name:
+                    facts = Facts(name=invented_facts(rng, facts, self.config.invented).name)
                 text = assistant_prompt(rng, facts.name, "train")
             tokens = self.composer.tokenizer.role_tokens(text)
             if len(tokens) <= self.config.longest_prompt:
@@ -259,6 +283,9 @@ class _Call:
     def _service(self) -> tuple[Facts, Reply]:
         """The shape of drawn facts (which are given, how many), filled with values that this voice has clips of."""
         shape = sample_facts(self.rng, "train")
+        if self.murmured:
+            facts = invented_facts(self.rng, shape, self.config.invented)
+            return facts, Reply(-1, agent_line(self.rng, "greet", (facts.name or "", facts.company or "")))
         greeting = None
         if not self.natural and "ask_company" in self.composer.intents[self.voice]:
             greeting = self._freely("greet", (self._key("ask_name")[0], self._key("ask_company")[0]))
@@ -297,7 +324,9 @@ class _Call:
         rng, c = self.rng, self.config
         at, interrupting = self.start, False
         nobody = rng.random() < c.quiet_calls
-        if self.greeting is not None:
+        if self.greeting is not None and not nobody and rng.random() < c.eager:
+            at, interrupting = self.start + int(rng.integers(3)), True
+        elif self.greeting is not None:
             begin = self.start + int(rng.integers(3, 9))
             end = self._agent(self.greeting, begin)
             at, interrupting = (end, False) if nobody else self._after(begin, end)
@@ -371,7 +400,7 @@ class _Call:
         for _ in range(MOST_DRAWS):
             share = c.fact_questions if self.facts.company else 0.1
             pool = composer._asked if not forgotten and rng.random() < share else composer._general
-            intent = pool.draw(rng)
+            intent = TELLS[rng.integers(len(TELLS))] if rng.random() < c.tells else pool.draw(rng)
             if self.told and rng.random() < c.recalls:
                 intent = self.told.pop()
             if intent not in composer._users:
@@ -388,6 +417,8 @@ class _Call:
             user = self._pick(clips[key])
             if intent == "again" and "last" in self.memory:
                 return user, self.last
+            if self.murmured:
+                return user, Reply(-1, agent_line(rng, *answer))
             if not self.natural and answer.intent == "price" and (freely := self._freely("price", answer.key)):
                 return user, freely
             if replies := self._clips(answer.intent).get(answer.key):
@@ -413,19 +444,22 @@ class _Call:
         codes, words = self._said(reply)
         end = self.line.agent(codes, at + self.config.text_lead)
         for word, first in words:
-            marked = self.bank.vocabulary[word] in facts
-            self.line.word(self.composer._tokens[word], at + first, fact=marked)
+            self.line.word(self.composer.tokens(word), at + first, fact=word in facts)
         if self.natural:
             # Of its text, how it begins comes before any sound of it.
-            self.line.trust(at + len(self.composer._tokens[words[0][0]]), end)
+            self.line.trust(at + len(self.composer.tokens(words[0][0])), end)
         return end
 
-    def _said(self, reply: Reply) -> tuple[np.ndarray, list[tuple[int, int]]]:
-        """A reply's codes [F, 8], and each word (index in the vocabulary) with the frame it begins in."""
+    def _said(self, reply: Reply) -> tuple[np.ndarray, list[tuple[str, int]]]:
+        """A reply's codes [F, 8], and each word with the frame it begins in."""
+        if self.murmured:
+            return self.composer.murmur.say(self.rng, self.voice, reply.line.text)
+        vocabulary = self.bank.vocabulary
         if not self.natural:
-            return self.composer.splicer.say(self.rng, *reply)
+            codes, said = self.composer.splicer.say(self.rng, *reply)
+            return codes, [(vocabulary[word], first) for word, first in said]
         words = self.bank.words_of(reply.clip)
-        return self.bank.clip(reply.clip), [(int(word), int(first)) for word, first, *_ in words]
+        return self.bank.clip(reply.clip), [(vocabulary[int(word)], int(first)) for word, first, *_ in words]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -37,23 +39,46 @@ def feed(make: Callable[[], Callable[[int], T]], processes: int, first_step: int
     for worker in workers:
         worker.start()
 
-    def take(step: int) -> T:
-        number = (step - first_step) % processes
-        while True:
-            try:
-                made, batch = shelves[number].get(timeout=5)
-            except queue.Empty:
-                if not workers[number].is_alive():
-                    raise TrainingError(
-                        "a process that makes batches has ended, see above; resume (with fewer, if memory ran out)"
-                    ) from None
-                continue
-            assert made == step, f"asked for step {step}, the next one is {made}"
-            return batch  # type: ignore[no-any-return]
+    ready: queue.Queue[tuple[int, T] | TrainingError] = queue.Queue(2)
+    over = threading.Event()
 
+    def fetch() -> None:
+        """A batch is megabytes: who drives the device should find it in its own memory."""
+        for step in itertools.count(first_step):
+            number = (step - first_step) % processes
+            found: tuple[int, T] | TrainingError | None = None
+            while found is None and not over.is_set():
+                try:
+                    found = shelves[number].get(timeout=1)
+                except queue.Empty:
+                    if not workers[number].is_alive():
+                        found = TrainingError(
+                            "a process that makes batches has ended, see above; resume (with fewer, if memory ran out)"
+                        )
+            while found is not None and not over.is_set():
+                try:
+                    ready.put(found, timeout=1)
+                    break
+                except queue.Full:
+                    continue
+            if over.is_set() or isinstance(found, TrainingError):
+                return
+
+    def take(step: int) -> T:
+        found = ready.get()
+        if isinstance(found, TrainingError):
+            raise found
+        made, batch = found
+        assert made == step, f"asked for step {step}, the next one is {made}"
+        return batch
+
+    fetcher = threading.Thread(target=fetch, daemon=True)
+    fetcher.start()
     try:
         yield take
     finally:
+        over.set()
+        fetcher.join()
         for worker in workers:
             worker.terminate()
             worker.join()
