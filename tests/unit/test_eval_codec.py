@@ -22,7 +22,7 @@ from personaplex.evaluate.codec import measures
 from personaplex.evaluate.codec.coders import OPUS_LOWEST, MimiCoder, halved, opus, shuffled
 from personaplex.evaluate.codec.run import evaluate_codec
 from personaplex.evaluate.codec.usage import Tally, use_of
-from personaplex.evaluate.recordings import find_recordings
+from personaplex.evaluate.recordings import Recording, find_recordings
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.row import Row, mean
 from personaplex.evaluate.statistics import jackknife_interval, mean_interval
@@ -220,7 +220,7 @@ def test_recordings_are_named_or_found_in_folders(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     found = find_recordings([tmp_path, tmp_path / "a.flac", tmp_path / "notes.txt"])
-    assert [path.name for path in found] == ["a.flac", "b.WAV", "c.mp3", "notes.txt"]
+    assert [Path(recording.name).name for recording in found] == ["a.flac", "b.WAV", "c.mp3", "notes.txt"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="no recordings in"):
         find_recordings([tmp_path / "empty"])
@@ -229,7 +229,7 @@ def test_recordings_are_named_or_found_in_folders(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pile(tmp_path: Path, speech: np.ndarray) -> list[Path]:
+def pile(tmp_path: Path, speech: np.ndarray) -> list[Recording]:
     """Three recordings (one in stereo at 44.1 kHz) among what cannot be measured."""
     write_audio(tmp_path / "a.wav", speech)
     write_audio(tmp_path / "b.wav", speech[::-1].copy())
@@ -242,10 +242,10 @@ def pile(tmp_path: Path, speech: np.ndarray) -> list[Path]:
     return find_recordings([tmp_path])
 
 
-def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: list[Path]) -> None:
+def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: list[Recording]) -> None:
     told: list[str] = []
     result = evaluate_codec(mimi, pile, seed=1, say=told.append)
-    assert [Path(item["file"]).name for item in result.items] == ["a.wav", "b.wav", "c.flac"]
+    assert [Path(item["recording"]).name for item in result.items] == ["a.wav", "b.wav", "c.flac"]
     reasons = {Path(failure.item).name: failure.reason for failure in result.failures}
     assert set(reasons) == {"broken.wav", "silent.wav", "short.wav", "nan.wav"}
     assert "is silent" in reasons["silent.wav"] and "0.08 s" in reasons["short.wav"] and "NaN" in reasons["nan.wav"]
@@ -264,13 +264,13 @@ def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: li
     assert "pip install pesq" in missing.what and math.isnan(missing.value) and missing.n == 0
 
 
-def test_the_same_seed_gives_the_same_numbers(mimi: Mimi, pile: list[Path]) -> None:
+def test_the_same_seed_gives_the_same_numbers(mimi: Mimi, pile: list[Recording]) -> None:
     first, again, other = (evaluate_codec(mimi, pile[:2], seed=s, with_opus=False) for s in (1, 1, 2))
     assert first.items == again.items and first.items != other.items
     assert not any("Opus" in row.what for row in first.rows)
 
 
-def test_one_codebook_has_no_half(mimi: Mimi, pile: list[Path]) -> None:
+def test_one_codebook_has_no_half(mimi: Mimi, pile: list[Recording]) -> None:
     result = evaluate_codec(mimi, pile[:1], n_codebooks=1, with_opus=False)
     controls = {(control["control"], control["held"]) for control in result.about["controls"]}
     assert controls == {("codes in another order", None)}  # and of one recording nothing can be said
@@ -279,7 +279,7 @@ def test_one_codebook_has_no_half(mimi: Mimi, pile: list[Path]) -> None:
 def test_nothing_to_measure_is_an_error(mimi: Mimi, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_text("no sound")
     with pytest.raises(AudioError, match="none of 1 recordings could be measured"):
-        evaluate_codec(mimi, [tmp_path / "broken.wav"])
+        evaluate_codec(mimi, find_recordings([tmp_path / "broken.wav"]))
 
 
 def test_a_codec_that_loses_nothing_beats_its_controls_and_one_that_keeps_nothing_does_not(
@@ -307,8 +307,8 @@ def test_a_codec_that_loses_nothing_beats_its_controls_and_one_that_keeps_nothin
 
     paths = []
     for i, n in enumerate((30_000, 40_000, 45_000, 52_345)):
-        paths.append(tmp_path / f"{i}.wav")
-        write_audio(paths[-1], speech[:n])
+        paths.append(Recording(f"{i}", tmp_path / f"{i}.wav"))
+        write_audio(tmp_path / f"{i}.wav", speech[:n])
 
     def held(*, deaf: bool) -> set[bool]:
         codec: Mimi = Scripted(deaf=deaf)  # type: ignore[assignment]
@@ -335,9 +335,9 @@ def test_controls_that_do_not_hold_are_said_loudly(tmp_path: Path, capsys: pytes
 TINY = ["eval", "codec", "--model", str(PARITY)]
 
 
-def test_from_the_command_line(tmp_path: Path, pile: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(tmp_path: Path, pile: list[Recording], capsys: pytest.CaptureFixture[str]) -> None:
     kept = tmp_path / "codec.json"
-    assert main([*TINY, str(pile[0]), "--codebooks", "4", "--no-opus", "--json", str(kept)]) == 0
+    assert main([*TINY, pile[0].name, "--codebooks", "4", "--no-opus", "--json", str(kept)]) == 0
     said = capsys.readouterr()
     assert "| Mimi, 4 codebooks: bit rate (kbit/s) |  | 0.550 |" in said.out and "wrote" in said.err
     stored = json.loads(kept.read_text())
@@ -355,7 +355,7 @@ def test_from_the_command_line(tmp_path: Path, pile: list[Path], capsys: pytest.
         (["LICENSE", "--codebooks", "9"], 2, "this codec has 8"),
         (["LICENSE", "--seed", "-1"], 2, "seed"),
         (["LICENSE", "--json", "no/such/folder/x.json"], 6, "no/such/folder"),
-        ([], 2, "Missing argument"),
+        (["LICENSE", "--sentences", "2"], 2, "not both"),
     ],
 )
 def test_bad_input_is_one_line(

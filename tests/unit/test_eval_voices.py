@@ -20,9 +20,10 @@ from personaplex.cli.main import main
 from personaplex.config import LMConfig
 from personaplex.engine.prompt import as_embeddings
 from personaplex.errors import AudioError, EngineError, UsageError
+from personaplex.evaluate.recordings import Recording
+from personaplex.evaluate.sentences import synthesised
 from personaplex.evaluate.voices.embedding import EMBEDDINGS, cosine, embedded, find_embedding
 from personaplex.evaluate.voices.own_sound import CodeFinder
-from personaplex.evaluate.voices.questions import synthesised
 from personaplex.evaluate.voices.run import Terms, evaluate_voices, own_speech
 from personaplex.evaluate.voices.table import Answer, confusions, controls, matrix, nearest_counts, rows, shuffled
 from personaplex.model import PersonaPlex
@@ -51,7 +52,8 @@ def vowel(hz: float, resonances: tuple[float, ...], seconds: float = 1.0) -> np.
 
 
 @pytest.mark.parametrize(
-    ("hz", "at"), [(120, (280, 2250, 2890)), (220, (310, 2790, 3310)), (130, (660, 1720, 2410)), (110, (300, 870, 2240))]
+    ("hz", "at"),
+    [(120, (280, 2250, 2890)), (220, (310, 2790, 3310)), (130, (660, 1720, 2410)), (110, (300, 870, 2240))],
 )
 def test_formants_are_where_the_resonances_are(hz: int, at: tuple[float, ...]) -> None:
     # Above 3 kHz a vocal tract has more of them, which shape the slope.
@@ -81,6 +83,27 @@ def test_one_voice_is_more_like_itself_than_like_others(name: str, said: dict[st
         likeness = {other: embedding.similarity(second, clips[0]) for other, clips in vectors.items()}
         assert max(likeness, key=lambda other: likeness[other]) == voice, likeness
         assert embedding.similarity(first, first) == 1 and 0 < min(likeness.values()) < 1
+
+
+def test_the_spreads_are_those_between_sentences_of_a_voice() -> None:
+    texts = (
+        "good morning this is the bakery",
+        "we close at half past seven today",
+        "my name is anna and i can help you",
+    )
+    simple: list[np.ndarray] = []
+    statistics: list[np.ndarray] = []
+    for speaker in list(AGENTS.values())[::2]:
+        clips = [say(speaker, text).pcm for text in texts]
+        for found, name in ((simple, "simple"), (statistics, "statistics")):
+            a, b, c = (embedded(find_embedding(name), pcm) for pcm in clips)
+            found += [a - b, b - c, a - c]
+    parts = np.split(np.stack(simple), [1, 33], axis=1)
+    of_simple = [float(np.sqrt(np.mean(np.square(part)))) for part in parts]
+    of_statistics = np.sqrt(np.mean(np.square(np.stack(statistics)), axis=0))
+    for measured, name in ((of_simple, "simple"), (of_statistics, "statistics")):
+        ratio = np.array(measured) / EMBEDDINGS[name].SPREADS  # type: ignore[attr-defined]
+        assert np.all((ratio > 0.5) & (ratio < 2)), ratio
 
 
 def test_half_is_a_typical_distance_within_a_voice() -> None:
@@ -362,7 +385,7 @@ def voices(**tones: int) -> dict[str, Voice]:
 
 
 TERMS = Terms(find_embedding("statistics"), "teacher", 1, None)
-ASKED: list[tuple[str, np.ndarray | Path]] = [("one", np.zeros(6000)), ("two", np.zeros(7000))]
+ASKED = [Recording("one", np.zeros(6000)), Recording("two", np.zeros(7000))]
 
 
 def test_a_model_that_keeps_its_voice_is_nearest_to_it() -> None:
@@ -387,7 +410,7 @@ def test_a_model_that_always_sounds_the_same_does_not_pass_its_controls() -> Non
 
 def test_what_cannot_be_compared_is_told_and_the_rest_is_counted(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_text("no sound")
-    asked = [*ASKED, ("broken", tmp_path / "broken.wav"), ("silencing", np.zeros(100))]
+    asked = [*ASKED, Recording("broken", tmp_path / "broken.wav"), Recording("silencing", np.zeros(100))]
     scripted: Any = Scripted()
     result = evaluate_voices(scripted, voices(LOW=100, HIGH=250, MUTE=0), asked, TERMS)
     reasons = {failure.item: failure.reason for failure in result.failures}
@@ -396,7 +419,7 @@ def test_what_cannot_be_compared_is_told_and_the_rest_is_counted(tmp_path: Path)
     }  # fmt: skip
     assert (result.about["answers"], result.about["answers_expected"]) == (4, 12)
     with pytest.raises(AudioError, match="no answer could be compared"):
-        evaluate_voices(scripted, voices(), [("silencing", np.zeros(100))], TERMS)
+        evaluate_voices(scripted, voices(), [Recording("silencing", np.zeros(100))], TERMS)
     with pytest.raises(UsageError, match="no voice to compare"):
         evaluate_voices(scripted, {}, ASKED, TERMS)
 
@@ -409,11 +432,11 @@ def test_own_speech_is_what_is_not_silent() -> None:
     assert len(own_speech(np.zeros(100, np.float32))) == 0
 
 
-def test_questions_are_the_same_for_a_seed() -> None:
+def test_sentences_are_the_same_for_a_seed() -> None:
     first, again = synthesised(2, 5), synthesised(2, 5)
-    assert [text for text, _ in first] == [text for text, _ in again] and len({text for text, _ in first}) == 2
-    assert all(len(text.split()) >= 4 and len(pcm) > RATE / 2 for text, pcm in first)
-    assert np.array_equal(first[0][1], again[0][1])
+    assert [said.name for said in first] == [said.name for said in again] and len({said.name for said in first}) == 2
+    assert all(len(said.name.split()) >= 4 and len(said.read()) > RATE / 2 for said in first)
+    assert np.array_equal(first[0].read(), again[0].read())
 
 
 TINY = ["eval", "voices", "--model", str(PARITY)]

@@ -13,8 +13,6 @@ from personaplex.errors import UsageError
 from personaplex.files import check_writable
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from personaplex.model import PersonaPlex
     from personaplex.voice import Voice
 
@@ -65,6 +63,8 @@ def command(
     lower: prompts of other voices, and answers in them. Without recordings, questions are synthesised.
     """
     from personaplex.engine.sampling import check_seed
+    from personaplex.evaluate.recordings import find_recordings
+    from personaplex.evaluate.sentences import synthesised
     from personaplex.evaluate.voices.embedding import find_embedding
     from personaplex.evaluate.voices.run import Terms, evaluate_voices
     from personaplex.evaluate.voices.table import confusions
@@ -79,7 +79,7 @@ def command(
     if json_file is not None:
         check_writable(json_file)
     role, teller = role_prompt(options), find_embedding(embedding)
-    asked = _asked(recordings, questions or DEFAULT_QUESTIONS, seed)
+    asked = find_recordings(recordings) if recordings else synthesised(questions or DEFAULT_QUESTIONS, seed)
     note_blas()
     loaded, voices = _load(model, names)
     terms = Terms(teller, role if role is not None else loaded.default_prompt, seed, max_seconds)
@@ -88,17 +88,6 @@ def command(
     show(result, json_file)
     if taken := confusions(result.about["nearest"]):
         click.echo(f"\n{taken}")
-
-
-def _asked(recordings: tuple[Path, ...], n: int, seed: int) -> list[tuple[str, np.ndarray | Path]]:
-    """What the model is to answer: a name, and samples or a file."""
-    if recordings:
-        from personaplex.evaluate.recordings import find_recordings
-
-        return [(str(path), path) for path in find_recordings(recordings)]
-    from personaplex.evaluate.voices.questions import synthesised
-
-    return [(text, pcm) for text, pcm in synthesised(n, seed)]
 
 
 def _load(model: str, names: tuple[str, ...]) -> tuple[PersonaPlex, dict[str, Voice]]:

@@ -33,7 +33,9 @@ def show(result: Result, json_file: Path | None) -> None:
         result.save(json_file)
     click.echo(as_markdown(result.rows))
     if result.failures:
-        note(f"not measured: {len(result.failures)}, the first {result.failures[0].item}: {result.failures[0].reason}")
+        item, reason = result.failures[0].item, result.failures[0].reason
+        first = reason if item in reason else f"{item}: {reason}"
+        note(f"{len(result.failures)} could not be measured; the first: {first}")
     for control in result.about.get("controls", ()):
         if control["held"] is False:
             note(

@@ -25,9 +25,9 @@ COMMANDS = {
     "engines": "List the cascade's recognisers, language models and voices.",
     "doctor": "Check this machine, and say what mends it.",
     "bench": "Measure this machine.",
+    "eval": "Measure how good a model, a codec or a voice is.",
     "convert": "Quantise a model, for less memory and faster steps.",
     "quantisation-report": "Measure what fewer bits cost.",
-    "eval": "Measure how good a model is.",
     "train": "Make the small model from nothing.",
 }
 

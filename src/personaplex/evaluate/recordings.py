@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from personaplex.audio import read_audio
 from personaplex.errors import AudioError
 
 SUFFIXES = frozenset(
@@ -13,7 +17,18 @@ SUFFIXES = frozenset(
 """What a recording in a folder is recognised by; a file that is named itself may be called anything."""
 
 
-def find_recordings(paths: Sequence[Path]) -> list[Path]:
+class Recording(NamedTuple):
+    """Something to measure with: a file, or samples [S] at 24 kHz, and what they are called in a result."""
+
+    name: str
+    sound: Path | np.ndarray
+
+    def read(self) -> np.ndarray:
+        """float32 [S] at 24 kHz. Raises AudioError for a file that cannot be read."""
+        return self.sound if isinstance(self.sound, np.ndarray) else read_audio(self.sound)
+
+
+def find_recordings(paths: Sequence[Path]) -> list[Recording]:
     """The files among `paths`, and the recordings anywhere below the folders, sorted, each once; hidden ones never.
 
     Raises AudioError for a path that does not exist, and where there is no recording at all.
@@ -30,4 +45,4 @@ def find_recordings(paths: Sequence[Path]) -> list[Path]:
     if not found:
         where = ", ".join(map(str, paths)) or "nothing"
         raise AudioError(f"no recordings in {where}; expected .wav, .flac, .mp3 and the like, or name each file")
-    return list(found)
+    return [Recording(str(path), path) for path in found]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from personaplex.audio import read_audio, rms
+from personaplex.audio import rms
 from personaplex.errors import AudioError, PersonaPlexError
 from personaplex.evaluate.codec.coders import OPUS_LOWEST, MimiCoder, halved, opus, shuffled
 from personaplex.evaluate.codec.measures import MEASURES, TELLING, Delay, Measure, aligned, delay_of
 from personaplex.evaluate.codec.usage import Tally
+from personaplex.evaluate.recordings import Recording
 from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.row import Row, mean
 from personaplex.models.mimi import Mimi
@@ -56,14 +56,14 @@ class _Run:
             found[OPUS], bits = opus(pcm, self.opus_bits)
         return found, codes, bits
 
-    def delays(self, paths: Sequence[Path]) -> dict[str, Delay]:
+    def delays(self, recordings: Sequence[Recording]) -> dict[str, Delay]:
         """Of Mimi and Opus; what is Mimi damaged has Mimi's."""
         pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {MIMI: [], OPUS: []}
-        for path in paths:
+        for recording in recordings:
             if len(pairs[MIMI]) == PROBED_FILES:
                 break
             try:
-                pcm = _usable(path)[: PROBED_SECONDS * SAMPLE_RATE]
+                pcm = _usable(recording)[: PROBED_SECONDS * SAMPLE_RATE]
             except PersonaPlexError:
                 continue  # it is reported when its turn comes
             pairs[MIMI].append((pcm, self.coder.decode(self.coder.encode(pcm), len(pcm))))
@@ -75,7 +75,7 @@ class _Run:
 
 def evaluate_codec(
     mimi: Mimi,
-    paths: Sequence[Path],
+    recordings: Sequence[Recording],
     *,
     n_codebooks: int | None = None,
     with_opus: bool = True,
@@ -92,24 +92,24 @@ def evaluate_codec(
     coder = MimiCoder(mimi, mimi.n_codebooks if n_codebooks is None else n_codebooks)
     run = _Run(coder, max(OPUS_LOWEST, coder.bits_per_second) if with_opus else None, seed)
     measures = [measure for measure in MEASURES if measure.missing is None]
-    delays, tally = run.delays(paths), Tally(coder.n_codebooks, mimi.n_bins)
+    delays, tally = run.delays(recordings), Tally(coder.n_codebooks, mimi.n_bins)
     items: list[dict[str, Any]] = []
     failures: list[Failure] = []
-    for number, path in enumerate(paths):
+    for number, recording in enumerate(recordings):
         try:
-            item, codes = _measured(run, path, number, delays, measures)
+            item, codes = _measured(run, recording, number, delays, measures)
         except PersonaPlexError as error:
-            failures.append(Failure(str(path), str(error)))
+            failures.append(Failure(recording.name, str(error)))
             say(f"not measured: {error}")
             continue
         tally.add(codes)
         items.append(item)
-        say(f"{number + 1} of {len(paths)}: {path}")
+        say(f"{number + 1} of {len(recordings)}: {recording.name}")
     if not items:
-        raise AudioError(f"none of {len(paths)} recordings could be measured; the first: {failures[0].reason}")
+        raise AudioError(f"none of {len(recordings)} recordings could be measured; the first: {failures[0].reason}")
     rows = [*_rows(run, items, delays, tally), *_missing_rows()]
     facts = {
-        "recordings": len(paths),
+        "recordings": len(recordings),
         "measured": len(items),
         "codebooks": coder.n_codebooks,
         "bits_per_second": coder.bits_per_second,
@@ -123,28 +123,28 @@ def evaluate_codec(
     return Result("codec", {**(about or {}), **facts}, rows, items, failures)
 
 
-def _usable(path: Path) -> np.ndarray:
-    pcm = read_audio(path)
+def _usable(recording: Recording) -> np.ndarray:
+    pcm = recording.read()
     if len(pcm) < SHORTEST_SECONDS * SAMPLE_RATE:
         raise AudioError(
-            f"{path} is {len(pcm) / SAMPLE_RATE:.2f} s long; it takes {SHORTEST_SECONDS} s to measure anything"
+            f"{recording.name} is {len(pcm) / SAMPLE_RATE:.2f} s long; it takes {SHORTEST_SECONDS} s or more to measure"
         )
     if rms(pcm) < QUIET_RMS / 10:
-        raise AudioError(f"{path} is silent; there is nothing in it that a codec could lose")
+        raise AudioError(f"{recording.name} is silent; there is nothing in it that a codec could lose")
     return pcm
 
 
 def _measured(
-    run: _Run, path: Path, number: int, delays: dict[str, Delay], measures: Sequence[Measure]
+    run: _Run, recording: Recording, number: int, delays: dict[str, Delay], measures: Sequence[Measure]
 ) -> tuple[dict[str, Any], np.ndarray]:
     """One recording's item, and its codes."""
-    pcm = _usable(path)
+    pcm = _usable(recording)
     decoded, codes, opus_bits = run.decoded(pcm, number)
     values: dict[str, dict[str, float]] = {}
     for name, sound in decoded.items():
         pair = aligned(pcm, sound, delays[name].samples)
         values[name] = {measure.name: measure.of(*pair) for measure in measures}
-    item = {"file": str(path), "seconds": len(pcm) / SAMPLE_RATE, "measures": values}
+    item = {"recording": recording.name, "seconds": len(pcm) / SAMPLE_RATE, "measures": values}
     return item | ({"opus_bits_per_second": opus_bits} if run.opus_bits is not None else {}), codes
 
 

@@ -42,7 +42,7 @@ class Simple:
 
     SPREADS = (0.07, 0.34, 0.24)
     """Of pitch in octaves, mean and deviation of log10 mel energies: root mean square between sentences of one voice,
-    over the 18 voices of `speech.AGENTS`. Between voices they are 0.66, 0.67 and 0.32."""
+    over the 18 voices of `speech.AGENTS`. Between voices they are some 0.7, 0.7 and 0.3."""
 
     def __call__(self, pcm: np.ndarray) -> np.ndarray:
         """Speech [S] -> [65]."""

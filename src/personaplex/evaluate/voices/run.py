@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from personaplex.audio import read_audio, rms
+from personaplex.audio import rms
 from personaplex.errors import AudioError, PersonaPlexError, UsageError
+from personaplex.evaluate.recordings import Recording
 from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.voices.embedding import SpeakerEmbedding, embedded
 from personaplex.evaluate.voices.own_sound import CodeFinder, decode
@@ -49,13 +49,13 @@ class Terms(NamedTuple):
 def evaluate_voices(
     model: PersonaPlex,
     voices: Mapping[str, Voice],
-    recordings: Sequence[tuple[str, np.ndarray | Path]],
+    recordings: Sequence[Recording],
     terms: Terms,
     *,
     about: Mapping[str, Any] | None = None,
     say: Say = lambda _: None,
 ) -> Result:
-    """Have `model` answer recordings (name, and samples [S] at 24 kHz or a file) in each of `voices`, and compare.
+    """Have `model` answer recordings in each of `voices`, and compare.
 
     A recording that cannot be read, an answer without speech and a voice prompt that cannot be heard are Failures.
     Raises AudioError when nothing could be compared, UsageError without voices, EngineError from the embedding.
@@ -141,15 +141,13 @@ def _references(
     return found
 
 
-def _readable(
-    recordings: Sequence[tuple[str, np.ndarray | Path]], failures: list[Failure], say: Say
-) -> list[tuple[str, np.ndarray]]:
+def _readable(recordings: Sequence[Recording], failures: list[Failure], say: Say) -> list[tuple[str, np.ndarray]]:
     found = []
-    for name, sound in recordings:
+    for recording in recordings:
         try:
-            found.append((name, sound if isinstance(sound, np.ndarray) else read_audio(sound)))
+            found.append((recording.name, recording.read()))
         except PersonaPlexError as error:
-            failures.append(Failure(name, str(error)))
+            failures.append(Failure(recording.name, str(error)))
             say(f"not answered: {error}")
     return found
 
