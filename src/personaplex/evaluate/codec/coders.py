@@ -64,7 +64,7 @@ class Packed(NamedTuple):
 
 
 def opus(pcm: np.ndarray, bits_per_second: float) -> Packed:
-    """pcm [S] at 24 kHz through libopus (mono, variable rate, 60 ms packets) and back; its own delay is taken out.
+    """pcm [S] at 24 kHz through libopus ("audio", mono, variable rate, 60 ms packets) and back, without its own delay.
 
     The rate is that of the packets, without the file around them. Raises BackendError when FFmpeg has no Opus.
     """
