@@ -236,7 +236,7 @@ def test_codec_to_tokens_and_back(
 
 
 def test_snr() -> None:
-    from personaplex.cli.codec import snr_db
+    from personaplex.evaluate.codec.measures import snr_db
 
     signal_ = np.sin(np.arange(1000) / 7).astype(np.float32)
     assert snr_db(signal_, signal_ * 0.9) == pytest.approx(20, abs=1e-3)

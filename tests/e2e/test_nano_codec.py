@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pystoi import stoi
 
+from personaplex.audio import write_audio
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import CODEC_FILES, resolve
+from personaplex.evaluate.codec.run import evaluate_codec
 from personaplex.evaluate.nano.codec import round_trip
+from personaplex.evaluate.recordings import find_recordings
 from personaplex.models.mimi import Mimi
 from personaplex.speech import AGENTS, say
 from personaplex.speech.identity import pitch
@@ -38,3 +43,12 @@ def test_speech_stays_intelligible(mimi: Mimi) -> None:
 def test_silence_stays_silence(mimi: Mimi) -> None:
     (after,) = round_trip(mimi, [np.zeros(48_000, np.float32)])
     assert np.sqrt(np.mean(np.square(after[24_000:]))) < 1e-4
+
+
+def test_it_beats_itself_damaged_and_the_evaluation_says_so(mimi: Mimi, tmp_path: Path) -> None:
+    for name in ("NATF0", "NATM2", "VARM1", "VARF3"):
+        write_audio(tmp_path / f"{name}.wav", say(AGENTS[name], SENTENCE).pcm)
+    result = evaluate_codec(mimi, find_recordings([tmp_path]))
+    controls = {(control["control"], control["measure"]): control["held"] for control in result.about["controls"]}
+    assert len(controls) == 4 and all(controls.values()), controls
+    assert not result.failures and all(row.met is not False for row in result.rows)

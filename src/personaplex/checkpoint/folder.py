@@ -158,9 +158,16 @@ class ModelFolder:
             dtype=dtype,
         )
 
-    def load_mimi(self) -> Mimi:
-        """Read the codec."""
+    def load_mimi(self, n_codebooks: int | None = None) -> Mimi:
+        """Read the codec, with at least `n_codebooks` where the model itself uses fewer.
+
+        Raises UsageError when its file holds fewer than those.
+        """
         config, transformers_layout = self.codec
+        if n_codebooks is not None and n_codebooks > config.num_codebooks:
+            if n_codebooks > config.quantizer.n_q:
+                raise UsageError(f"codebooks is {n_codebooks}; this codec has {config.quantizer.n_q}")
+            config = dataclasses.replace(config, num_codebooks=n_codebooks)
         return load_mimi(self.codec_file, config, transformers_layout=transformers_layout)
 
     def load_tokenizer(self) -> Tokenizer:

@@ -75,6 +75,8 @@ def roundtrip(source: str, target: Path, model: str, as_json: bool) -> None:
     """Encode and decode a recording; print signal-to-noise ratio, real-time factor and time per frame."""
     import mlx.core as mx
 
+    from personaplex.evaluate.codec.measures import snr_db
+
     check_format(target)
     check_writable(target)
     pcm, mimi = read_audio(source), _load(model)
@@ -88,15 +90,6 @@ def roundtrip(source: str, target: Path, model: str, as_json: bool) -> None:
     report |= _speed("encode", encode_ms, n_frames) | _speed("decode", decode_ms, n_frames)
     report["rtf"] = round((encode_ms + decode_ms) / (1000 * FRAME_SECONDS * n_frames), 4)
     _report(report, as_json)
-
-
-def snr_db(reference: np.ndarray, decoded: np.ndarray) -> float:
-    """Signal-to-noise ratio in dB. A neural codec is not made for waveform match: a few dB are normal."""
-    signal = np.square(reference, dtype=np.float64).sum()
-    noise = np.square(reference.astype(np.float64) - decoded).sum()
-    if signal == 0 or noise == 0:
-        return float("-inf") if signal == 0 else float("inf")
-    return float(10 * np.log10(signal / noise))
 
 
 def _load(model: str) -> Mimi:

@@ -9,6 +9,8 @@ import click
 COMMANDS = {
     "duplex": "When it speaks and when it listens: Full-Duplex-Bench's numbers.",
     "prompts": "Questions and the words of right answers, with many seeds.",
+    "codec": "What the codec loses: recordings through it and back, beside Opus.",
+    "voices": "Whether the model sounds like the voice it was given.",
 }
 
 

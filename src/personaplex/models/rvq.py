@@ -43,13 +43,13 @@ class ResidualBranch(nn.Module):
         return mx.stack(codes, axis=-1).astype(mx.int32).reshape(*latent.shape[:-1], -1)
 
     def decode(self, codes: mx.array) -> mx.array:
-        """codes [B, T, n] -> latent [B, T, width]."""
+        """codes [B, T, n] -> latent [B, T, width]; fewer codes than codebooks are the first of them."""
         return self.output_proj(self._rows(codes).sum(axis=-2))
 
     def _rows(self, codes: mx.array) -> mx.array:
         """Centroids [..., n, dimension] of codes [..., n], in one look-up."""
         n_codebooks, bins, dimension = self.centroids.shape
-        starts = mx.array([table * bins for table in range(n_codebooks)], mx.int32)
+        starts = mx.array([table * bins for table in range(codes.shape[-1])], mx.int32)
         return self.centroids.reshape(n_codebooks * bins, dimension)[codes + starts]
 
 
@@ -71,5 +71,6 @@ class SplitQuantizer(nn.Module):
         return mx.concatenate([self.semantic.encode(latent), self.acoustic.encode(latent)], axis=-1)
 
     def decode(self, codes: mx.array) -> mx.array:
-        """codes [B, T, K] -> latent [B, T, width]."""
-        return self.semantic.decode(codes[..., :1]) + self.acoustic.decode(codes[..., 1:])
+        """codes [B, T, K] -> latent [B, T, width]; fewer codes than codebooks say less, the first ones the most."""
+        meaning = self.semantic.decode(codes[..., :1])
+        return meaning + self.acoustic.decode(codes[..., 1:]) if codes.shape[-1] > 1 else meaning

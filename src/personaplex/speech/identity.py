@@ -35,10 +35,16 @@ def _frames(pcm: np.ndarray) -> np.ndarray:
 
 
 def pitch(pcm: np.ndarray) -> float:
-    """Median pitch in Hz of the voiced frames, by autocorrelation; 0 where nothing is voiced."""
+    """Median pitch in Hz of the voiced frames; 0 where nothing is voiced."""
+    found = pitches(pcm)
+    return float(np.median(found)) if len(found) else 0.0
+
+
+def pitches(pcm: np.ndarray) -> np.ndarray:
+    """Pitch in Hz of every voiced frame [n], by autocorrelation."""
     frames = _frames(pcm)
     if not len(frames):
-        return 0.0
+        return np.zeros(0)
     window = np.hanning(_WINDOW)
     correlation = _autocorrelation(frames * window) / _autocorrelation(window[None])
     first, last = int(SAMPLE_RATE / _HIGHEST_HZ), int(SAMPLE_RATE / _LOWEST_HZ)
@@ -50,8 +56,7 @@ def pitch(pcm: np.ndarray) -> float:
         if not higher.any():
             break
         lag = lag + higher
-    voiced = lags.max(axis=1) > 0.6
-    return float(np.median(SAMPLE_RATE / lag[voiced])) if voiced.any() else 0.0
+    return np.asarray(SAMPLE_RATE / lag[lags.max(axis=1) > 0.6])
 
 
 def _autocorrelation(frames: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ def _basis(window: int) -> mx.array:
 
 
 @cache
-def _mel_bands(window: int, n_bands: int) -> mx.array:
+def mel_bands(window: int, n_bands: int) -> mx.array:
     """Triangles on the mel scale, each with sum 1, none narrower than a bin: [window / 2 + 1, bands]."""
     bins = np.arange(window // 2 + 1) * SAMPLE_RATE / window
     top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
@@ -76,7 +76,7 @@ def mel_distance(pcm: mx.array, target: mx.array) -> mx.array:
     """Sum over the scales of the mean difference of log10 mel magnitudes, plus half that of the magnitudes."""
     total = mx.array(0.0)
     for window, n_bands in SCALES:
-        bands = _mel_bands(window, n_bands)
+        bands = mel_bands(window, n_bands)
         ours, theirs = magnitudes(pcm, window) @ bands, magnitudes(target, window) @ bands
         total = total + mx.abs(mx.log10(ours + FLOOR) - mx.log10(theirs + FLOOR)).mean()
         total = total + 0.5 * mx.abs(ours - theirs).mean()

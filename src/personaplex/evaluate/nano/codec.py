@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 import numpy as np
 
 from personaplex.dialogue import agent_plan, user_plan
-from personaplex.errors import BackendError
+from personaplex.evaluate.codec.measures import stoi
 from personaplex.evaluate.nano.recogniser import hear_all, word_loop
-from personaplex.evaluate.row import Row, share
-from personaplex.evaluate.statistics import Z95, word_errors
+from personaplex.evaluate.row import Row, mean, share
+from personaplex.evaluate.statistics import word_errors
 from personaplex.models.mimi import Mimi
 from personaplex.speech import AGENTS, HELDOUT, Speaker, say
 from personaplex.speech.identity import NearestVoice, embedding
@@ -51,17 +50,13 @@ def intelligibility(
 
     Raises BackendError when pystoi is not installed.
     """
-    try:
-        from pystoi import stoi
-    except ImportError as error:
-        raise BackendError("pystoi is not installed; `pip install pystoi` (or personaplex-mlx[evaluate])") from error
     measured = []
     for number, (group, members) in enumerate(speakers.items()):
         lines = user_plan(np.random.default_rng([seed, number]), 3 * n, "heldout")
         lines = [line for line in lines if len(line.text.split()) >= 4][:n]
         clean = [_padded(say(members[i % len(members)], line.text).pcm) for i, line in enumerate(lines)]
         pairs = zip(clean, round_trip(mimi, clean), strict=True)
-        measured.append((group, [float(stoi(a, b, SAMPLE_RATE)) for a, b in pairs]))
+        measured.append((group, [stoi(a, b) for a, b in pairs]))
     return measured
 
 
@@ -109,27 +104,20 @@ def rows(mimi: Mimi, per_row: int, seed: int, *, processes: int = 0) -> list[Row
     }
     measured = dict(intelligibility(mimi, groups, per_row, seed))
     held_out = [value for group in list(groups)[:2] for value in measured[group]]
-    made = [mean_row("codec: STOI, held-out voices", held_out, 0.88)]
-    made += [mean_row(f"codec: STOI, {group}", values) for group, values in measured.items()]
+    made = [mean("codec: STOI, held-out voices", held_out, 0.88)]
+    made += [mean(f"codec: STOI, {group}", values) for group, values in measured.items()]
     flite = {"slt": AGENTS["NATF1"], "rms": AGENTS["NATM0"], "kal16": AGENTS["NATM1"], "awb": natural}
     n = max(1, per_row // len(flite))
     before, after = words_lost(mimi, list(flite.values()), n, seed + 1, processes=processes)
     made.append(added_row("codec: word error rate added, flite voices", before, after, 0.05))
     for i, name in enumerate(flite):
         made.append(added_row(f"codec: word error rate added, {name}", before[i :: len(flite)], after[i :: len(flite)]))
-    made.append(mean_row("the recogniser's own word error rate there", [errors / WORDS_SAID for errors in before]))
+    made.append(mean("the recogniser's own word error rate there", [errors / WORDS_SAID for errors in before]))
     nearest = nearest_voice(mimi, seed + 2)
     spoken = _agents_speech(-(-per_row // len(AGENTS)), seed + 3)
     decoded = round_trip(mimi, [pcm for _, pcm in spoken])
     told = [nearest(pcm) == name for (name, _), pcm in zip(spoken, decoded, strict=True)]
     return [*made, share("codec: voice told apart, nearest of 18", told)]
-
-
-def mean_row(what: str, values: Sequence[float], goal: float | None = None, *, at_most: bool = False) -> Row:
-    """A row of a mean, with the normal interval."""
-    mean = float(np.mean(values)) if len(values) else math.nan
-    half = Z95 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return Row(what, mean, (mean - half, mean + half), len(values), goal, at_most)
 
 
 def _padded(pcm: np.ndarray) -> np.ndarray:
@@ -140,4 +128,4 @@ def _padded(pcm: np.ndarray) -> np.ndarray:
 def added_row(what: str, before: Sequence[int], after: Sequence[int], goal: float | None = None) -> Row:
     """A row of the word error rate added, utterance by utterance."""
     added = [(b - a) / WORDS_SAID for a, b in zip(before, after, strict=True)]
-    return mean_row(what, added, goal, at_most=True)
+    return mean(what, added, goal, at_most=True)
