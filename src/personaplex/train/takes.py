@@ -103,7 +103,7 @@ def heard(pcm: mx.array, lead: int, takes: list[Take], seed: int, n_samples: int
     loudest = mx.sqrt(mx.square(played).mean(axis=1, keepdims=True) * 2 + 1e-9)
     hiss = mx.random.normal(played.shape, key=mx.random.key(seed))
     # A running mean of white noise falls towards the treble as a room's does.
-    hiss = (hiss + mx.roll(hiss, 1, axis=1) + mx.roll(hiss, 2, axis=1) + mx.roll(hiss, 3, axis=1)) / 2
+    hiss = (hiss + mx.roll(hiss, 1, 1) + mx.roll(hiss, 2, 1) + mx.roll(hiss, 3, 1)) / 2
     level = mx.where(mx.isinf(noise), 0.0, loudest * mx.power(10.0, -noise / 20))
     return mx.clip((played + hiss * level) * mx.power(10.0, gain / 20), -1, 1)
 
