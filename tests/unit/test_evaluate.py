@@ -46,6 +46,8 @@ def test_quantiles_and_the_medians_interval() -> None:
     assert quantile([3, 1, 2], 0.5) == 2
     assert quantile([1, 2, math.inf], 0.5) == 2
     assert median_interval(list(range(100))) == (40, 60)
+    assert median_interval([1, 2, 3, 4, 5, 6]) == (1, 6)
+    assert all(map(math.isnan, median_interval([1, 2, 3, 4, 5]))), "the least and the largest hold it 15 times of 16"
     assert math.isnan(quantile([], 0.5))
 
 

@@ -158,6 +158,7 @@ def test_one_broken_file_among_many_is_named_and_the_rest_is_read(tmp_path: Path
     (tmp_path / "torn.json").write_text('{"kind": "codec", "rows": [')
     (tmp_path / "notes.txt").write_text("not looked at")
     Result("report", {}, []).save(tmp_path / "report.json")  # an earlier report in the same folder
+    (tmp_path / "compared.json").write_text('{"kind": "comparison", "rows": [{"what": "x", "interval": [0, 1]}]}')
     found = read(tmp_path)
     assert [one.name for one in found.conversations] == ["call0", "call2"] and len(found.results) == 1
     assert [Path(failure.item).name for failure in found.failures] == ["call1.json", "other.json", "torn.json"]

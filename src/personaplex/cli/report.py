@@ -118,24 +118,16 @@ def _check(options: dict[str, Any]) -> None:
         return
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {output}: the page is an .html file, and its numbers a .json beside it")
+    from personaplex.report.sources import is_written_here
+
     beside = output.with_suffix(".json")
     sources = {path.resolve() for path in (*options["sources"], *(options["compare"] or ()))}
-    if beside.resolve() in sources or (beside.is_file() and not _is_written_by_this(beside)):
+    if beside.resolve() in sources or (beside.is_file() and not is_written_here(beside)):
         raise UsageError(
             f"the numbers of {output} go into {beside}, which is there and is no report; choose another name"
         )
     check_writable(output)
     check_writable(beside)
-
-
-def _is_written_by_this(path: Path) -> bool:
-    """Whether a JSON file is an earlier page's: anything else may be a recording's only description."""
-    from personaplex.report.sources import read_json
-
-    try:
-        return read_json(path).get("kind") in ("report", "comparison")
-    except UsageError:
-        return False
 
 
 def _report(options: dict[str, Any]) -> None:

@@ -13,6 +13,9 @@ import numpy as np
 Z95 = 1.959964
 """Standard deviations that hold 95 % of a normal distribution."""
 
+FEWEST = 6
+"""Of fewer values the least and the largest hold the median less than 95 times of 100."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -103,9 +106,12 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the median, from order statistics; no shape of the distribution is assumed."""
+    """95 % interval of the median, from order statistics; no shape of the distribution is assumed.
+
+    NaN of fewer than `FEWEST` values.
+    """
     n = len(values)
-    if not n:
+    if n < FEWEST:
         return math.nan, math.nan
     ordered, reach = sorted(values), Z95 * math.sqrt(n) / 2
     return ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach))]

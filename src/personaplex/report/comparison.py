@@ -34,8 +34,7 @@ import numpy as np
 from personaplex.errors import UsageError
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.row import Row
-from personaplex.evaluate.statistics import Z95, Share
-from personaplex.report.summary import FEWEST
+from personaplex.evaluate.statistics import FEWEST, Z95, Share
 
 LEVEL = 0.05
 ROUNDS, RESAMPLES, EXACT = 9999, 2000, 12

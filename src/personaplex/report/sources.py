@@ -106,7 +106,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
             inside = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
         except OSError as error:
             raise UsageError(f"the folder {path} cannot be read: {error.strerror}") from error
-        described = [one for one in inside if one.suffix.lower() == ".json" and not _is_a_report(one)]
+        described = [one for one in inside if one.suffix.lower() == ".json" and not is_written_here(one)]
         spoken_of = {name for one in described for name in _sounds_of(one)}
         sounds = [one for one in inside if one.suffix.lower() in SOUNDS and one.name not in spoken_of]
         if not described and not sounds:
@@ -181,10 +181,10 @@ def _sounds_of(path: Path) -> set[str]:
     return beside if _reader(entry) else set()
 
 
-def _is_a_report(path: Path) -> bool:
-    """Whether it is what `report` itself wrote: in a folder that is not a source."""
+def is_written_here(path: Path) -> bool:
+    """Whether a JSON file is what `report` itself wrote: in a folder that is not a source, and it may be replaced."""
     try:
-        return read_json(path).get("kind") == "report"
+        return read_json(path).get("kind") in ("report", "comparison")
     except UsageError:
         return False
 

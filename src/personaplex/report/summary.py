@@ -24,8 +24,6 @@ from personaplex.steps import STREAMS
 from personaplex.units import FRAME_SECONDS
 
 FRAME_MS = 1000 * FRAME_SECONDS
-FEWEST = 6
-"""Of fewer values the least and the largest hold the median less than 95 times of 100: no interval is told."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,6 @@ def rows(shown: Sequence[Shown]) -> list[Row]:
         else:
             at_most = name in ("step time", "steps over 80 ms", "agent silent after interruption")
             middle, ends = quantile(values, 0.5), median_interval(values)
-            ends = ends if len(values) >= FEWEST else (math.nan, math.nan)
             made.append(Row(name, middle, ends, len(values), None, at_most, _MEDIANS[name]))
     return made
 
