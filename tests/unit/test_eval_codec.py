@@ -155,6 +155,7 @@ def pile(tmp_path: Path, speech: np.ndarray) -> list[Recording]:
     write_audio(tmp_path / "silent.wav", np.zeros(24_000, np.float32))
     write_audio(tmp_path / "short.wav", speech[:2000])
     soundfile.write(tmp_path / "nan.wav", np.full(24_000, np.nan), 24_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "loud.wav", NOISE * np.float32(1e30), 24_000, subtype="FLOAT")
     return find_recordings([tmp_path])
 
 
@@ -163,10 +164,11 @@ def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: li
     result = evaluate_codec(mimi, pile, seed=1, say=told.append)
     assert [Path(item["recording"]).name for item in result.items] == ["a.wav", "b.wav", "c.flac"]
     reasons = {Path(failure.item).name: failure.reason for failure in result.failures}
-    assert set(reasons) == {"broken.wav", "silent.wav", "short.wav", "nan.wav"}
+    assert set(reasons) == {"broken.wav", "silent.wav", "short.wav", "nan.wav", "loud.wav"}
+    assert "no samples of sound" in reasons["loud.wav"]
     assert "is silent" in reasons["silent.wav"] and "0.08 s" in reasons["short.wav"] and "NaN" in reasons["nan.wav"]
-    assert (result.about["recordings"], result.about["measured"]) == (7, 3)
-    assert sum("not measured" in line for line in told) == 4
+    assert (result.about["recordings"], result.about["measured"]) == (8, 3)
+    assert sum("not measured" in line for line in told) == 5
     rows = {row.what: row for row in result.rows}
     assert rows["Mimi, 8 codebooks: bit rate (kbit/s)"].value == 1.1
     stoi = rows["Mimi, 8 codebooks: STOI"]

@@ -207,6 +207,7 @@ def test_perfect_answers_are_right_as_heard_and_shuffled_ones_are_wrong() -> Non
 def test_the_table_stands_between_its_markers() -> None:
     row = share("asked", [True] * 3 + [False], 0.9)
     markdown = as_markdown([row, median("stops", [math.inf], 400)])
+    assert as_markdown([replace(row, what="seven|nine\n?")]).splitlines()[2:][0].startswith("| seven\\|nine ? |")
     assert "| asked | ≥ 0.900 | 0.750 (missed) | 0.301 to 0.954 | 4 |" in markdown
     assert "never (missed)" in markdown
     page = f"# Card\n{BEGIN}\nold\n{END}\nmore\n"

@@ -280,6 +280,10 @@ def test_two_of_one_name_are_told_apart(tmp_path: Path) -> None:
     [
         ([], "nothing to report on"),
         (["--audio", "a.wav"], "name it with --model"),
+        (["call.wav", "--voice", "NATF2"], "--voice is for --model"),
+        (["call.wav", "--seed", "0"], "--seed is for --model"),
+        (["call.wav", "--text-temp", "0"], "--text-temp is for --model"),
+        (["--compare", "a.json", "b.json", "--greedy"], "--greedy is for --model"),
         (["call.wav", "-o", "page.txt"], "an .html file"),
         (["call.wav", "-o", "call.html"], "go into call.json, which is there and is no report"),
         (["--compare", "a.json", "b.json", "call.wav"], "nothing else"),

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = Path("report.html")
 DEFAULT_SEED = 0
+_OF_A_MODEL = (
+    "persona", "voice", "system_prompt", "system_prompt_text", "max_steps", "seed", "greedy", "text_temp", "text_top_k",
+    "audio_temp", "audio_top_k", "repetition_penalty",
+)  # fmt: skip
 
 
 @click.command("report")
@@ -106,6 +110,9 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("--compare takes two results and nothing else; make a report first, and compare its JSON")
     if options["audio"] and options["model"] is None:
         raise UsageError("--audio is what a model is to hear: name it with --model")
+    given = [name for name in _OF_A_MODEL if options[name] is not None and options[name] is not False]
+    if options["model"] is None and given:
+        raise UsageError(f"--{given[0].replace('_', '-')} is for --model, and none is named")
     if options["compare"] is None and not options["sources"] and options["model"] is None:
         raise UsageError("nothing to report on: name a recording, a result or a folder of them, or --model")
     if options["system_prompt"] is not None and options["system_prompt_text"] is not None:

@@ -67,7 +67,7 @@ class Result:
             )
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(f"{path} is not the result of an evaluation; make one with `personaplex eval`") from error
 
 

@@ -61,8 +61,13 @@ def as_markdown(table: Sequence[Row]) -> str:
         verdict = " (missed)" if row.met is False else ""
         low, high = row.interval
         interval = "" if math.isnan(low) else f"{_number(low, row.unit)} to {_number(high, row.unit)}"
-        lines.append(f"| {row.what} | {sign} | {_number(row.value, row.unit)}{verdict} | {interval} | {row.n} |")
+        lines.append(f"| {in_a_cell(row.what)} | {sign} | {_number(row.value, row.unit)}{verdict} | {interval} | {row.n} |")
     return "\n".join(lines)
+
+
+def in_a_cell(text: str) -> str:
+    """A text that a table's row can hold: a question's or a file's name may have lines and bars in it."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _number(value: float, unit: str) -> str:

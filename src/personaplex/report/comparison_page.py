@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html import escape
 
 from personaplex.drawing.style import STYLE, page
+from personaplex.evaluate.row import in_a_cell
 from personaplex.report import tables
 from personaplex.report.comparison import Comparison, Difference
 from personaplex.report.page import MORE_STYLE
@@ -18,7 +19,7 @@ _KIND = {"more than noise": "good", "uncertain": "", "within noise": "soft", "ca
 def markdown(comparison: Comparison) -> str:
     """The table as a person reads it."""
     lines = ["| what | first | second | difference | 95 % interval | verdict | how |", "|---|---|---|---|---|---|---|"]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in comparison.rows]
+    lines += ["| " + " | ".join(map(in_a_cell, _cells(row))) + " |" for row in comparison.rows]
     return "\n".join([*lines, "", *_remarks(comparison)])
 
 

@@ -72,8 +72,10 @@ class Expectation:
         return frozenset(tuple(words_said(phrase)) for phrases in self.wanted for phrase in phrases)
 
     def differs_from(self, other: Expectation) -> bool:
-        """Whether an answer that meets one need not meet the other: they want nothing in common."""
-        return bool(self.wanted and other.wanted) and not self.phrases & other.phrases
+        """Whether an answer that meets one need not meet the other: no phrase of one is in one of the other's."""
+        return bool(self.wanted and other.wanted) and not any(
+            holds(mine, theirs) or holds(theirs, mine) for mine in self.phrases for theirs in other.phrases
+        )
 
 
 def wordless(phrases: Iterable[str]) -> list[str]:
