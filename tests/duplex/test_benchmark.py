@@ -90,7 +90,30 @@ def test_interruptions_tell_who_never_stopped(tmp_path: Path) -> None:
     talking = next(row for what, row in rows.items() if "still talking" in what)
     assert (talking.value, talking.n) == (0.5, 2)
     assert rows["agent speaking when the interruption began"].value == 1.0
+    assert not any("before the user's end" in what for what in rows), "only what follows it is heard: it could be none"
     assert "a language model judges it" in result.about["left_out"][0]
+
+
+def test_an_early_start_into_an_interruption_is_told_where_its_words_are_known(tmp_path: Path) -> None:
+    put(tmp_path / "synthetic_user_interruption" / "1", interrupt(4.0, 5.0), words((4.5, 5.8), (5.8, 7.0)))
+    _, rows = run(tmp_path)
+    early = next(row for what, row in rows.items() if "before the user's end" in what)
+    assert (early.value, rows["the same without clamping, s"].value) == (1.0, pytest.approx(-0.5))
+
+
+def test_every_row_is_the_mean_of_what_the_clips_say_they_add(tmp_path: Path) -> None:
+    """Which is what a comparison in pairs needs (`report --compare`)."""
+    for i, end in enumerate((2.0, 2.2, 3.0)):
+        put(tmp_path / "candor_turn_taking" / str(i), turn(end), TURN)
+        put(tmp_path / "synthetic_user_interruption" / str(i), interrupt(4.0, 5 + i / 10), words((5.5, 5.8), (6, 7)))
+        put(tmp_path / "icc_backchannel" / str(i), said=words(), agent=placed((2.0 + i, NOD)))
+        put(tmp_path / "user_backchannel" / str(i), overlap(4.0, 4.4), words((1, 2)), agent=placed((3.0, LONG)))
+    result, _ = run(tmp_path)
+    assert len({item["item"] for item in result.items}) == 12
+    for row in result.rows:
+        added = [value for item in result.items for value in item["values"].get(row.what, [])]
+        assert len(added) == row.n or row.what.endswith("clips measured"), row.what
+        assert not added or np.mean(added) == pytest.approx(row.value), row.what
 
 
 def test_an_agent_that_is_quiet_is_not_interrupted(tmp_path: Path) -> None:
@@ -234,4 +257,4 @@ def test_clips_share_nothing(tmp_path: Path) -> None:
     result, _ = run(tmp_path)
     assert result.items[0]["backchannels"] == result.items[1]["backchannels"]
     alone = Scorer(unheard, "none").score(Clip("icc_backchannel", "backchannel", "2", subset / "2", subset / "2"))
-    assert alone == result.items[1]
+    assert alone == {name: value for name, value in result.items[1].items() if name != "values"}

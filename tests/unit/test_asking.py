@@ -32,7 +32,8 @@ from personaplex.evaluate.prompts.evaluation import evaluate, seeds_of
 from personaplex.evaluate.prompts.expectation import Expectation
 from personaplex.evaluate.prompts.questions import Question
 from personaplex.evaluate.prompts.table import Outcome, by_chance, rows
-from personaplex.evaluate.result import Failure
+from personaplex.evaluate.result import Failure, Result
+from personaplex.report.comparison import compare
 from personaplex.units import FRAME_SAMPLES
 
 LOUD, SILENT = np.full(FRAME_SAMPLES, 0.1, np.float32), np.zeros(FRAME_SAMPLES, np.float32)
@@ -239,6 +240,28 @@ def test_rows_of_hand_made_outcomes() -> None:
     assert by_name["nothing is said"].value == 0.25
     assert by_name["answered before the question's end"].value == pytest.approx(1 / 3)
     assert by_name["first word after the question's end, median"].value == 80
+    for what in ("answer right", "answer right as heard", "b: answer right", "nothing is said", "degenerate speech"):
+        added = [value for one in found for value in one.values.get(what, [])]
+        assert (float(np.mean(added)), len(added)) == (by_name[what].value, by_name[what].n), (
+            "a comparison in pairs needs it"
+        )
+    assert [one.values.get("first word after the question's end, median") for one in found] == [
+        [160],
+        [80],
+        None,
+        [-80],
+    ]
+
+
+def test_two_results_are_compared_question_by_question() -> None:
+    def result(*right: bool) -> Result:
+        asked = [
+            replace(outcome("a", "seven", "seven" if is_right else "no"), seed=i) for i, is_right in enumerate(right)
+        ]
+        return Result("prompts", {}, rows(asked, {"a": len(asked)}), [one.as_json() for one in asked])
+
+    found = compare(result(*[True] * 8), result(*[False] * 8)).rows[0]
+    assert (found.what, found.method) == ("answer right", "8 pairs (McNemar)")
 
 
 def test_seeds() -> None:
@@ -247,6 +270,9 @@ def test_seeds() -> None:
     assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 1, None)) == [4, 9]
     assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 3, None)) == [6, 11]
     assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 1, 1)) == [1]
+    last = (1 << 63) - 1
+    assert list(seeds_of(replace(QUESTION, seeds=(0, 1)), 0, None)) == [last, 0], "every one of them can be asked with"
+    assert list(seeds_of(QUESTION, last, 2)) == [last, 0]
 
 
 def test_a_backend_that_answers_no_frame_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,13 @@ def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: li
     (took,) = (row for row in result.rows if "bit rate that it took" in row.what)
     assert took.what.startswith("Opus, asked for 6 kbit/s, the lowest it is specified for") and 2 < took.value < 8
     assert sum("share of entries used" in row.what for row in result.rows) == 8
+    in_pairs = [row for row in result.rows if row.what in result.items[0]["values"]]
+    assert len(in_pairs) == 5 * (1 + 2 + 2), "five measures of Mimi, of Opus, against it, and of two controls"
+    for row in in_pairs:
+        added = [value for item in result.items for value in item["values"].get(row.what, [])]
+        assert (float(np.mean(added)), len(added)) == (pytest.approx(row.value), row.n), (
+            "a comparison in pairs needs it"
+        )
     (missing,) = (row for row in result.rows if row.what.startswith("PESQ-WB"))
     assert "pip install pesq" in missing.what and math.isnan(missing.value) and missing.n == 0
 

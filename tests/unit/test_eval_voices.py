@@ -111,6 +111,10 @@ def test_rows_of_answers_with_known_likeness() -> None:
     # A's 0.9 beats 0.3 and 0.1, and 0.5 does; B's 0.8 beats 0.2, 0.6 and 0.4; C's 0.7 all three.
     (beaten,) = (row for row in found.values() if "answers in other voices" in row.what)
     assert beaten.value == 1 and beaten.goal == 0.5
+    for what, row in found.items():
+        added = [value for one in ANSWERS for value in one.values.get(what, [])]
+        assert not added or (float(np.mean(added)), len(added)) == (pytest.approx(row.value), row.n)
+    assert ["A: similarity to its voice prompt" in one.values for one in ANSWERS] == [True, True, False, False]
 
 
 def test_matrix_and_confusions() -> None:

@@ -29,7 +29,9 @@ def test_infinity_becomes_null(tmp_path: Path) -> None:
     assert entry["items"] == [{"ms": None, "all": [None]}]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 100_000, '{"kind": 1, "about": {}, "rows": [3], "items": [], "failures": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "[" * 100_000, '{"kind": 1, "about": {}, "rows": [3], "items": [], "failures": []}']
+)
 def test_another_file_is_refused_in_words(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UsageError, match="not the result of an evaluation"):

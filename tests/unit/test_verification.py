@@ -242,6 +242,13 @@ def test_every_check_was_tried_on_what_must_fail_it(result: Result) -> None:
     assert all(row.n and row.value == 0 for row in rows.values())
     assert "another answer, " in tried["heard"] and "broken model" in tried[AGREES]
     controls = {item["control"] for item in result.items if "control" in item}
+    judged = [item for item in result.items if "question" in item]
+    assert len({item["item"] for item in judged}) == len(judged)
+    in_pairs = {row.what: row for row in result.rows if row.what in judged[0]["values"]}
+    assert len(in_pairs) == 9
+    for what, row in in_pairs.items():
+        added = [value for item in judged for value in item["values"][what]]
+        assert (float(np.mean(added)), len(added)) == (row.value, row.n), "a comparison in pairs needs it"
     assert controls == {
         "another answer", "another answer's sound", "silence", "no answer", "noise", "tone", "loop", "broken model",
     }  # fmt: skip

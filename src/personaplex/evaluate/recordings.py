@@ -24,7 +24,7 @@ class Recording(NamedTuple):
     sound: Path | np.ndarray
 
     def read(self) -> np.ndarray:
-        """float32 [S] at 24 kHz. Raises AudioError for a file that cannot be read, or whose samples are beyond sound."""
+        """float32 [S] at 24 kHz. Raises AudioError for a file that cannot be read, or is beyond all loudness."""
         if isinstance(self.sound, np.ndarray):
             return self.sound
         pcm = read_audio(self.sound)

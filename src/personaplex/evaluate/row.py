@@ -61,7 +61,8 @@ def as_markdown(table: Sequence[Row]) -> str:
         verdict = " (missed)" if row.met is False else ""
         low, high = row.interval
         interval = "" if math.isnan(low) else f"{_number(low, row.unit)} to {_number(high, row.unit)}"
-        lines.append(f"| {in_a_cell(row.what)} | {sign} | {_number(row.value, row.unit)}{verdict} | {interval} | {row.n} |")
+        measured = _number(row.value, row.unit) + verdict
+        lines.append(f"| {in_a_cell(row.what)} | {sign} | {measured} | {interval} | {row.n} |")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from personaplex.errors import UsageError
 from personaplex.evaluate.duplex.clips import Clip
 from personaplex.evaluate.duplex.scores import SHORT_SECONDS, Human, Scorer, read_human
 from personaplex.evaluate.duplex.synthetic import ABOUT, HUMAN
-from personaplex.evaluate.duplex.table import left_out, rows
+from personaplex.evaluate.duplex.table import left_out, rows, with_values
 from personaplex.evaluate.duplex.transcript import read_json
 from personaplex.evaluate.result import Failure, Result
 from personaplex.vad import new_detector
@@ -64,4 +64,4 @@ def evaluate(
         "shorter_than_input": sum((item["missing_seconds"] or 0.0) > SHORT_SECONDS for item in items),
         "left_out": left_out(clips, known),
     }
-    return Result("duplex", found, rows(clips, items), items, [*failures, *more])
+    return Result("duplex", found, rows(clips, items), with_values(items), [*failures, *more])

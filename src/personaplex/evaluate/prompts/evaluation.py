@@ -20,10 +20,10 @@ Tell = Callable[[str], None]
 
 
 def seeds_of(question: Question, seed: int, n: int | None) -> Sequence[int]:
-    """`n` seeds from `seed` on; None takes the question's own, moved by `seed` - 1, or one."""
-    if n is not None or not question.seeds:
-        return range(seed, seed + (n or 1))
-    return [own + seed - 1 for own in question.seeds]
+    """`n` seeds from `seed` on; None takes the question's own, moved by `seed` - 1, or one. Beyond the last is 0."""
+    moved = range(seed, seed + (n or 1)) if n is not None or not question.seeds else question.seeds
+    by = 0 if isinstance(moved, range) else seed - 1
+    return [(own + by) % (1 << 63) for own in moved]
 
 
 def prepare(

@@ -13,6 +13,10 @@ from personaplex.evaluate.prompts.questions import Question
 from personaplex.evaluate.row import Row, median, share
 from personaplex.evaluate.statistics import ErrorRate
 
+RIGHT, HEARD_RIGHT = "answer right", "answer right as heard"
+NOTHING, DEGENERATE = "nothing is said", "degenerate speech"
+DELAY, EARLY = "first word after the question's end, median", "answered before the question's end"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -31,6 +35,21 @@ class Outcome:
         return self.question.expectation.is_met(self.said)
 
     @property
+    def values(self) -> dict[str, list[float]]:
+        """What it adds to the rows, for comparisons in pairs."""
+        found: dict[str, list[float]] = {
+            RIGHT: [self.is_right],
+            f"{self.question.name}: {RIGHT}": [self.is_right],
+            NOTHING: [not words_said(self.said)],
+            DEGENERATE: [bool(self.signs)],
+        }
+        if self.heard is not None:
+            found[HEARD_RIGHT] = [self.is_heard_right]
+        if self.delay_ms is not None:
+            found |= {DELAY: [self.delay_ms], EARLY: [self.delay_ms < 0]}
+        return {what: [float(value) for value in own] for what, own in found.items()}
+
+    @property
     def is_heard_right(self) -> bool:
         """Whether it is heard, too."""
         return self.heard is not None and self.question.expectation.is_met(self.heard)
@@ -39,6 +58,7 @@ class Outcome:
         """One item of the result."""
         expectation = self.question.expectation
         return {
+            "item": f"{self.question.name} (seed {self.seed})",
             "question": self.question.name,
             "persona": self.question.persona,
             "seed": self.seed,
@@ -49,6 +69,7 @@ class Outcome:
             "heard_right": None if self.heard is None else self.is_heard_right,
             "delay_ms": self.delay_ms,
             "signs": list(self.signs),
+            "values": self.values,
         }
 
 
@@ -62,25 +83,25 @@ def outcome(answer: Answer, heard: str | None) -> Outcome:
 def rows(outcomes: Sequence[Outcome], asked: Mapping[str, int]) -> list[Row]:
     """Every row. `asked` is how often each question was asked: what could not be measured counts as not right."""
     lost = sum(asked.values()) - len(outcomes)
-    made = [share("answer right", [o.is_right for o in outcomes] + [False] * lost)]
+    made = [share(RIGHT, [o.is_right for o in outcomes] + [False] * lost)]
     listened = [o for o in outcomes if o.heard is not None]
     if listened:
-        made.append(share("answer right as heard", [o.is_heard_right for o in outcomes] + [False] * lost))
+        made.append(share(HEARD_RIGHT, [o.is_heard_right for o in outcomes] + [False] * lost))
         pairs = [(words_said(o.said), words_said(o.heard or "")) for o in listened if words_said(o.said)]
         rate = ErrorRate.over(pairs)
         made.append(Row("what is heard against what is said: WER", rate.value, rate.interval, rate.n))
-    made.append(share("nothing is said", [not words_said(o.said) for o in outcomes]))
-    made.append(share("degenerate speech", [bool(o.signs) for o in outcomes]))
+    made.append(share(NOTHING, [not words_said(o.said) for o in outcomes]))
+    made.append(share(DEGENERATE, [bool(o.signs) for o in outcomes]))
     delays = [o.delay_ms for o in outcomes if o.delay_ms is not None]
     if delays:
-        made.append(median("first word after the question's end, median", delays))
-        made.append(share("answered before the question's end", [ms < 0 for ms in delays]))
+        made.append(median(DELAY, delays))
+        made.append(share(EARLY, [ms < 0 for ms in delays]))
     chance = list(by_chance(outcomes))
     if chance:
         made.append(share("chance: another question's answer taken for this one's", chance))
     for name, n in asked.items():
         own = [o.is_right for o in outcomes if o.question.name == name]
-        made.append(share(f"{name}: answer right", own + [False] * (n - len(own))))
+        made.append(share(f"{name}: {RIGHT}", own + [False] * (n - len(own))))
     return made
 
 

@@ -186,13 +186,16 @@ def _try_broken(
     controls.add("broken model", answer.name, findings, ("words", "heard", AGREES))
 
 
+_ROWS = {check: f"{check}: {means}" for check, means in (CHECKS | {AGREES: AGREES_MEANS}).items()}
+
+
 def _rows(evidence: Sequence[_Evidence], controls: _Controls, n_failed: int, at_least: float) -> list[Row]:
     made = []
-    for check, means in (CHECKS | {AGREES: AGREES_MEANS}).items():
+    for check, row in _ROWS.items():
         outcomes = [each.findings[check].passed for each in evidence if check in each.findings]
         if outcomes:
             goal = 1.0 if check == AGREES else at_least
-            made.append(share(f"{check}: {means}", outcomes + [False] * n_failed, goal))
+            made.append(share(row, outcomes + [False] * n_failed, goal))
     rate = ErrorRate.over(
         (words_said(each.exhibit.text), words_said(each.exhibit.heard))
         for each in evidence
@@ -208,6 +211,7 @@ def _rows(evidence: Sequence[_Evidence], controls: _Controls, n_failed: int, at_
 def _item(each: _Evidence) -> dict[str, Any]:
     answer = each.answer
     return {
+        "item": answer.name,
         "question": answer.question.name,
         "seed": answer.seed,
         "asked": answer.question.say or str(answer.question.audio),
@@ -219,6 +223,7 @@ def _item(each: _Evidence) -> dict[str, Any]:
         "engine_signs": list(answer.degenerate),
         "measures": measure(each.exhibit.pcm, codes=each.exhibit.codes, text=each.exhibit.text).as_json(),
         **_as_json(each.findings),
+        "values": {_ROWS[check]: [float(finding.passed)] for check, finding in each.findings.items()},
     }
 
 
