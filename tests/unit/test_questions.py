@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from personaplex.errors import UsageError
-from personaplex.evaluate.prompts.expectation import Expectation, words_said
+from personaplex.evaluate.prompts.expectation import Expectation
 from personaplex.evaluate.prompts.questions import BUILT_IN, Question, read_questions
+from personaplex.evaluate.words import words_said
 from personaplex.text import PROMPTS
 
 GOOD = """

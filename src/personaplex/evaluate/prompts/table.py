@@ -8,10 +8,10 @@ from typing import Any
 
 from personaplex.evaluate.degeneracy import measure, signs
 from personaplex.evaluate.prompts.asking import Answer
-from personaplex.evaluate.prompts.expectation import words_said
 from personaplex.evaluate.prompts.questions import Question
 from personaplex.evaluate.row import Row, median, share
 from personaplex.evaluate.statistics import ErrorRate
+from personaplex.evaluate.words import words_said
 
 RIGHT, HEARD_RIGHT = "answer right", "answer right as heard"
 NOTHING, DEGENERATE = "nothing is said", "degenerate speech"

@@ -11,7 +11,6 @@ from personaplex.errors import ConversationError
 from personaplex.evaluate.degeneracy import measure
 from personaplex.evaluate.hearing import GRAMMAR, Ear
 from personaplex.evaluate.prompts.asking import Answer, Asked, ask_all
-from personaplex.evaluate.prompts.expectation import words_said
 from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.row import Row, share
 from personaplex.evaluate.statistics import ErrorRate
@@ -19,6 +18,7 @@ from personaplex.evaluate.verification.agreement import agreement, run_offline
 from personaplex.evaluate.verification.broken import break_model
 from personaplex.evaluate.verification.checks import CHECKS, Exhibit, Finding, Limits, judge
 from personaplex.evaluate.verification.controls import Control, exchanged, spoilt
+from personaplex.evaluate.words import words_said
 from personaplex.model import PersonaPlex
 from personaplex.models.streams import AGENT
 from personaplex.runtime.engine import Engine
