@@ -79,6 +79,15 @@ def test_a_broken_recording_beside_a_good_one(desk: Path, capsys: pytest.Capture
     (desk / "asked" / "question.wav").unlink()
     assert main(["report", *TINY, "--audio", "asked", "-o", "b.html"]) == 3
     assert not (desk / "b.html").exists()
+    assert main(["report", "codec.json", *TINY, "--audio", "asked", "-o", "c.html"]) == 0, "something could be read"
+    assert [row.what for row in Result.load(desk / "c.json").rows] == ["codec: kept"]
+
+
+def test_folders_are_looked_through_as_by_the_evaluations(desk: Path) -> None:
+    (desk / "asked" / "more").mkdir()
+    (desk / "asked" / "question.wav").rename(desk / "asked" / "more" / "question.WAV")
+    assert main(["report", *TINY, "--audio", "asked", "--max-steps", "1", "-q", "-o", "a.html"]) == 0
+    assert [item["item"] for item in Result.load(desk / "a.json").items] == ["question"]
 
 
 def test_talk_and_respond_record_what_a_report_shows(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

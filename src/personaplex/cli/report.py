@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from personaplex.files import check_writable, whole_file
 from personaplex.text import PROMPTS
 
 if TYPE_CHECKING:
+    from personaplex.evaluate.recordings import Recording
     from personaplex.report.comparison import Comparison
     from personaplex.report.sources import Sources
 
@@ -164,8 +164,7 @@ def _report(options: dict[str, Any]) -> None:
 
 
 def _converse(sources: Sources, options: dict[str, Any]) -> dict[str, Any]:
-    """Have the model answer every recording; what was asked of it, and where. Raises the first error if all fail."""
-    from personaplex.audio import read_audio
+    """Have the model answer every recording; what was asked of it, and where. Raises if nothing came of anything."""
     from personaplex.bench.machine import describe_machine, mlx_version
     from personaplex.cli.respond import open_reply
     from personaplex.evaluate.result import Failure
@@ -178,43 +177,32 @@ def _converse(sources: Sources, options: dict[str, Any]) -> dict[str, Any]:
     seed = options["seed"] if options["seed"] is not None else DEFAULT_SEED
     asked = {"seed": seed, "verbose": False, "max_seconds": None, "stop_on_silence": True, "chunk_frames": 25}
     options = {**options, **asked, "prompt": role_prompt(options), "role": find_persona(options)}
-    files = list(_recordings(options["audio"]))
+    asked_about = _recordings(options["audio"])
     note(f"loading {options['model']}", quiet=quiet)
     model = PersonaPlex.from_pretrained(options["model"], kv_bits=int(options["kv_bits"]))
     persona = options["persona"] or DEFAULT_PERSONA
     about: dict[str, Any] = {"model": options["model"], "persona": persona, "seed": seed, **sampling_changes(options)}
     first: PersonaPlexError | None = None
-    n_answered = 0
-    for path in files:
+    for recording in asked_about:
         try:
-            user = read_audio(path)
-            stream = open_reply(model, user, dict(options))
-            sources.add(as_recorded(path, user, stream.reply, {"model": options["model"], "persona": persona}))
-            n_answered += 1
-            note(f"answered {path}: {stream.reply.text or '(nothing)'}", quiet=quiet)
+            user = recording.read()
+            reply = open_reply(model, user, dict(options)).reply
+            sources.add(as_recorded(recording.name, user, reply, {"model": options["model"], "persona": persona}))
+            note(f"answered {recording.name}: {reply.text or '(nothing)'}", quiet=quiet)
         except PersonaPlexError as error:
             first = first or error
-            sources.failures.append(Failure(printable(str(path)), printable(str(error))))
-    if first is not None and not n_answered:
+            sources.failures.append(Failure(printable(recording.name), printable(str(error))))
+    if first is not None and not len(sources):
         raise first
     return {**about, "machine": describe_machine(), "mlx": mlx_version()}
 
 
-def _recordings(paths: tuple[Path, ...]) -> Iterator[Path]:
+def _recordings(paths: tuple[Path, ...]) -> list[Recording]:
     """Recordings for the model to hear: those named, those in folders, or the short question."""
+    from personaplex.evaluate.recordings import find_recordings
     from personaplex.quality.thresholds import Thresholds
-    from personaplex.report.sources import SOUNDS
 
-    if not paths:
-        yield Thresholds.read().audio
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in SOUNDS and not one.name.startswith("."))
-        if not inside:
-            raise UsageError(f"the folder {path} holds no recording for the model to hear")
-        yield from inside
+    return find_recordings(paths or (Thresholds.read().audio,))
 
 
 def _compare(first: Path, second: Path, options: dict[str, Any]) -> None:

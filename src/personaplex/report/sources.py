@@ -13,14 +13,12 @@ import numpy as np
 
 from personaplex.audio import LONGEST_SECONDS, read_audio, read_channels
 from personaplex.errors import AudioError, PersonaPlexError, UsageError
+from personaplex.evaluate.recordings import SUFFIXES
 from personaplex.evaluate.result import Failure, Result
 from personaplex.report.quantised import Quantised
 from personaplex.report.recorded import Mark, Recorded, Said, first_sound, looks_swapped, of_one_length
 from personaplex.steps import StepRecord
 from personaplex.units import FRAME_SECONDS, SAMPLE_RATE
-
-SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".webm"}
-"""Suffixes of recordings that are looked for in a folder; any other format can be named."""
 
 KNOWN = (
     "the result of an evaluation, a recording of `talk` or `respond`, what `respond --json` printed, the export of a "
@@ -108,7 +106,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
             raise UsageError(f"the folder {path} cannot be read: {error.strerror}") from error
         described = [one for one in inside if one.suffix.lower() == ".json" and not is_written_here(one)]
         spoken_of = {name for one in described for name in _sounds_of(one)}
-        sounds = [one for one in inside if one.suffix.lower() in SOUNDS and one.name not in spoken_of]
+        sounds = [one for one in inside if one.suffix.lower() in SUFFIXES and one.name not in spoken_of]
         if not described and not sounds:
             raise UsageError(f"the folder {path} holds nothing to report on: no recording, and no JSON file")
         found += [*described, *sounds]
@@ -171,7 +169,7 @@ def _reader(entry: Entry) -> Callable[[Path, Entry, Channel | None, float], Reco
 
 def _sounds_of(path: Path) -> set[str]:
     """Names of sounds that a JSON file speaks of, as far as it can be read."""
-    beside = {path.with_suffix(suffix).name for suffix in SOUNDS}
+    beside = {path.with_suffix(suffix).name for suffix in SUFFIXES}
     try:
         entry = read_json(path)
     except UsageError:
@@ -290,7 +288,7 @@ def _two_channels(path: Path, longest_seconds: float) -> tuple[np.ndarray, np.nd
 
 
 def _beside(path: Path, what: str = "the description of a recording") -> Path:
-    for suffix in (".wav", ".flac", *sorted(SOUNDS)):
+    for suffix in (".wav", ".flac", *sorted(SUFFIXES)):
         if path.with_suffix(suffix).is_file():
             return path.with_suffix(suffix)
     raise AudioError(f"{path} is {what}; no sound of that name lies beside it")
