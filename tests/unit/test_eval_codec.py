@@ -25,7 +25,7 @@ from personaplex.evaluate.codec.usage import Tally, use_of
 from personaplex.evaluate.recordings import Recording, find_recordings
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.row import Row, mean
-from personaplex.evaluate.statistics import jackknife_interval, mean_interval
+from personaplex.evaluate.statistics import is_above, jackknife_interval, mean_interval
 from personaplex.models.mimi import Mimi
 from tests.conftest import FIXTURES, PARITY
 
@@ -124,6 +124,14 @@ def test_intervals_of_few_values_are_students_and_of_more_hold_the_mean() -> Non
     assert math.isnan(jackknife_interval(4.0, left[:7])[0])
 
 
+def test_a_few_values_that_are_all_the_same_show_nothing_above_chance() -> None:
+    assert (
+        is_above([1.0, 1.0, 1.0], 0.5) is None and is_above([1.0], 0.5) is None and is_above([math.nan] * 9, 0) is None
+    )
+    assert is_above([0.5, 0.5], 0.5) is False and is_above([0.0, 0.0], 0.5) is False
+    assert is_above([1.0] * 6, 0.5) is True and is_above([0.9, 1.0, 0.95], 0.5) is True
+
+
 def test_a_mean_leaves_out_what_was_not_measured() -> None:
     row = mean("what", [1.0, math.nan, 3.0])
     assert (row.value, row.n) == (2, 2)
@@ -168,6 +176,7 @@ def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: li
     assert "no samples of sound" in reasons["loud.wav"]
     assert "is silent" in reasons["silent.wav"] and "0.08 s" in reasons["short.wav"] and "NaN" in reasons["nan.wav"]
     assert (result.about["recordings"], result.about["measured"]) == (8, 3)
+    assert (result.rows[0].what, result.rows[0].value, result.rows[0].n) == ("recordings measured", 3 / 8, 8)
     assert sum("not measured" in line for line in told) == 5
     rows = {row.what: row for row in result.rows}
     assert rows["Mimi, 8 codebooks: bit rate (kbit/s)"].value == 1.1

@@ -215,6 +215,8 @@ def test_what_cannot_be_compared_is_told_and_the_rest_is_counted(tmp_path: Path)
         "the voice prompt MUTE", "broken", "LOW: the answer to silencing", "HIGH: the answer to silencing"
     }  # fmt: skip
     assert (result.about["answers"], result.about["answers_expected"]) == (4, 12)
+    first = result.rows[0]
+    assert (first.what, first.n) == ("answers measured", 12) and first.value == pytest.approx(4 / 12)
     with pytest.raises(AudioError, match="no answer could be compared"):
         evaluate_voices(scripted, voices(), [Recording("silencing", np.zeros(100))], TERMS)
     with pytest.raises(UsageError, match="no voice to compare"):

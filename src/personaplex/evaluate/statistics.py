@@ -140,6 +140,19 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]
     return float(low), float(high)
 
 
+def is_above(values: Sequence[float], chance: float) -> bool | None:
+    """Whether the mean of `values`, but for NaN, lies above `chance` with its whole interval.
+
+    None where nothing can be told: of fewer than two, and of fewer than `FEWEST` that are all the same and above, which
+    chance gives more than five times of 100 (the sign test).
+    """
+    known = [value for value in values if not math.isnan(value)]
+    low = mean_interval(known)[0]
+    if math.isnan(low) or (len(known) < FEWEST and chance < min(known) == max(known)):
+        return None
+    return low > chance
+
+
 _RESAMPLES = 4000
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447)
 """97.5 % quantiles of Student's distribution with 1 to 6 degrees of freedom."""

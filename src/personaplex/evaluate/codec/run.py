@@ -17,7 +17,8 @@ from personaplex.evaluate.codec.measures import MEASURES, TELLING, Delay, Measur
 from personaplex.evaluate.codec.usage import Tally
 from personaplex.evaluate.recordings import Recording
 from personaplex.evaluate.result import Failure, Result
-from personaplex.evaluate.row import Row, mean
+from personaplex.evaluate.row import Row, mean, share
+from personaplex.evaluate.statistics import is_above
 from personaplex.models.mimi import Mimi
 from personaplex.turns import QUIET_RMS
 from personaplex.units import SAMPLE_RATE
@@ -109,7 +110,8 @@ def evaluate_codec(
     if not items:
         raise AudioError(f"none of {len(recordings)} recordings could be measured; the first: {failures[0].reason}")
     items = [item | {"values": _added(run, item)} for item in items]
-    rows = [*_rows(run, items, delays, tally), *_missing_rows()]
+    measured = share("recordings measured", [True] * len(items) + [False] * len(failures))
+    rows = [measured, *_rows(run, items, delays, tally), *_missing_rows()]
     facts = {
         "recordings": len(recordings),
         "measured": len(items),
@@ -246,8 +248,7 @@ def _controls(run: _Run, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     for control, name in _damaged(run):
         for column, measure in zip(_columns(run, control), (m for m in MEASURES if m.missing is None), strict=True):
             if column.goal is not None:
-                low = column.row(items).interval[0]
-                held = None if math.isnan(low) else low > 0
+                held = is_above([column.of(item) for item in items], 0.0)
                 found.append({"control": name, "measure": measure.name, "held": held})
     return found
 

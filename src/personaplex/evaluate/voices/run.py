@@ -11,6 +11,7 @@ from personaplex.audio import rms
 from personaplex.errors import AudioError, PersonaPlexError, UsageError
 from personaplex.evaluate.recordings import Recording
 from personaplex.evaluate.result import Failure, Result
+from personaplex.evaluate.row import share
 from personaplex.evaluate.voices.embedding import SpeakerEmbedding, embedded
 from personaplex.evaluate.voices.own_sound import CodeFinder, decode
 from personaplex.evaluate.voices.table import Answer, controls, matrix, nearest_counts, rows
@@ -102,7 +103,9 @@ def evaluate_voices(
         "controls": controls(answers, terms.seed),
         "seed": terms.seed,
     }
-    made = rows(answers, sounds, halves, terms.seed)
+    n_lost = len(voices) * len(recordings) - len(answers)
+    measured = share("answers measured", [True] * len(answers) + [False] * n_lost)
+    made = [measured, *rows(answers, sounds, halves, terms.seed)]
     return Result("voices", {**(about or {}), **facts}, made, [answer.as_json() for answer in answers], failures)
 
 

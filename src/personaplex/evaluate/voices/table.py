@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from personaplex.evaluate.row import Row, mean, share
-from personaplex.evaluate.statistics import mean_interval
+from personaplex.evaluate.statistics import is_above
 
 OWN, TO_ITS = "similarity to the own voice prompt", "similarity to its voice prompt"
 OTHERS = "control: similarity to the other voice prompts"
@@ -126,8 +126,7 @@ def controls(answers: Sequence[Answer], seed: int) -> list[dict[str, Any]]:
     )
     found = []
     for name, values, chance in checks:
-        low = mean_interval(values)[0]
-        found.append({"control": name, "measure": "similarity", "held": None if math.isnan(low) else low > chance})
+        found.append({"control": name, "measure": "similarity", "held": is_above(values, chance)})
     return found
 
 
