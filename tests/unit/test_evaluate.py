@@ -13,7 +13,7 @@ from personaplex.evaluate.nano import conversation, outcome, table
 from personaplex.evaluate.nano.conversation import Conversation, User, converse
 from personaplex.evaluate.nano.items import Item, Turn, load_clips, load_items, make_items, save_items
 from personaplex.evaluate.nano.recogniser import network, word_loop
-from personaplex.evaluate.row import BEGIN, END, as_json, as_markdown, from_json, median, put_between, share
+from personaplex.evaluate.row import as_json, as_markdown, from_json, median, put_between, share
 from personaplex.evaluate.statistics import ErrorRate, Share, median_interval, quantile, word_errors, words_of
 from personaplex.model import PersonaPlex
 from personaplex.speech import AGENTS, say
@@ -210,8 +210,8 @@ def test_the_table_stands_between_its_markers() -> None:
     assert as_markdown([replace(row, what="seven|nine\n?")]).splitlines()[2:][0].startswith("| seven\\|nine ? |")
     assert "| asked | ≥ 0.900 | 0.750 (missed) | 0.301 to 0.954 | 4 |" in markdown
     assert "never (missed)" in markdown
-    page = f"# Card\n{BEGIN}\nold\n{END}\nmore\n"
-    assert put_between(page, "new") == f"# Card\n{BEGIN}\nnew\n{END}\nmore\n"
+    page = "# Card\n<!-- numbers -->\nold\n<!-- /numbers -->\nmore\n"
+    assert put_between(page, "new") == "# Card\n<!-- numbers -->\nnew\n<!-- /numbers -->\nmore\n"
     with pytest.raises(UsageError, match="numbers"):
         put_between("# Card", "new")
     assert from_json(as_json([row])) == [row]

@@ -10,8 +10,6 @@ from typing import Any
 from personaplex.errors import UsageError
 from personaplex.evaluate.statistics import Share, mean_interval, median_interval, quantile
 
-BEGIN, END = "<!-- numbers -->", "<!-- /numbers -->"
-
 
 @dataclass(frozen=True)
 class Row:
@@ -105,9 +103,10 @@ def from_json(entries: Iterable[dict[str, Any]]) -> list[Row]:
     return made
 
 
-def put_between(page: str, numbers: str) -> str:
-    """`page` with what stands between its two markers replaced. Raises UsageError when it lacks them."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise UsageError(f"the page needs the lines {BEGIN} and {END}, each once, to put the numbers between")
-    before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
+def put_between(page: str, numbers: str, marker: str = "numbers") -> str:
+    """`page` with what stands between its two lines of that name replaced. Raises UsageError when it lacks them."""
+    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise UsageError(f"the page needs the lines {begin} and {end}, each once, to put the numbers between")
+    before, after = page.index(begin) + len(begin), page.index(end)
     return f"{page[:before]}\n{numbers.strip()}\n{page[after:]}"

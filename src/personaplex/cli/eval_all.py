@@ -1,0 +1,137 @@
+"""`personaplex eval all`: every evaluation of one model, and the page of them, by one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from personaplex.cli.options import model_option, note
+from personaplex.errors import PersonaPlexError, UsageError
+from personaplex.files import check_writable, whole_file
+
+NANO = "nano"
+DEFAULT_SIZE, DEFAULT_FOLDER = 4, Path("evaluation")
+PAGE = "report.html"
+
+
+class Part(NamedTuple):
+    """One evaluation: the module whose command it is, and the arguments that say how much of it, for a size."""
+
+    module: str
+    arguments: Callable[[int], list[str]]
+    of_nano: bool = False
+
+
+PARTS = {
+    "verify": Part("verify", lambda size: ["--seeds", str(max(1, size // 4))]),
+    "prompts": Part("eval_prompts", lambda size: ["basic", "--seeds", str(size)]),
+    "held-out": Part("eval_prompts", lambda size: [NANO, "--size", str(size)], of_nano=True),
+    "duplex": Part("eval_duplex", lambda size: ["--synthetic", str(size)]),
+    "codec": Part("eval_codec", lambda size: ["--sentences", str(10 * size)]),
+    "voices": Part("eval_voices", lambda size: ["--questions", str(max(1, size // 2))]),
+}
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    names = value and [name.strip() for name in value.split(",")]
+    if names and (unknown := set(names) - set(PARTS)):
+        raise UsageError(f"there is no evaluation {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+    return names or None
+
+
+@click.command("all")
+@model_option
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_FOLDER,
+    show_default=True,
+    help="Where the results (JSON) and the page go.",
+)
+@click.option(
+    "--size",
+    metavar="N",
+    type=click.IntRange(1),
+    default=DEFAULT_SIZE,
+    show_default=True,
+    help="How much of everything: more makes the intervals narrower, and takes longer.",
+)
+@click.option("--only", metavar="NAME,...", callback=_names, help=f"Some of {', '.join(PARTS)}.")
+@click.option(
+    "--audio",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Recordings that the page shows answered (default: a short question).",
+)
+@click.option("--card", metavar="FILE", type=click.Path(path_type=Path), help="Write the tables into this model card.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same numbers.")
+def command(
+    model: str, out: Path, size: int, only: list[str] | None, audio: tuple[Path, ...], card: Path | None, seed: int
+) -> None:
+    """Verify a model, run every evaluation on it, and make one page of all.
+
+    Each result is kept in FOLDER as soon as it is there; an evaluation that cannot be run is named, and the others are.
+    Ends with the first error's exit code, 13 for a model that its verification refuses. --card puts the tables between
+    the lines `<!-- report -->` and `<!-- /report -->` of a file.
+    """
+    from personaplex.evaluate.result import Result
+    from personaplex.evaluate.row import as_markdown, put_between
+
+    page = card and card.read_text(encoding="utf-8") if card and card.is_file() else None
+    if card is not None:
+        if page is None:
+            raise UsageError(f"--card {card} is no file; name the model card")
+        put_between(page, "", "report")  # its lines are there, or nothing is begun
+    chosen = dict(_chosen(only, model))
+    if not chosen:
+        raise UsageError(f"nothing is left to run: {', '.join(only or PARTS)} is the test of the model in this package")
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out / PAGE)
+    errors: list[PersonaPlexError] = []
+    made = []
+    for name, part in chosen.items():
+        click.echo(f"## {name}\n")
+        result = out / f"{name}.json"
+        arguments = [*part.arguments(size), "--model", model, "--seed", str(seed), "--json", str(result)]
+        result.unlink(missing_ok=True)  # what is there afterwards is this run's
+        _run(name, part.module, arguments, errors)
+        if result.is_file():
+            made.append(result)
+        click.echo("")
+    if not made and errors:
+        raise errors[0]
+    click.echo("## conversations\n")
+    sources = [*map(str, made), "--model", model, "--seed", str(seed), "-o", str(out / PAGE)]
+    _run("report", "report", [*sources, *(part for path in audio for part in ("--audio", str(path)))], errors)
+    if card is not None and page is not None:
+        tables = [f"### {path.stem}\n\n{as_markdown(Result.load(path).rows)}" for path in made]
+        with whole_file(card) as temporary:
+            temporary.write_text(put_between(page, "\n\n".join(tables), "report"), encoding="utf-8")
+    if errors:
+        raise errors[0]
+
+
+def _chosen(only: list[str] | None, model: str) -> Iterator[tuple[str, Part]]:
+    for name, part in PARTS.items():
+        if only is None or name in only:
+            if part.of_nano and model != NANO:
+                if only is not None:
+                    note(f"{name} is the test of the model in this package alone; left out")
+                continue
+            yield name, part
+
+
+def _run(name: str, module: str, arguments: list[str], errors: list[PersonaPlexError]) -> None:
+    """Run a command in this process; what is wrong with it is said, and does not end the others."""
+    part = import_module(f"personaplex.cli.{module}").command
+    try:
+        part.main(args=arguments, prog_name=f"personaplex {name}", standalone_mode=False)
+    except PersonaPlexError as error:
+        errors.append(error)
+        note(f"{name}: {error}")

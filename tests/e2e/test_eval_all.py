@@ -1,0 +1,71 @@
+"""Every evaluation by one command: results kept one by one, a page of all, tables in the card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from personaplex.cli.eval_all import PARTS
+from personaplex.cli.main import main
+from personaplex.errors import VerificationError
+from personaplex.evaluate.result import Result
+from personaplex.evaluate.row import as_markdown
+
+MODEL = str(Path(__file__).parents[1] / "fixtures" / "parity")
+CARD = "# Card\n\n<!-- report -->\n<!-- /report -->\n\nThe end.\n"
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Random weights never fall silent: without a limit they would talk for 16 s each time. And a little of all."""
+    monkeypatch.setattr("personaplex.model.DEFAULT_MAX_STEPS", 8)
+    one = ["--ask", "what is the capital of france", "--expect", "paris", "--listen", "2", "--no-wait"]
+    monkeypatch.setitem(PARTS, "verify", PARTS["verify"]._replace(arguments=lambda _: one))
+    monkeypatch.setitem(PARTS, "codec", PARTS["codec"]._replace(arguments=lambda _: ["--sentences", "2", "--no-opus"]))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_results_page_and_card_of_what_was_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = tmp_path / "card.md"
+    card.write_text(CARD)
+    assert main(["eval", "all", "--model", MODEL, "--only", "codec", "--size", "1", "--card", str(card)]) == 0
+    result = Result.load(tmp_path / "evaluation" / "codec.json")
+    assert result.kind == "codec" and len(result.rows) > 10
+    assert f"\n### codec\n\n{as_markdown(result.rows)}\n" in card.read_text()
+    assert card.read_text().endswith("<!-- /report -->\n\nThe end.\n")
+    page = (tmp_path / "evaluation" / "report.html").read_text()
+    assert result.rows[0].what in page and "<svg" in page
+    assert json.loads((tmp_path / "evaluation" / "report.json").read_text())["kind"] == "report"
+    assert capsys.readouterr().out.startswith("## codec\n")
+
+
+def test_a_model_that_fails_has_its_page_and_the_exit_code_of_the_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random weights do not pass a verification; the codec after it is measured all the same."""
+    options = ["--model", MODEL, "--only", "verify,codec", "--size", "1", "--out", str(tmp_path / "e")]
+    assert main(["eval", "all", *options]) == VerificationError.exit_code
+    assert "verify: " in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "e").iterdir()} == {
+        "verify.json", "codec.json", "report.html", "report.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--only", "codecs"], "there is no evaluation 'codecs'"),
+        (["--card", "none.md"], "is no file"),
+        (["--card", "plain.md"], "<!-- report -->"),
+        (["--model", "nowhere/at-all", "--only", "held-out"], "nothing"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_begun(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plain.md").write_text("# Card\n")
+    assert main(["eval", "all", "--model", MODEL, "--out", str(tmp_path / "e"), *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
