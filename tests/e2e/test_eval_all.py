@@ -59,6 +59,7 @@ def test_a_model_that_fails_has_its_page_and_the_exit_code_of_the_failure(
         (["--only", "codecs"], "there is no evaluation 'codecs'"),
         (["--card", "none.md"], "is no file"),
         (["--card", "plain.md"], "<!-- report -->"),
+        (["--card", "binary.md"], "is no file that can be read as text"),
         (["--model", "nowhere/at-all", "--only", "held-out"], "nothing"),
     ],
 )
@@ -66,6 +67,7 @@ def test_what_is_wrong_is_said_before_anything_is_begun(
     options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "plain.md").write_text("# Card\n")
+    (tmp_path / "binary.md").write_bytes(b"\xff\xfe")
     assert main(["eval", "all", "--model", MODEL, "--out", str(tmp_path / "e"), *options]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "e").exists()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import click
 
 from personaplex.cli.options import model_option, note
-from personaplex.errors import PersonaPlexError, UsageError
+from personaplex.errors import OutputError, PersonaPlexError, UsageError
 from personaplex.files import check_writable, whole_file
 
 NANO = "nano"
@@ -83,15 +83,20 @@ def command(
     from personaplex.evaluate.result import Result
     from personaplex.evaluate.row import as_markdown, put_between
 
-    page = card and card.read_text(encoding="utf-8") if card and card.is_file() else None
+    page = None
     if card is not None:
-        if page is None:
-            raise UsageError(f"--card {card} is no file; name the model card")
+        try:
+            page = card.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--card {card} is no file that can be read as text: {error}") from error
         put_between(page, "", "report")  # its lines are there, or nothing is begun
     chosen = dict(_chosen(only, model))
     if not chosen:
         raise UsageError(f"nothing is left to run: {', '.join(only or PARTS)} is the test of the model in this package")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write into {out}: {error.strerror}") from error
     check_writable(out / PAGE)
     errors: list[PersonaPlexError] = []
     made = []
