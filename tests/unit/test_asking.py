@@ -26,7 +26,7 @@ from personaplex.conversation import (
     Ready,
     Settings,
 )
-from personaplex.errors import ConversationError, PersonaError, PersonaPlexError
+from personaplex.errors import ConversationError, EngineError, PersonaError, PersonaPlexError
 from personaplex.evaluate.prompts.asking import Answer, Asked, ask, ask_all
 from personaplex.evaluate.prompts.evaluation import evaluate, seeds_of
 from personaplex.evaluate.prompts.expectation import Expectation
@@ -208,6 +208,38 @@ def test_what_fails_is_a_failure_and_stays_in_the_denominator() -> None:
     assert by_name["first word after the question's end, median"].value == 320
 
 
+class Ear:
+    """Hears every answer alike, but for those that it cannot bear: by number, from 0."""
+
+    name = "script"
+
+    def __init__(self, *broken: int, text: str = "at seven") -> None:
+        self.broken, self.text, self.n_heard = broken, text, 0
+
+    def hear(self, pcm: np.ndarray) -> str:
+        at, self.n_heard = self.n_heard, self.n_heard + 1
+        if at in self.broken:
+            raise EngineError("the recogniser broke down")
+        return self.text
+
+    def close(self) -> None: ...
+
+
+def test_what_cannot_be_heard_is_a_failure_and_the_rest_is_counted() -> None:
+    result = evaluate(Agent(), [one(QUESTION, 4)], 2, Ear(1), {})
+    assert result.failures == [Failure("open (seed 2)", "the recogniser broke down")] and result.error is None
+    by_name = {row.what: row for row in result.rows}
+    for what in ("answer right", "answer right as heard"):
+        assert (by_name[what].value, by_name[what].n) == (0.75, 4)
+    assert by_name["nothing is said"].n == 3
+
+
+def test_when_nothing_is_heard_the_result_says_so() -> None:
+    result = evaluate(Agent(), [one(QUESTION, 2)], 2, Ear(0, 1), {})
+    assert isinstance(result.error, ConversationError) and "the recogniser broke down" in str(result.error)
+    assert (result.rows[0].value, result.rows[0].n, len(result.failures)) == (0.0, 2, 2)
+
+
 def test_what_had_no_sound_counts_too() -> None:
     gone = [Failure("gone (seed 1)", "a.wav does not exist"), Failure("gone (seed 2)", "a.wav does not exist")]
     result = evaluate(Agent(), [one(QUESTION, 2)], 2, None, {}, gone)
@@ -267,11 +299,13 @@ def test_two_results_are_compared_question_by_question() -> None:
 def test_seeds() -> None:
     assert list(seeds_of(QUESTION, 7, 3)) == [7, 8, 9]
     assert list(seeds_of(QUESTION, 7, None)) == [7]
-    assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 1, None)) == [4, 9]
-    assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 3, None)) == [6, 11]
+    assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 0, None)) == [4, 9]
+    assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 2, None)) == [6, 11]
     assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 1, 1)) == [1]
     last = (1 << 63) - 1
-    assert list(seeds_of(replace(QUESTION, seeds=(0, 1)), 0, None)) == [last, 0], "every one of them can be asked with"
+    assert list(seeds_of(replace(QUESTION, seeds=(0, 1)), last, None)) == [last, 0], (
+        "every one of them can be asked with"
+    )
     assert list(seeds_of(QUESTION, last, 2)) == [last, 0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from personaplex import PersonaPlex
 from personaplex.audio import read_audio
 from personaplex.cli.main import main
 from personaplex.conversation import Settings
-from personaplex.errors import ConversationError
+from personaplex.errors import ConversationError, EngineError
 from personaplex.evaluate.hearing import GRAMMAR, Ear, EngineEar, GrammarEar, open_ear
 from personaplex.evaluate.prompts.asking import Answer, Asked, ask
 from personaplex.evaluate.prompts.expectation import Expectation
 from personaplex.evaluate.prompts.questions import Question
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.verification import verification
-from personaplex.evaluate.verification.agreement import agreement, run_offline
+from personaplex.evaluate.verification.agreement import Offline, agreement, run_offline
 from personaplex.evaluate.verification.broken import break_model
 from personaplex.evaluate.verification.checks import CHECKS, Exhibit, Limits, judge
 from personaplex.evaluate.verification.controls import exchanged, loop, spoilt
@@ -101,7 +101,8 @@ def test_what_is_put_in_an_answers_place_fails(speech: np.ndarray) -> None:
     exhibit = Exhibit(speech, "we open at seven", "we open at seven", codes)
     assert failed(exhibit) == set()
     names = []
-    for control in spoilt(exhibit, SEVEN, FakeEar("mumble mumble")):
+    for unheard in spoilt(exhibit, SEVEN):
+        control = unheard.heard_by(FakeEar("mumble mumble"))
         names.append(control.name)
         assert control.must_fail and failed(control.exhibit) >= set(control.must_fail), control.name
     assert names == ["silence", "no answer", "noise", "tone", "loop"]
@@ -270,10 +271,57 @@ def test_what_cannot_be_asked_counts_as_not_passed() -> None:
     assert (by_name["silence"].value, by_name["silence"].n) == (0.5, 2)
 
 
+class BrokenEar(FakeEar):
+    """Breaks down at the sounds that `fails` tells."""
+
+    def __init__(self, fails: Callable[[np.ndarray], bool]) -> None:
+        super().__init__("mumble")
+        self.fails = fails
+
+    def hear(self, pcm: np.ndarray) -> str:
+        if self.fails(pcm):
+            raise EngineError("the recogniser broke down")
+        return super().hear(pcm)
+
+
+def test_what_cannot_be_heard_counts_as_not_passed_and_the_rest_is_verified() -> None:
+    heard = iter(range(100))
+    result = verify(tiny(), asked(), BrokenEar(lambda _: next(heard) == 0), {}, slots=1)
+    assert [(f.item, f.reason) for f in result.failures] == [("opens (seed 1)", "the recogniser broke down")]
+    by_name = {row.what.split(":")[0]: row for row in result.rows}
+    assert (by_name["silence"].value, by_name["silence"].n) == (0.5, 2)
+
+
+def test_a_control_that_cannot_be_tried_fails_the_whole_in_words() -> None:
+    result = verify(tiny(), asked(), BrokenEar(lambda pcm: not pcm.any()), {}, slots=2)
+    assert {failure.item for failure in result.failures} == {"the control 'silence'", "the control 'no answer'"}
+    assert "the control 'silence' could not be tried: the recogniser broke down" in troubles(result)
+    by_name = {row.what.split(":")[0]: row for row in result.rows}
+    assert (by_name["silence"].value, by_name["silence"].n) == (1.0, 2), "no answer is lost by it"
+    assert any(item.get("control") == "tone" for item in result.items)
+
+
+def test_what_the_library_does_not_answer_counts_as_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_one(model: PersonaPlex, answer: Answer, settings: Settings) -> Offline:
+        if answer.question is NINE:
+            raise EngineError("lost")
+        return run_offline(model, answer, settings)
+
+    monkeypatch.setattr(verification, "run_offline", run_one)
+    result = verify(tiny(), asked(), FakeEar("mumble"), {}, slots=2)
+    assert [(f.item, f.reason) for f in result.failures] == [("closes (seed 1)", "the library does not answer: lost")]
+    by_name = {row.what.split(":")[0]: row for row in result.rows}
+    assert (by_name[AGREES].value, by_name[AGREES].n) == (0.5, 2)
+
+
 def test_a_model_of_which_nothing_was_heard_does_not_pass() -> None:
     lost = [replace(each, settings=lambda seed: Settings(voice="NOBODY", seed=seed)) for each in asked()[:1]]
-    with pytest.raises(ConversationError, match="no question could be asked: unknown voice 'NOBODY'"):
-        verify(tiny(), [*lost, asked()[1]], FakeEar("mumble"), {}, slots=1, only_controls=["closes"])
+    result = verify(tiny(), [*lost, asked()[1]], FakeEar("mumble"), {}, slots=1, only_controls=["closes"])
+    assert isinstance(result.error, ConversationError)
+    assert (
+        "no answer could be measured; the first: unknown voice 'NOBODY'" in str(result.error)
+        and len(result.failures) == 1
+    )
 
 
 def test_a_question_for_controls_only_is_not_judged() -> None:
@@ -320,9 +368,9 @@ def test_the_command_fails_a_random_model_with_its_own_code(
     assert "does not pass" in err.splitlines()[-1] and "words: its text holds" in err.splitlines()[-1]
     assert "| agrees: live engine and library say the same | ≥ 1.000 | 1.000 |" in out
     saved = Result.load(tmp_path / "v.json")
-    assert saved.kind == "verify" and saved.about["seed"] == 1
+    assert saved.kind == "verify" and saved.about["seed"] == 0
     kept = sorted(path.name for path in tmp_path.glob("*.flac"))
-    assert kept == ["When---seed-1.flac", "control--opening-time--seed-1.flac"]
+    assert kept == ["When---seed-0.flac", "control--opening-time--seed-0.flac"]
     first = json.loads((tmp_path / "v.json").read_text())["items"][0]
     assert first["question"] == first["asked"] == "When?" and first["asked_heard"] == "mumble"
     assert first["failed"]["words"].endswith("without 'Saturday' or 'Sunday'")
@@ -384,5 +432,6 @@ def test_a_recording_that_cannot_be_asked(
         write_audio(path, np.zeros(24_000, np.float32))
     elif isinstance(content, bytes):
         path.write_bytes(content)
-    found, _, err = program(capsys, "--audio", str(path))
+    found, _, err = program(capsys, "--audio", str(path), "--json", str(tmp_path / "v.json"))
     assert found == code and message in err
+    assert [failure.item for failure in Result.load(tmp_path / "v.json").failures] == [f"{name} (seed 0)"]

@@ -89,7 +89,8 @@ def evaluate_codec(
 
     What comes out is compared with what went in after one shift for all recordings, the codec's delay, which is
     measured and stated. A recording that cannot be read, is silent or too short is a Failure, and the rest is counted.
-    Raises AudioError when none can be measured, UsageError for a number of codebooks that the codec does not have.
+    When none can be measured, the result's `error` says so. Raises UsageError for a number of codebooks that the codec
+    does not have.
     """
     coder = MimiCoder(mimi, mimi.n_codebooks if n_codebooks is None else n_codebooks)
     run = _Run(coder, max(OPUS_LOWEST, coder.bits_per_second) if with_opus else None, seed)
@@ -107,13 +108,14 @@ def evaluate_codec(
         tally.add(codes)
         items.append(item)
         say(f"{number + 1} of {len(recordings)}: {recording.name}")
-    if not items:
-        raise AudioError(f"none of {len(recordings)} recordings could be measured; the first: {failures[0].reason}")
-    items = [item | {"values": _added(run, item)} for item in items]
     measured = share("recordings measured", [True] * len(items) + [False] * len(failures))
+    about = {**(about or {}), "recordings": len(recordings), "seed": seed}
+    if not items:
+        nothing = AudioError(f"none of {len(recordings)} recordings could be measured; the first: {failures[0].reason}")
+        return Result("codec", about, [measured], failures=failures, error=nothing)
+    items = [item | {"values": _added(run, item)} for item in items]
     rows = [measured, *_rows(run, items, delays, tally), *_missing_rows()]
     facts = {
-        "recordings": len(recordings),
         "measured": len(items),
         "codebooks": coder.n_codebooks,
         "bits_per_second": coder.bits_per_second,
@@ -122,9 +124,8 @@ def evaluate_codec(
         "frames": tally.n_frames,
         "perplexity": [use.perplexity for use in tally.uses()],
         "controls": _controls(run, items),
-        "seed": seed,
     }
-    return Result("codec", {**(about or {}), **facts}, rows, items, failures)
+    return Result("codec", {**about, **facts}, rows, items, failures)
 
 
 def _usable(recording: Recording) -> np.ndarray:

@@ -30,6 +30,11 @@ class Outcome:
     signs: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Of which question, with which seed."""
+        return f"{self.question.name} (seed {self.seed})"
+
+    @property
     def is_right(self) -> bool:
         """Whether the text says what it must."""
         return self.question.expectation.is_met(self.said)
@@ -58,7 +63,7 @@ class Outcome:
         """One item of the result."""
         expectation = self.question.expectation
         return {
-            "item": f"{self.question.name} (seed {self.seed})",
+            "item": self.name,
             "question": self.question.name,
             "persona": self.question.persona,
             "seed": self.seed,
