@@ -267,6 +267,10 @@ def test_rows_of_hand_made_outcomes() -> None:
         outcome("b", "blue", "it is blue", "it is glue", -80),
     ]
     by_name = {row.what: row for row in rows(found, {"a": 2, "b": 2})}
+    hears_voices = [*found[:2], outcome("b", "blue", "", "the the the", None), found[3]]
+    more = {row.what: row for row in rows(hears_voices, {"a": 2, "b": 2})}
+    assert more["what is heard against what is said: WER"].value == pytest.approx(5 / 7), "three words in nothing"
+    assert more["what is heard against what is said: WER"].n == 4
     assert by_name["answer right"].value == 0.5 and by_name["answer right as heard"].value == 0.5
     assert by_name["what is heard against what is said: WER"].value == pytest.approx(2 / 7)
     assert by_name["nothing is said"].value == 0.25

@@ -301,6 +301,13 @@ def test_a_control_that_cannot_be_tried_fails_the_whole_in_words() -> None:
     assert any(item.get("control") == "tone" for item in result.items)
 
 
+def test_words_heard_where_none_are_said_are_errors(answers: list[Answer]) -> None:
+    said = [Exhibit(answers[0].sound, "at seven", "at seven"), Exhibit(answers[1].sound, "", "the the the")]
+    evidence = [verification._Evidence(answers[0], Settings(), each, None) for each in said]
+    row = verification._rows(evidence, verification._Controls(), 0, 0.75)[-1]
+    assert (row.what, row.value, row.n) == ("what is heard against what is said: WER", 1.5, 2)
+
+
 def test_what_the_library_does_not_answer_counts_as_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_one(model: PersonaPlex, answer: Answer, settings: Settings) -> Offline:
         if answer.question is NINE:

@@ -62,7 +62,10 @@ def word_errors(wanted: Sequence[str], heard: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """Word errors over words wanted, with an interval that resamples whole utterances (errors come in clusters)."""
+    """Word errors over words wanted, with an interval over whole utterances (errors come in clusters).
+
+    What is heard where nothing is wanted is wrong too: it adds to the errors and to no words.
+    """
 
     errors: tuple[int, ...]
     words: tuple[int, ...]
@@ -80,15 +83,22 @@ class ErrorRate:
 
     @property
     def value(self) -> float:
-        """The rate; NaN of nothing. Above 1 when much was heard that was not said."""
+        """The rate; NaN where no words were wanted. Above 1 when much was heard that was not said."""
         return sum(self.errors) / sum(self.words) if sum(self.words) else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the ratio, from the spread of its residuals over utterances."""
+        """95 % interval of the ratio, from the spread of its residuals over utterances.
+
+        Without an error there is no spread, and yet the true rate need not be 0: then it is the exact bound on the
+        share of utterances with errors, 1 - 0.05^(1/n), nearly 3/n (J. A. Hanley and A. Lippman-Hand, "If nothing goes
+        wrong, is everything all right?", JAMA 249 (1983), 1743-1745), as if every word of those were wrong.
+        """
         total = sum(self.words)
         if self.n < 2 or not total:
             return 0.0, 1.0
+        if not sum(self.errors):
+            return 0.0, 1 - 0.05 ** (1 / self.n)
         squares = sum((e - self.value * w) ** 2 for e, w in zip(self.errors, self.words, strict=True))
         half = Z95 * math.sqrt(squares * self.n / (self.n - 1)) / total
         return max(0.0, self.value - half), self.value + half

@@ -92,8 +92,7 @@ def rows(outcomes: Sequence[Outcome], asked: Mapping[str, int]) -> list[Row]:
     listened = [o for o in outcomes if o.heard is not None]
     if listened:
         made.append(share(HEARD_RIGHT, [o.is_heard_right for o in outcomes] + [False] * lost))
-        pairs = [(words_said(o.said), words_said(o.heard or "")) for o in listened if words_said(o.said)]
-        rate = ErrorRate.over(pairs)
+        rate = ErrorRate.over((words_said(o.said), words_said(o.heard or "")) for o in listened)
         made.append(Row("what is heard against what is said: WER", rate.value, rate.interval, rate.n))
     made.append(share(NOTHING, [not words_said(o.said) for o in outcomes]))
     made.append(share(DEGENERATE, [bool(o.signs) for o in outcomes]))

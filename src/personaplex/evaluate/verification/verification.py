@@ -230,11 +230,7 @@ def _rows(evidence: Sequence[_Evidence], controls: _Controls, n_failed: int, at_
         if outcomes:
             goal = 1.0 if check == AGREES else at_least
             made.append(share(row, outcomes + [False] * n_failed, goal))
-    rate = ErrorRate.over(
-        (words_said(each.exhibit.text), words_said(each.exhibit.heard))
-        for each in evidence
-        if words_said(each.exhibit.text)
-    )
+    rate = ErrorRate.over((words_said(each.exhibit.text), words_said(each.exhibit.heard)) for each in evidence)
     made.append(Row("what is heard against what is said: WER", rate.value, rate.interval, rate.n))
     for check, tries in controls.tried.items():
         names = ", ".join(dict.fromkeys(name for name, _ in tries))
