@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ import pytest
 from personaplex.audio import write_audio
 from personaplex.cascade.engine import Recogniser as AnyRecogniser
 from personaplex.errors import UsageError
+from personaplex.evaluate.duplex import table
 from personaplex.evaluate.duplex.benchmark import evaluate, find_human
 from personaplex.evaluate.duplex.clips import Clip, find_clips
 from personaplex.evaluate.duplex.scores import Scorer
 from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.row import Row
+from personaplex.evaluate.statistics import mean_interval, pooled_mean_interval
 from personaplex.speech import AGENTS, say
 from personaplex.units import SAMPLE_RATE
 from tests.cascade_engines import Recogniser
@@ -28,6 +31,7 @@ TURN = words((2.5, 3.0), (3.0, 3.6))
 LONG = say(AGENT, "last summer we drove to the sea and it took us almost nine hours").pcm
 SHORT = say(AGENT, "what about rome").pcm
 NOD = say(AGENT, "yeah").pcm
+PACES = ("before", "after", "clean")
 
 
 def unheard() -> NoReturn:
@@ -204,6 +208,28 @@ def test_overlaps_are_measured_by_when_each_side_speaks(tmp_path: Path) -> None:
     assert one["words_per_minute"] == {"before": 40.0, "after": pytest.approx(100.0), "clean": 60.0}
     assert rows["words a minute in the same call without the event"].n == 1
     assert len(result.about["left_out"]) == 2
+
+
+def test_the_intervals_of_latencies_are_over_clips_not_over_every_pause_of_them() -> None:
+    """Five times the same in each of ten clips tells no more than once."""
+    silent = {"spoke": False, "silent_after": None, "answered_after": None, "words_per_minute": dict.fromkeys(PACES)}
+    about = {"subset": "user_interruption", "task": "user interruption"}
+    clips = cast("list[Clip]", [SimpleNamespace(**about)] * 10)
+
+    def latency(times: int) -> Row:
+        spans = [[[0.0, 0.2 + i / 10]] * times for i in range(10)]
+        items = [{**about, **silent, "stops": own, "answers": own} for own in spans]
+        stop, response = (row for row in table.rows(clips, items) if " latency, s" in row.what)
+        assert stop.interval == response.interval
+        return stop
+
+    once, often = latency(1), latency(5)
+    assert (once.n, often.n) == (10, 50) and often.value == pytest.approx(once.value)
+    assert often.interval == pytest.approx(once.interval)
+    assert once.interval == pytest.approx(mean_interval([0.2 + i / 10 for i in range(10)]))
+    few = [[1.0], [2.0, 2.0], [4.0]]  # Student's of the ratio of sums to counts, by hand
+    half = 4.303 * math.sqrt(((1 - 2.25) ** 2 + (4 - 4.5) ** 2 + (4 - 2.25) ** 2) * 3 / 2) / 4
+    assert pooled_mean_interval([*few, []]) == pytest.approx((2.25 - half, 2.25 + half))
 
 
 def test_one_broken_clip_among_many_is_told_and_the_rest_is_counted(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from personaplex.errors import UsageError
-from personaplex.evaluate.statistics import Share, mean_interval, median_interval, quantile
+from personaplex.evaluate.statistics import Share, mean_interval, median_interval, pooled_mean_interval, quantile
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,17 @@ def mean(
     known = [value for value in values if not math.isnan(value)]
     average = sum(known) / len(known) if known else math.nan
     return Row(what, average, mean_interval(known), len(known), goal, at_most, unit)
+
+
+def pooled(what: str, groups: Sequence[Sequence[float]]) -> Row:
+    """A row of the mean of all values of all groups, such as those of one clip: its interval resamples groups.
+
+    `n` counts the values; what is NaN was not measured, and does not count.
+    """
+    known = [[value for value in group if not math.isnan(value)] for group in groups]
+    values = [value for group in known for value in group]
+    average = sum(values) / len(values) if values else math.nan
+    return Row(what, average, pooled_mean_interval(known), len(values))
 
 
 def as_markdown(table: Sequence[Row]) -> str:

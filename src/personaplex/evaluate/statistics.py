@@ -135,16 +135,31 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]
     too narrow for few values. No shape is assumed, and what is bounded keeps its bounds. Of fewer than eight values no
     resampling can tell; there it is Student's own.
     """
-    n = len(values)
+    return pooled_mean_interval([[value] for value in values], seed)
+
+
+def pooled_mean_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+    """The same of the mean of all values of all groups, whose values are not independent of each other.
+
+    Whole groups are resampled, with all that is in them (the cluster bootstrap: A. C. Davison and D. V. Hinkley,
+    "Bootstrap Methods and Their Application", 1997, section 3.8); of fewer than eight, Student's of the ratio of sums
+    to counts. NaN of fewer than two groups that hold a value.
+    """
+    held = [group for group in groups if len(group)]
+    n = len(held)
     if n < 2:
         return math.nan, math.nan
-    given = np.asarray(values, np.float64)
+    sums = np.array([np.sum(group, dtype=np.float64) for group in held])
+    counts = np.array([len(group) for group in held], np.float64)
     if n < 2 + len(_STUDENT):
-        half = _STUDENT[n - 2] * float(given.std(ddof=1)) / math.sqrt(n)
-        return float(given.mean()) - half, float(given.mean()) + half
+        average = float(sums.sum() / counts.sum())
+        spread = math.sqrt(float(np.square(sums - average * counts).sum()) * n / (n - 1))
+        half = _STUDENT[n - 2] * spread / float(counts.sum())
+        return average - half, average + half
     rng = np.random.default_rng(seed)
     # In parts: all resamples of ten thousand values at once would be 320 MB.
-    parts = [given[rng.integers(n, size=(_RESAMPLES // 40, n))].mean(axis=1) for _ in range(40)]
+    drawn = (rng.integers(n, size=(_RESAMPLES // 40, n)) for _ in range(40))
+    parts = [sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1) for chosen in drawn]
     tail = NormalDist().cdf(-_student(n - 1) * math.sqrt(n / (n - 1)))
     low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
     return float(low), float(high)

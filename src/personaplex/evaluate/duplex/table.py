@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from personaplex.evaluate.duplex.clips import OVERLAPS, Clip
 from personaplex.evaluate.duplex.takeover import clamped
-from personaplex.evaluate.row import Row, mean, share
+from personaplex.evaluate.row import Row, pooled, share
 
 Item = Mapping[str, Any]
 
@@ -21,10 +21,13 @@ LEFT_OUT = (
 
 
 class Column(NamedTuple):
-    """A row of a task: `row` (`share` or `mean`) of what the clips add to it, each any number of values."""
+    """A row of a task: `row` (a share or a mean) of what the clips add to it, each any number of values.
+
+    Clips are independent of each other, the values of one are not.
+    """
 
     what: str
-    row: Callable[[str, Sequence[Any]], Row]
+    row: Callable[[str, Sequence[Sequence[Any]]], Row]
     of: Callable[[Item], Sequence[float]]
 
 
@@ -38,7 +41,7 @@ def rows(clips: Sequence[Clip], items: Sequence[Item]) -> list[Row]:
         for task in dict.fromkeys(item["task"] for item in of_subset):
             own = [item for item in of_subset if item["task"] == task]
             for column in _columns(task, own):
-                table.append(column.row(f"{subset}: {column.what}", [v for item in own for v in column.of(item)]))
+                table.append(column.row(f"{subset}: {column.what}", [column.of(item) for item in own]))
     return table
 
 
@@ -65,6 +68,11 @@ def _columns(task: str, items: Sequence[Item]) -> list[Column]:
     return columns
 
 
+def _share(what: str, groups: Sequence[Sequence[Any]]) -> Row:
+    """No clip adds more than one outcome to a share."""
+    return share(what, [outcome for group in groups for outcome in group])
+
+
 def _if_known(key: str) -> Callable[[Item], list[float]]:
     return lambda item: [] if item[key] is None else [item[key]]
 
@@ -78,17 +86,17 @@ def _pace(when: str) -> Callable[[Item], list[float]]:
 
 
 def _takeover(wanted: str) -> Column:
-    return Column(f"takeover rate ({wanted} is better)", share, lambda item: [item["takeover"]])
+    return Column(f"takeover rate ({wanted} is better)", _share, lambda item: [item["takeover"]])
 
 
 _latency = _if_known("latency")
 _CLAMPED = Column(
-    "latency of takeovers, s (lower is better)", mean, lambda item: [clamped(seconds) for seconds in _latency(item)]
+    "latency of takeovers, s (lower is better)", pooled, lambda item: [clamped(seconds) for seconds in _latency(item)]
 )
 _UNCLAMPED = [
-    Column("the same without clamping, s", mean, _latency),
+    Column("the same without clamping, s", pooled, _latency),
     Column(
-        "of the takeovers, begun before the user's end (the latency counts them as 0 s)", share,
+        "of the takeovers, begun before the user's end (the latency counts them as 0 s)", _share,
         lambda item: [seconds < 0 for seconds in _latency(item)],
     ),
 ]  # fmt: skip
@@ -100,37 +108,37 @@ _COLUMNS = {
         _takeover("higher"),
         _CLAMPED,
         *_UNCLAMPED,
-        Column("agent speaking when the interruption began", share, lambda item: [item["spoke"]]),
+        Column("agent speaking when the interruption began", _share, lambda item: [item["spoke"]]),
         Column(
             "agent still talking when the interruption ended (its latency says little)",
-            share,
+            _share,
             lambda item: [item["still_talking"]],
         ),
     ],
     "backchannel": [
         _takeover("lower"),
-        Column("backchannels a second (higher is better)", mean, _if_known("frequency")),
-        Column("JSD of their times to people's (lower is better; 1 for none)", mean, _if_known("jsd")),
-        Column("clips with a backchannel", share, lambda item: [bool(item["backchannels"])]),
-        Column("backchannels a second as the scripts of 2025 counted", mean, _if_known("frequency_2025")),
+        Column("backchannels a second (higher is better)", pooled, _if_known("frequency")),
+        Column("JSD of their times to people's (lower is better; 1 for none)", pooled, _if_known("jsd")),
+        Column("clips with a backchannel", _share, lambda item: [bool(item["backchannels"])]),
+        Column("backchannels a second as the scripts of 2025 counted", pooled, _if_known("frequency_2025")),
     ],
 }
 
 _OVERLAP = [
-    Column("stop latency, s: every time both spoke", mean, _spans("stops")),
-    Column("response latency, s: from each user's end to the agent's next start", mean, _spans("answers")),
-    Column("agent speaking when the event began", share, lambda item: [item["spoke"]]),
+    Column("stop latency, s: every time both spoke", pooled, _spans("stops")),
+    Column("response latency, s: from each user's end to the agent's next start", pooled, _spans("answers")),
+    Column("agent speaking when the event began", _share, lambda item: [item["spoke"]]),
     Column(
         "of these, silent before the event's end",
-        share,
+        _share,
         lambda item: [item["silent_after"] is not None] if item["spoke"] else [],
     ),
-    Column("of these, seconds until silent", mean, _if_known("silent_after")),
-    Column("agent began to speak after the event", share, lambda item: [item["answered_after"] is not None]),
-    Column("of these, seconds from the event's end", mean, _if_known("answered_after")),
-    Column("words a minute until the event's end", mean, _pace("before")),
-    Column("words a minute from then on", mean, _pace("after")),
-    Column("words a minute in the same call without the event", mean, _pace("clean")),
+    Column("of these, seconds until silent", pooled, _if_known("silent_after")),
+    Column("agent began to speak after the event", _share, lambda item: [item["answered_after"] is not None]),
+    Column("of these, seconds from the event's end", pooled, _if_known("answered_after")),
+    Column("words a minute until the event's end", pooled, _pace("before")),
+    Column("words a minute from then on", pooled, _pace("after")),
+    Column("words a minute in the same call without the event", pooled, _pace("clean")),
 ]
 
 
