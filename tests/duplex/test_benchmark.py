@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn, cast
@@ -118,6 +119,8 @@ def test_every_row_is_the_mean_of_what_the_clips_say_they_add(tmp_path: Path) ->
         added = [value for item in result.items for value in item["values"].get(row.what, [])]
         assert len(added) == row.n or row.what.endswith("clips measured"), row.what
         assert not added or np.mean(added) == pytest.approx(row.value), row.what
+        said = re.search(r"\((higher|lower) is better", row.what)
+        assert said is None or said[1] == row.better, "report --compare goes by it"
 
 
 def test_an_agent_that_is_quiet_is_not_interrupted(tmp_path: Path) -> None:
@@ -208,6 +211,9 @@ def test_overlaps_are_measured_by_when_each_side_speaks(tmp_path: Path) -> None:
     assert one["words_per_minute"] == {"before": 40.0, "after": pytest.approx(100.0), "clean": 60.0}
     assert rows["words a minute in the same call without the event"].n == 1
     assert len(result.about["left_out"]) == 2
+    assert stops.better == "lower", "here, and not where the user only nods"
+    nodded = [{**item, "task": "user backchannel"} for item in result.items]
+    assert [row.better for row in table.rows(find_clips(tmp_path), nodded) if "latency" in row.what] == [None, None]
 
 
 def test_the_intervals_of_latencies_are_over_clips_not_over_every_pause_of_them() -> None:

@@ -31,7 +31,7 @@ from personaplex.evaluate.prompts.asking import Answer, Asked, ask, ask_all
 from personaplex.evaluate.prompts.evaluation import evaluate, seeds_of
 from personaplex.evaluate.prompts.expectation import Expectation
 from personaplex.evaluate.prompts.questions import Question
-from personaplex.evaluate.prompts.table import Outcome, by_chance, rows
+from personaplex.evaluate.prompts.table import DEGENERATE, DELAY, EARLY, NOTHING, WER, Outcome, by_chance, rows
 from personaplex.evaluate.result import Failure, Result
 from personaplex.report.comparison import compare
 from personaplex.units import FRAME_SAMPLES
@@ -271,6 +271,10 @@ def test_rows_of_hand_made_outcomes() -> None:
     more = {row.what: row for row in rows(hears_voices, {"a": 2, "b": 2})}
     assert more["what is heard against what is said: WER"].value == pytest.approx(5 / 7), "three words in nothing"
     assert more["what is heard against what is said: WER"].n == 4
+    assert {row.better for what, row in by_name.items() if "answer right" in what} == {"higher"}
+    assert {row.better for what, row in by_name.items() if what in (NOTHING, DEGENERATE, DELAY, EARLY, WER)} == {
+        "lower"
+    }
     assert by_name["answer right"].value == 0.5 and by_name["answer right as heard"].value == 0.5
     assert by_name["what is heard against what is said: WER"].value == pytest.approx(2 / 7)
     assert by_name["nothing is said"].value == 0.25

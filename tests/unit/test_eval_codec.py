@@ -184,6 +184,8 @@ def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: li
     assert stoi.n == 3 and stoi.value == pytest.approx(
         np.mean([item["measures"]["Mimi"]["STOI"] for item in result.items])
     )
+    assert stoi.better == "higher" and rows["Mimi, 8 codebooks: mel distance (dB)"].better == "lower"
+    assert rows["Mimi better than Opus by mel distance (dB)"].better == "higher"
     (took,) = (row for row in result.rows if "bit rate that it took" in row.what)
     assert took.what.startswith("Opus, asked for 6 kbit/s, the lowest it is specified for") and 2 < took.value < 8
     assert sum("share of entries used" in row.what for row in result.rows) == 8

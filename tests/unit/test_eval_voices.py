@@ -101,11 +101,13 @@ def test_rows_of_answers_with_known_likeness() -> None:
     nearest = found["nearest of 3 voice prompts is the own (by chance 0.333)"]
     assert (nearest.value, nearest.n) == (0.75, 4)
     others = found["control: similarity to the other voice prompts"]
+    assert (nearest.better, others.better) == ("higher", None)
     assert others.value == pytest.approx((0.15 + 0.35 + 0.25 + 0.25) / 4)
     pitches_off = found["pitch: off the voice prompt's (semitones)"]
     assert (pitches_off.value, pitches_off.n) == (4, 3)  # 0, 12 and 0; B's answer has no pitch
     formants_off = found["formants 1 to 3: off the voice prompt's (%)"]
     assert formants_off.value == pytest.approx(5) and formants_off.n == 2
+    assert (pitches_off.better, formants_off.better) == ("lower", "lower")
     assert found["A: similarity to its voice prompt"].n == 2
     assert found["for comparison: a voice prompt's first half and its second, which are short"].value == 0.5
     # A's 0.9 beats 0.3 and 0.1, and 0.5 does; B's 0.8 beats 0.2, 0.6 and 0.4; C's 0.7 all three.

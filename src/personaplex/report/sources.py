@@ -133,6 +133,7 @@ def load_result(path: Path) -> Result:
     texts = [(r.what, r.unit) for r in result.rows] + [(f.item, f.reason) for f in result.failures]
     sound = all(isinstance(one, int | float) for row in numbers for one in row)
     sound = sound and all(isinstance(one, str) for pair in texts for one in pair)
+    sound = sound and all(row.better in ("higher", "lower", None) for row in result.rows)
     sound = sound and all(isinstance(one, Mapping) for one in (result.about, *result.items))
     if not sound or not isinstance(result.kind, str):
         raise UsageError(f"{path} is damaged: a number, or a text, of its rows, items or failures is none")

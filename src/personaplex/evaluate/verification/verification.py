@@ -12,6 +12,7 @@ from personaplex.errors import ConversationError, PersonaPlexError
 from personaplex.evaluate.degeneracy import measure
 from personaplex.evaluate.hearing import GRAMMAR, Ear
 from personaplex.evaluate.prompts.asking import Answer, Asked, ask_all
+from personaplex.evaluate.prompts.table import WER
 from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.row import Row, share
 from personaplex.evaluate.statistics import ErrorRate
@@ -231,7 +232,7 @@ def _rows(evidence: Sequence[_Evidence], controls: _Controls, n_failed: int, at_
             goal = 1.0 if check == AGREES else at_least
             made.append(share(row, outcomes + [False] * n_failed, goal))
     rate = ErrorRate.over((words_said(each.exhibit.text), words_said(each.exhibit.heard)) for each in evidence)
-    made.append(Row("what is heard against what is said: WER", rate.value, rate.interval, rate.n))
+    made.append(Row(WER, rate.value, rate.interval, rate.n, better="lower"))
     for check, tries in controls.tried.items():
         names = ", ".join(dict.fromkeys(name for name, _ in tries))
         made.append(share(f"{CONTROL} {check}: {names}", [passed for _, passed in tries], 0.0, at_most=True))

@@ -87,7 +87,7 @@ def evaluate_voices(
             answers.append(Answer(name, recording, seconds, likeness, pitch(speech), formants(speech), reply.text))
         say(f"{name}: {sum(answer.voice == name for answer in answers)} of {len(heard)} answers")
     n_lost = len(voices) * len(recordings) - len(answers)
-    measured = share("answers measured", [True] * len(answers) + [False] * n_lost)
+    measured = share("answers measured", [True] * len(answers) + [False] * n_lost, better="higher")
     about = {
         **(about or {}),
         "voices": list(voices),
