@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,7 +27,7 @@ from personaplex.evaluate.verification import verification
 from personaplex.evaluate.verification.agreement import Offline, agreement, run_offline
 from personaplex.evaluate.verification.broken import break_model
 from personaplex.evaluate.verification.checks import CHECKS, Exhibit, Limits, judge
-from personaplex.evaluate.verification.controls import exchanged, loop, spoilt
+from personaplex.evaluate.verification.controls import exchanged, loop_of_codes, loop_of_words, spoilt
 from personaplex.evaluate.verification.verification import AGREES, troubles, verify
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import Limits as EngineLimits
@@ -105,13 +106,23 @@ def test_what_is_put_in_an_answers_place_fails(speech: np.ndarray) -> None:
         control = unheard.heard_by(FakeEar("mumble mumble"))
         names.append(control.name)
         assert control.must_fail and failed(control.exhibit) >= set(control.must_fail), control.name
-    assert names == ["silence", "no answer", "noise", "tone", "loop"]
+    assert names == ["silence", "no answer", "noise", "tone", "loop of words", "loop of codes"]
+    unknown = replace(exhibit, codes=None)
+    assert "loop of codes" not in [control.name for control in spoilt(unknown, SEVEN)], "it could fail nothing"
 
 
-def test_the_loop_of_a_control_shows_in_its_codes_alone(speech: np.ndarray) -> None:
+def test_each_loop_shows_alone(speech: np.ndarray) -> None:
+    """A check that saw only words, or only codes, would let the other loop pass."""
     codes = np.arange(8 * (len(speech) // FRAME_SAMPLES)).reshape(8, -1)
-    looped = replace(loop(Exhibit(speech, "we open", "", codes)), text="we open at seven")
-    assert "loops" in failed(looped)
+    going_round = Exhibit(speech, "seven " * 8, "", np.tile(codes[:, :6], 40)[:, : codes.shape[1]])
+    words = judge(loop_of_words(going_round), Expectation(), LIMITS)["loops"].reason
+    assert "a phrase 8 times" in words and "code" not in words
+    looped = judge(loop_of_codes(going_round), Expectation(), LIMITS)["loops"].reason
+    assert "codes in a loop" in looped and "phrase" not in looped
+    assert (
+        "a phrase 8 times"
+        in judge(loop_of_words(replace(going_round, text="!")), Expectation(), LIMITS)["loops"].reason
+    )
 
 
 def test_answers_are_exchanged_only_between_questions_that_want_other_words(speech: np.ndarray) -> None:
@@ -186,7 +197,12 @@ def test_on_a_gpu_engine_and_library_must_both_be_right_and_the_librarys_ways_th
     assert not agreement(replace(offline, text=((0, "at nine"),)), rounded, exact=False).passed
     assert not agreement(replace(offline, realtime=offline.realtime + 1), rounded, exact=False).passed
     wordless = replace(rounded, question=replace(SEVEN, expectation=Expectation()))
-    assert not agreement(offline, wordless, exact=False).passed, "nothing is known of which answer is right"
+    assert agreement(offline, wordless, exact=False).passed, "two words of four differ"
+    assert not agreement(offline, wordless, exact=True).passed
+    for text in ("we will open at seven", "at nine tonight", ""):
+        assert not agreement(offline, replace(wordless, text=((0, text),)), exact=False).passed, text
+    silent = replace(offline, text=())
+    assert not agreement(silent, replace(wordless, text=()), exact=False).passed, "nothing said is no answer"
 
 
 def test_chunks_are_the_reply(model: PersonaPlex, answers: list[Answer]) -> None:
@@ -251,7 +267,8 @@ def test_every_check_was_tried_on_what_must_fail_it(result: Result) -> None:
         added = [value for item in judged for value in item["values"][what]]
         assert (float(np.mean(added)), len(added)) == (row.value, row.n), "a comparison in pairs needs it"
     assert controls == {
-        "another answer", "another answer's sound", "silence", "no answer", "noise", "tone", "loop", "broken model",
+        "another answer", "another answer's sound", "silence", "no answer", "noise", "tone",
+        "loop of words", "loop of codes", "broken model",
     }  # fmt: skip
 
 
@@ -261,6 +278,32 @@ def test_a_control_that_passes_fails_the_whole_in_words() -> None:
     passed = [trouble for trouble in found if "'heard'" in trouble]
     assert len(passed) == 1
     assert re.match(r"the control 'another answer' and .*'silence'.* passed the check 'heard', so that", passed[0])
+
+
+def test_without_expected_words_the_table_says_so_and_the_broken_model_is_told_by_its_words() -> None:
+    one = asked()[0]
+    unknown = replace(one, question=replace(one.question, expectation=Expectation()))
+    result = verify(tiny(), [unknown], FakeEar("mumble"), {}, slots=1)
+    rows = {row.what: row for row in result.rows}
+    for what in ("words: its text holds the expected words", "heard: a recogniser hears the expected words"):
+        row = rows[f"{what}: not checked, none were given"]
+        assert math.isnan(row.value) and row.n == 0 and row.met is None
+    assert not any(row.what.startswith(("what must fail words", "what must fail heard")) for row in result.rows)
+    broken = next(item for item in result.items if item.get("control") == "broken model")
+    assert broken["must_fail"] == ["errors", AGREES]
+
+
+def test_where_rounding_is_forgiven_only_another_questions_answer_must_not_agree(
+    answers: list[Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = answers
+    again = replace(one, seed=2)
+    exhibit = Exhibit(one.sound, "", "")
+    evidence = [verification._Evidence(each, Settings(), exhibit, None) for each in (one, again, other)]
+    assert verification._another(evidence, 0) is again
+    monkeypatch.setattr(verification, "is_exact", lambda: False)
+    assert verification._another(evidence, 0) is other and verification._another(evidence, 2) is one
+    assert verification._another(evidence[:2], 0) is None
 
 
 def test_what_cannot_be_asked_counts_as_not_passed() -> None:

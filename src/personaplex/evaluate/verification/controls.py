@@ -11,6 +11,7 @@ from personaplex.evaluate.hearing import Ear
 from personaplex.evaluate.prompts.expectation import Expectation
 from personaplex.evaluate.prompts.questions import Question
 from personaplex.evaluate.verification.checks import Exhibit
+from personaplex.evaluate.words import words_said
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS, SAMPLE_RATE
 
 LOOP_FRAMES = 6
@@ -74,16 +75,22 @@ def spoilt(exhibit: Exhibit, question: Question) -> Iterator[Control]:
     tone = np.float32(level) * np.sqrt(2) * np.sin(2 * np.pi * TONE_HZ * np.arange(n) / SAMPLE_RATE)
     tone = tone.astype(np.float32)
     yield Control("tone", name, Exhibit(tone, exhibit.text, ""), expectation, ("heard", "errors", "sound"))
-    yield Control("loop", name, loop(exhibit), expectation, ("loops",))
+    yield Control("loop of words", name, loop_of_words(exhibit), expectation, ("loops",))
+    if exhibit.codes is not None:
+        yield Control("loop of codes", name, loop_of_codes(exhibit), expectation, ("loops",))
 
 
-def loop(exhibit: Exhibit) -> Exhibit:
-    """The loudest half second of an answer, with its codes, again and again; and one of its words likewise."""
+def loop_of_words(exhibit: Exhibit) -> Exhibit:
+    """The last word of an answer again and again, with nothing said of its codes: they must not fail in its place."""
+    word = (words_said(exhibit.text) or ["and"])[-1]
+    return Exhibit(exhibit.pcm, " ".join([word] * LOOPS), "")
+
+
+def loop_of_codes(exhibit: Exhibit) -> Exhibit:
+    """The loudest half second of an answer, with its codes, again and again, and no words."""
+    assert exhibit.codes is not None and exhibit.codes.shape[0] == N_CODEBOOKS
     frames = exhibit.pcm[: len(exhibit.pcm) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
     power = np.convolve(np.mean(np.square(frames), axis=1), np.ones(min(LOOP_FRAMES, len(frames))), "valid")
     at = int(np.argmax(power))
     pcm = np.tile(frames[at : at + LOOP_FRAMES].reshape(-1), LOOPS)
-    codes = None if exhibit.codes is None else np.tile(exhibit.codes[:, at : at + LOOP_FRAMES], LOOPS)
-    assert codes is None or codes.shape[0] == N_CODEBOOKS
-    word = (exhibit.text.split() or ["and"])[-1]
-    return Exhibit(pcm, " ".join([word] * LOOPS), "", codes)
+    return Exhibit(pcm, "", "", np.tile(exhibit.codes[:, at : at + LOOP_FRAMES], LOOPS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,10 @@ from personaplex.evaluate.prompts.table import WER
 from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.row import Row, share
 from personaplex.evaluate.statistics import ErrorRate
-from personaplex.evaluate.verification.agreement import agreement, run_offline
+from personaplex.evaluate.verification.agreement import agreement, is_exact, run_offline
 from personaplex.evaluate.verification.broken import break_model
 from personaplex.evaluate.verification.checks import CHECKS, Exhibit, Finding, Limits, judge
-from personaplex.evaluate.verification.controls import Control, exchanged, spoilt
+from personaplex.evaluate.verification.controls import Control, exchanged, is_another, spoilt
 from personaplex.evaluate.words import words_said
 from personaplex.model import PersonaPlex
 from personaplex.models.streams import AGENT
@@ -118,8 +119,9 @@ def verify(
         said = f"no answer could be measured; the first: {failed[0].reason}" if failed else "nothing to ask"
         return Result(KIND, about, [], failures=failed, error=ConversationError(said))
     n_lost = sum(failure.item.rsplit(" (seed", 1)[0] not in only_controls for failure in failed)
-    _try_controls(evidence, judged[0], ear, limits, controls, tell)
-    _try_broken(model, judged[0], ear, limits, controls, tell)
+    first = next((each for each in judged if each.findings["silence"].passed), judged[0])
+    _try_controls(evidence, first, ear, limits, controls, tell)
+    _try_broken(model, first, ear, limits, controls, tell)
     failed += controls.lost
     items = [_item(each) for each in judged]
     rows = _rows(judged, controls, n_lost, at_least)
@@ -174,11 +176,20 @@ def _judge(
         each.exhibit = replace(each.exhibit, codes=codes)
         each.findings = judge(each.exhibit, each.answer.question.expectation, limits)
         each.findings[AGREES] = agreement(offline, each.answer)
-        other = evidence[(i + 1) % len(evidence)].answer
-        if other is not each.answer:
+        other = _another(evidence, i)
+        if other is not None:
             controls.add("another answer", each.answer.name, {AGREES: agreement(offline, other)}, (AGREES,))
         judged.append(each)
     return judged
+
+
+def _another(evidence: Sequence[_Evidence], i: int) -> Answer | None:
+    """The next answer that the library's cannot agree with: where rounding is forgiven, only to another question."""
+    for step in range(1, len(evidence)):
+        other = evidence[(i + step) % len(evidence)].answer
+        if is_exact() or is_another(evidence[i].answer.question, other.question):
+            return other
+    return None
 
 
 def _try_controls(
@@ -218,7 +229,7 @@ def _try_broken(
         reply, sound = offline.reply, offline.reply.audio[len(answer.agent) - len(answer.sound) :]
         exhibit = Exhibit(sound, reply.text, ear.hear(sound), reply.tokens[AGENT, answer.began :])
         findings = judge(exhibit, answer.question.expectation, limits) | {AGREES: agreement(offline, answer)}
-        controls.add(name, answer.name, findings, ("words", "heard", AGREES))
+        controls.add(name, answer.name, findings, ("words", "heard", "errors", AGREES))
 
 
 _ROWS = {check: f"{check}: {means}" for check, means in (CHECKS | {AGREES: AGREES_MEANS}).items()}
@@ -231,6 +242,8 @@ def _rows(evidence: Sequence[_Evidence], controls: _Controls, n_failed: int, at_
         if outcomes:
             goal = 1.0 if check == AGREES else at_least
             made.append(share(row, outcomes + [False] * n_failed, goal))
+        else:
+            made.append(Row(f"{row}: not checked, none were given", math.nan, (math.nan, math.nan), 0))
     rate = ErrorRate.over((words_said(each.exhibit.text), words_said(each.exhibit.heard)) for each in evidence)
     made.append(Row(WER, rate.value, rate.interval, rate.n, better="lower"))
     for check, tries in controls.tried.items():
