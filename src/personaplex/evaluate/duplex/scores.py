@@ -15,10 +15,11 @@ from personaplex.evaluate.duplex.backchannel import divergence, listen
 from personaplex.evaluate.duplex.channels import AgentChannel, agent_sound, user_sound
 from personaplex.evaluate.duplex.clips import Clip
 from personaplex.evaluate.duplex.overlap import before_and_after, overlaps, words_per_minute
-from personaplex.evaluate.duplex.speech_spans import Span, in_tenths, is_speaking, speech_spans, within
+from personaplex.evaluate.duplex.speech_spans import in_tenths, is_speaking, speech_spans, within
 from personaplex.evaluate.duplex.takeover import latency, takes_turn
 from personaplex.evaluate.duplex.transcript import hear_words, read_json, read_words, write_words
 from personaplex.evaluate.result import Failure
+from personaplex.evaluate.span import Span
 from personaplex.units import SAMPLE_RATE
 
 Human = Mapping[str, Sequence[float]]
