@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,22 @@ def test_what_is_wrong_is_said_before_anything_is_begun(
     assert main(["eval", "all", "--model", MODEL, "--out", str(tmp_path / "e"), *options]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("name", ["all", *(part.module.removeprefix("eval_") for part in PARTS.values())])
+def test_every_evaluation_has_the_same_options(name: str) -> None:
+    """Shared ones, with one default; --recogniser can be set for all of them."""
+    module = name if name == "verify" else f"eval_{name}"
+    options = {option.name: option for option in import_module(f"personaplex.cli.{module}").command.params}
+    assert options["seed"].default == 0 and "-q" in options["quiet"].opts
+    assert name == "all" or "--json" in options["json_file"].opts
+    assert "slots" not in options or options["slots"].default == 4
+    assert "recogniser" not in options or options["recogniser"].envvar == "PERSONAPLEX_RECOGNISER"
+    assert ("slots" in options) == ("recogniser" in options) == (name in ("verify", "prompts", "duplex"))
+
+
+def test_what_is_quiet_says_only_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "all", "--model", MODEL, "--only", "codec", "--size", "1", "-q"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("## codec\n")
+    assert all(line.startswith("warning: the control") for line in said.err.splitlines()), "or the numbers deceive"

@@ -23,7 +23,7 @@ from personaplex.evaluate.codec.coders import OPUS_LOWEST, MimiCoder, halved, op
 from personaplex.evaluate.codec.run import evaluate_codec
 from personaplex.evaluate.codec.usage import Tally, use_of
 from personaplex.evaluate.recordings import Recording, find_recordings
-from personaplex.evaluate.result import Result
+from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.row import Row, mean
 from personaplex.evaluate.statistics import is_above, jackknife_interval, mean_interval
 from personaplex.models.mimi import Mimi
@@ -184,6 +184,8 @@ def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: li
     assert stoi.n == 3 and stoi.value == pytest.approx(
         np.mean([item["measures"]["Mimi"]["STOI"] for item in result.items])
     )
+    assert stoi.better == "higher" and rows["Mimi, 8 codebooks: mel distance (dB)"].better == "lower"
+    assert rows["Mimi better than Opus by mel distance (dB)"].better == "higher"
     (took,) = (row for row in result.rows if "bit rate that it took" in row.what)
     assert took.what.startswith("Opus, asked for 6 kbit/s, the lowest it is specified for") and 2 < took.value < 8
     assert sum("share of entries used" in row.what for row in result.rows) == 8
@@ -212,8 +214,9 @@ def test_one_codebook_has_no_half(mimi: Mimi, pile: list[Recording]) -> None:
 
 def test_nothing_to_measure_is_an_error(mimi: Mimi, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_text("no sound")
-    with pytest.raises(AudioError, match="none of 1 recordings could be measured"):
-        evaluate_codec(mimi, find_recordings([tmp_path / "broken.wav"]))
+    result = evaluate_codec(mimi, find_recordings([tmp_path / "broken.wav"]))
+    assert isinstance(result.error, AudioError) and "none of 1 recordings could be measured" in str(result.error)
+    assert (result.rows[0].what, result.rows[0].value, result.rows[0].n) == ("recordings measured", 0.0, 1)
 
 
 def test_a_codec_that_loses_nothing_beats_its_controls_and_one_that_keeps_nothing_does_not(
@@ -264,6 +267,24 @@ def test_controls_that_do_not_hold_are_said_loudly(tmp_path: Path, capsys: pytes
     assert said.err.count("warning:") == 2 and said.err.count("too few recordings") == 1
     assert "| what |  | not measured |  | 0 |" in said.out
     assert Result.load(tmp_path / "r.json").about["controls"] == controls
+
+
+def test_of_what_was_not_measured_five_are_told_and_all_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failures = [Failure(f"clip {i}", f"clip {i} is broken" if i else "no sound") for i in range(7)]
+    row = Row("what", 1.0, (0.5, 1.5), 3)
+    show(Result("codec", {}, [row], failures=failures), None, quiet=True)
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [
+        "not measured: clip 0: no sound", *(f"not measured: clip {i} is broken" for i in range(1, 5)),
+        "not measured: 2 more",
+    ]  # fmt: skip
+    assert "| what |" in told.out
+    path = tmp_path / "r.json"
+    with pytest.raises(AudioError, match="nothing"):
+        show(Result("codec", {}, [row], failures=failures, error=AudioError("nothing")), path)
+    assert capsys.readouterr().out == "" and Result.load(path).failures == failures
 
 
 TINY = ["eval", "codec", "--model", str(PARITY)]

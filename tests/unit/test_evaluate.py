@@ -39,7 +39,17 @@ def test_word_errors() -> None:
     rate = ErrorRate.over([(["a", "b"], ["a", "b"]), (["a", "b"], ["a"])])
     assert (rate.value, rate.n) == (0.25, 2)
     assert rate.interval[0] == 0.0 and rate.interval[1] > 0.25
+    with_more = ErrorRate.over([(["a", "b"], ["a", "b"]), (["a", "b"], ["a"]), ([], ["uh", "a"])])
+    assert (with_more.value, with_more.n) == (0.75, 3) and 0.75 < with_more.interval[1] < math.inf
+    assert math.isnan(ErrorRate.over([([], ["a"])]).value)
     assert words_of("It's Ten, 'ten'!") == ["it's", "ten", "'ten'"]
+
+
+def test_no_word_errors_among_few_are_not_none_among_all() -> None:
+    """1 - 0.05^(1/n): the exact bound of none in n, of which three in n is the rule of thumb."""
+    perfect = ErrorRate.over([(["a", "b"], ["a", "b"])] * 30)
+    assert perfect.value == 0 and perfect.interval == pytest.approx((0.0, 0.0950), abs=1e-4)
+    assert ErrorRate.over([(["a"], ["a"])] * 300).interval[1] == pytest.approx(3 / 300, rel=0.01)
 
 
 def test_quantiles_and_the_medians_interval() -> None:

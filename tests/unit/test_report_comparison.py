@@ -15,6 +15,7 @@ from personaplex.errors import UsageError
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.row import Row, median, share
 from personaplex.report.comparison import Difference, compare, mcnemar
+from personaplex.report.comparison_page import markdown
 
 
 def shares(hits: int, n: int, **more: object) -> Result:
@@ -51,6 +52,15 @@ def test_the_probability_is_where_the_interval_begins_to_hold_nought() -> None:
 def test_better_is_by_the_goals_direction() -> None:
     assert only(shares(10, 100, goal=0.2), shares(60, 100, goal=0.2)).better is True
     assert only(shares(10, 100, goal=0.2, at_most=True), shares(60, 100, goal=0.2, at_most=True)).better is False
+
+
+def test_better_is_known_without_a_goal_where_the_row_says_it() -> None:
+    assert only(shares(10, 100, better="higher"), shares(60, 100, better="higher")).better is True
+    assert only(shares(10, 100, better="lower"), shares(60, 100, better="lower")).better is False
+    assert only(shares(10, 100), shares(60, 100)).better is None
+    assert only(shares(10, 100), shares(60, 100, better="lower")).better is False, "the first is of an older version"
+    worse = markdown(compare(shares(10, 100, better="lower"), shares(60, 100, better="lower")))
+    assert "more than noise, worse" in worse
 
 
 def paired(values: Sequence[float], names: Sequence[object], row: Row, what: str = "right") -> Result:

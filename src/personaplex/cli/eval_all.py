@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import click
 
-from personaplex.cli.options import model_option, note
+from personaplex.cli.evaluation import quiet_option
+from personaplex.cli.options import model_option, note, seed_option
 from personaplex.errors import OutputError, PersonaPlexError, UsageError
 from personaplex.files import check_writable, whole_file
 
@@ -70,9 +71,17 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str
     help="Recordings that the page shows answered (default: a short question).",
 )
 @click.option("--card", metavar="FILE", type=click.Path(path_type=Path), help="Write the tables into this model card.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same numbers.")
+@seed_option
+@quiet_option
 def command(
-    model: str, out: Path, size: int, only: list[str] | None, audio: tuple[Path, ...], card: Path | None, seed: int
+    model: str,
+    out: Path,
+    size: int,
+    only: list[str] | None,
+    audio: tuple[Path, ...],
+    card: Path | None,
+    seed: int,
+    quiet: bool,
 ) -> None:
     """Verify a model, run every evaluation on it, and make one page of all.
 
@@ -90,7 +99,7 @@ def command(
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--card {card} is no file that can be read as text: {error}") from error
         put_between(page, "", "report")  # its lines are there, or nothing is begun
-    chosen = dict(_chosen(only, model))
+    chosen = dict(_chosen(only, model, quiet=quiet))
     if not chosen:
         raise UsageError(f"nothing is left to run: {', '.join(only or PARTS)} is the test of the model in this package")
     try:
@@ -104,6 +113,7 @@ def command(
         click.echo(f"## {name}\n")
         result = out / f"{name}.json"
         arguments = [*part.arguments(size), "--model", model, "--seed", str(seed), "--json", str(result)]
+        arguments += ["--quiet"] if quiet else []
         result.unlink(missing_ok=True)  # what is there afterwards is this run's
         _run(name, part.module, arguments, errors)
         if result.is_file():
@@ -113,6 +123,7 @@ def command(
         raise errors[0]
     click.echo("## conversations\n")
     sources = [*map(str, made), "--model", model, "--seed", str(seed), "-o", str(out / PAGE)]
+    sources += ["--quiet"] if quiet else []
     _run("report", "report", [*sources, *(part for path in audio for part in ("--audio", str(path)))], errors)
     if card is not None and page is not None:
         tables = [f"### {path.stem}\n\n{as_markdown(Result.load(path).rows)}" for path in made]
@@ -122,12 +133,12 @@ def command(
         raise errors[0]
 
 
-def _chosen(only: list[str] | None, model: str) -> Iterator[tuple[str, Part]]:
+def _chosen(only: list[str] | None, model: str, *, quiet: bool) -> Iterator[tuple[str, Part]]:
     for name, part in PARTS.items():
         if only is None or name in only:
             if part.of_nano and model != NANO:
                 if only is not None:
-                    note(f"{name} is the test of the model in this package alone; left out")
+                    note(f"{name} is the test of the model in this package alone; left out", quiet=quiet)
                 continue
             yield name, part
 
@@ -136,7 +147,9 @@ def _run(name: str, module: str, arguments: list[str], errors: list[PersonaPlexE
     """Run a command in this process; what is wrong with it is said, and does not end the others."""
     part = import_module(f"personaplex.cli.{module}").command
     try:
-        part.main(args=arguments, prog_name=f"personaplex {name}", standalone_mode=False)
+        # A command keeps the first help option that it is asked for: it must be the one of this program.
+        names = click.get_current_context().help_option_names
+        part.main(args=arguments, prog_name=f"personaplex {name}", standalone_mode=False, help_option_names=names)
     except PersonaPlexError as error:
         errors.append(error)
         note(f"{name}: {error}")

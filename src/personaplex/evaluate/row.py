@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from personaplex.errors import UsageError
-from personaplex.evaluate.statistics import Share, mean_interval, median_interval, quantile
+from personaplex.evaluate.statistics import Share, mean_interval, median_interval, pooled_mean_interval, quantile
+
+Better: TypeAlias = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number: what it is, its 95 % interval, of how many; `goal` None is for information."""
+    """One number: what it is, its 95 % interval, of how many; `goal` None is for information.
+
+    `better` says which way is, None where that is not known; a goal says it, too.
+    """
 
     what: str
     value: float
@@ -22,6 +27,11 @@ class Row:
     goal: float | None = None
     at_most: bool = False
     unit: str = ""
+    better: Better | None = None
+
+    def __post_init__(self) -> None:
+        if self.better is None and (self.at_most or self.goal is not None):
+            object.__setattr__(self, "better", "lower" if self.at_most else "higher")
 
     @property
     def met(self) -> bool | None:
@@ -31,10 +41,17 @@ class Row:
         return self.value <= self.goal if self.at_most else self.value >= self.goal
 
 
-def share(what: str, outcomes: Iterable[bool], goal: float | None = None, *, at_most: bool = False) -> Row:
+def share(
+    what: str,
+    outcomes: Iterable[bool],
+    goal: float | None = None,
+    *,
+    at_most: bool = False,
+    better: Better | None = None,
+) -> Row:
     """A row that counts outcomes."""
     counted = Share.of(outcomes)
-    return Row(what, counted.value, counted.interval, counted.n, goal, at_most)
+    return Row(what, counted.value, counted.interval, counted.n, goal, at_most, better=better)
 
 
 def median(what: str, values: Sequence[float], goal: float | None = None) -> Row:
@@ -43,12 +60,29 @@ def median(what: str, values: Sequence[float], goal: float | None = None) -> Row
 
 
 def mean(
-    what: str, values: Sequence[float], goal: float | None = None, *, at_most: bool = False, unit: str = ""
+    what: str,
+    values: Sequence[float],
+    goal: float | None = None,
+    *,
+    at_most: bool = False,
+    unit: str = "",
+    better: Better | None = None,
 ) -> Row:
     """A row of a mean, with its bootstrap interval; what is NaN was not measured, and does not count."""
     known = [value for value in values if not math.isnan(value)]
     average = sum(known) / len(known) if known else math.nan
-    return Row(what, average, mean_interval(known), len(known), goal, at_most, unit)
+    return Row(what, average, mean_interval(known), len(known), goal, at_most, unit, better)
+
+
+def pooled(what: str, groups: Sequence[Sequence[float]], *, better: Better | None = None) -> Row:
+    """A row of the mean of all values of all groups, such as those of one clip: its interval resamples groups.
+
+    `n` counts the values; what is NaN was not measured, and does not count.
+    """
+    known = [[value for value in group if not math.isnan(value)] for group in groups]
+    values = [value for group in known for value in group]
+    average = sum(values) / len(values) if values else math.nan
+    return Row(what, average, pooled_mean_interval(known), len(values), better=better)
 
 
 def as_markdown(table: Sequence[Row]) -> str:

@@ -62,7 +62,10 @@ def word_errors(wanted: Sequence[str], heard: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """Word errors over words wanted, with an interval that resamples whole utterances (errors come in clusters)."""
+    """Word errors over words wanted, with an interval over whole utterances (errors come in clusters).
+
+    What is heard where nothing is wanted is wrong too: it adds to the errors and to no words.
+    """
 
     errors: tuple[int, ...]
     words: tuple[int, ...]
@@ -80,15 +83,22 @@ class ErrorRate:
 
     @property
     def value(self) -> float:
-        """The rate; NaN of nothing. Above 1 when much was heard that was not said."""
+        """The rate; NaN where no words were wanted. Above 1 when much was heard that was not said."""
         return sum(self.errors) / sum(self.words) if sum(self.words) else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the ratio, from the spread of its residuals over utterances."""
+        """95 % interval of the ratio, from the spread of its residuals over utterances.
+
+        Without an error there is no spread, and yet the true rate need not be 0: then it is the exact bound on the
+        share of utterances with errors, 1 - 0.05^(1/n), nearly 3/n (J. A. Hanley and A. Lippman-Hand, "If nothing goes
+        wrong, is everything all right?", JAMA 249 (1983), 1743-1745), as if every word of those were wrong.
+        """
         total = sum(self.words)
         if self.n < 2 or not total:
             return 0.0, 1.0
+        if not sum(self.errors):
+            return 0.0, 1 - 0.05 ** (1 / self.n)
         squares = sum((e - self.value * w) ** 2 for e, w in zip(self.errors, self.words, strict=True))
         half = Z95 * math.sqrt(squares * self.n / (self.n - 1)) / total
         return max(0.0, self.value - half), self.value + half
@@ -125,16 +135,31 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]
     too narrow for few values. No shape is assumed, and what is bounded keeps its bounds. Of fewer than eight values no
     resampling can tell; there it is Student's own.
     """
-    n = len(values)
+    return pooled_mean_interval([[value] for value in values], seed)
+
+
+def pooled_mean_interval(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+    """The same of the mean of all values of all groups, whose values are not independent of each other.
+
+    Whole groups are resampled, with all that is in them (the cluster bootstrap: A. C. Davison and D. V. Hinkley,
+    "Bootstrap Methods and Their Application", 1997, section 3.8); of fewer than eight, Student's of the ratio of sums
+    to counts. NaN of fewer than two groups that hold a value.
+    """
+    held = [group for group in groups if len(group)]
+    n = len(held)
     if n < 2:
         return math.nan, math.nan
-    given = np.asarray(values, np.float64)
+    sums = np.array([np.sum(group, dtype=np.float64) for group in held])
+    counts = np.array([len(group) for group in held], np.float64)
     if n < 2 + len(_STUDENT):
-        half = _STUDENT[n - 2] * float(given.std(ddof=1)) / math.sqrt(n)
-        return float(given.mean()) - half, float(given.mean()) + half
+        average = float(sums.sum() / counts.sum())
+        spread = math.sqrt(float(np.square(sums - average * counts).sum()) * n / (n - 1))
+        half = _STUDENT[n - 2] * spread / float(counts.sum())
+        return average - half, average + half
     rng = np.random.default_rng(seed)
     # In parts: all resamples of ten thousand values at once would be 320 MB.
-    parts = [given[rng.integers(n, size=(_RESAMPLES // 40, n))].mean(axis=1) for _ in range(40)]
+    drawn = (rng.integers(n, size=(_RESAMPLES // 40, n)) for _ in range(40))
+    parts = [sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1) for chosen in drawn]
     tail = NormalDist().cdf(-_student(n - 1) * math.sqrt(n / (n - 1)))
     low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
     return float(low), float(high)

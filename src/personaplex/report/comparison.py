@@ -77,10 +77,11 @@ class Difference:
     @property
     def better(self) -> bool | None:
         """Whether the second is better; None where the row has no direction, or there is no difference."""
-        has_direction = self.first.goal is not None or self.first.at_most
-        if not has_direction or not self.difference or math.isnan(self.difference):
+        # A result of an earlier version may not say it.
+        direction = self.first.better or self.second.better
+        if direction is None or not self.difference or math.isnan(self.difference):
             return None
-        return (self.difference < 0) is self.first.at_most
+        return (self.difference < 0) is (direction == "lower")
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""

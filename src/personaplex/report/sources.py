@@ -48,20 +48,36 @@ class Sources:
     def __len__(self) -> int:
         return len(self.results) + len(self.quantised) + len(self.conversations)
 
-    def read(self, paths: Iterable[Path], agent: Channel | None, longest_seconds: float = LONGEST_SECONDS) -> None:
+    def read(
+        self,
+        paths: Iterable[Path],
+        agent: Channel | None,
+        longest_seconds: float = LONGEST_SECONDS,
+        *,
+        needed: bool = True,
+    ) -> None:
         """Read files, and folders of them (not the folders in those).
 
-        `agent` is the agent's channel whatever a recording says. Raises UsageError for a folder with nothing to read,
-        and the first file's error when not one of them could be read.
+        `agent` is the agent's channel whatever a recording says. If they are `needed`, because nothing else is
+        reported on, raises UsageError for a folder with nothing to read, and the first file's error when not one of
+        them could be read.
         """
         first: PersonaPlexError | None = None
-        for path in _files(paths):
+        files: dict[Path, None] = {}
+        for path in paths:
+            try:
+                files |= dict.fromkeys(_files([path]))
+            except UsageError as error:
+                if needed:
+                    raise
+                self.failures.append(Failure(printable(str(path)), printable(str(error))))
+        for path in files:
             try:
                 self._take(path, agent, longest_seconds)
             except PersonaPlexError as error:
                 first = first or error
                 self.failures.append(Failure(printable(str(path)), printable(str(error))))
-        if first is not None and not len(self):
+        if needed and first is not None and not len(self):
             n = len(self.failures)
             raise first if n == 1 else type(first)(f"none of {n} files can be read; the first: {first}")
 
@@ -133,6 +149,7 @@ def load_result(path: Path) -> Result:
     texts = [(r.what, r.unit) for r in result.rows] + [(f.item, f.reason) for f in result.failures]
     sound = all(isinstance(one, int | float) for row in numbers for one in row)
     sound = sound and all(isinstance(one, str) for pair in texts for one in pair)
+    sound = sound and all(row.better in ("higher", "lower", None) for row in result.rows)
     sound = sound and all(isinstance(one, Mapping) for one in (result.about, *result.items))
     if not sound or not isinstance(result.kind, str):
         raise UsageError(f"{path} is damaged: a number, or a text, of its rows, items or failures is none")

@@ -87,20 +87,20 @@ def of_turns(shown: Shown) -> str:
     latencies = {answer.at: answer.latency for answer in speech.answers}
     body = []
     for i, turn in enumerate(speech.turns):
-        following = next((t.begin for t in speech.turns[i + 1 :] if t.side == turn.side), math.inf)
+        following = next((t.start for t in speech.turns[i + 1 :] if t.side == turn.side), math.inf)
         first = not any(t.side == turn.side for t in speech.turns[:i])
-        text = _between(said[turn.side], -math.inf if first else turn.begin - 0.5, following - 0.5)
-        latency = latencies.get(turn.begin) if turn.side == "agent" else None
+        text = _between(said[turn.side], -math.inf if first else turn.start - 0.5, following - 0.5)
+        latency = latencies.get(turn.start) if turn.side == "agent" else None
         notes = "; ".join(
-            f"{overlap.what} ({overlap.end - overlap.begin:.2f} s)"
+            f"{overlap.what} ({overlap.end - overlap.start:.2f} s)"
             for overlap in speech.overlaps
-            if overlap.second == turn.side and turn.begin <= overlap.begin < turn.end
+            if overlap.second == turn.side and turn.start <= overlap.start < turn.end
         )
         body.append(
             [
-                f"{turn.begin:.2f} s",
+                f"{turn.start:.2f} s",
                 f'<td class="left">{turn.side}</td>',
-                f"{turn.end - turn.begin:.2f} s",
+                f"{turn.end - turn.start:.2f} s",
                 "" if latency is None else f"{1000 * latency:.0f} ms",
                 f'<td class="text">{escape(text) or "–"}</td>',
                 f'<td class="text">{escape(notes)}</td>',

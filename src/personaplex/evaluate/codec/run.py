@@ -17,7 +17,7 @@ from personaplex.evaluate.codec.measures import MEASURES, TELLING, Delay, Measur
 from personaplex.evaluate.codec.usage import Tally
 from personaplex.evaluate.recordings import Recording
 from personaplex.evaluate.result import Failure, Result
-from personaplex.evaluate.row import Row, mean, share
+from personaplex.evaluate.row import Better, Row, mean, share
 from personaplex.evaluate.statistics import is_above
 from personaplex.models.mimi import Mimi
 from personaplex.turns import QUIET_RMS
@@ -89,7 +89,8 @@ def evaluate_codec(
 
     What comes out is compared with what went in after one shift for all recordings, the codec's delay, which is
     measured and stated. A recording that cannot be read, is silent or too short is a Failure, and the rest is counted.
-    Raises AudioError when none can be measured, UsageError for a number of codebooks that the codec does not have.
+    When none can be measured, the result's `error` says so. Raises UsageError for a number of codebooks that the codec
+    does not have.
     """
     coder = MimiCoder(mimi, mimi.n_codebooks if n_codebooks is None else n_codebooks)
     run = _Run(coder, max(OPUS_LOWEST, coder.bits_per_second) if with_opus else None, seed)
@@ -107,13 +108,14 @@ def evaluate_codec(
         tally.add(codes)
         items.append(item)
         say(f"{number + 1} of {len(recordings)}: {recording.name}")
+    measured = share("recordings measured", [True] * len(items) + [False] * len(failures), better="higher")
+    about = {**(about or {}), "recordings": len(recordings), "seed": seed}
     if not items:
-        raise AudioError(f"none of {len(recordings)} recordings could be measured; the first: {failures[0].reason}")
+        nothing = AudioError(f"none of {len(recordings)} recordings could be measured; the first: {failures[0].reason}")
+        return Result("codec", about, [measured], failures=failures, error=nothing)
     items = [item | {"values": _added(run, item)} for item in items]
-    measured = share("recordings measured", [True] * len(items) + [False] * len(failures))
     rows = [measured, *_rows(run, items, delays, tally), *_missing_rows()]
     facts = {
-        "recordings": len(recordings),
         "measured": len(items),
         "codebooks": coder.n_codebooks,
         "bits_per_second": coder.bits_per_second,
@@ -122,9 +124,8 @@ def evaluate_codec(
         "frames": tally.n_frames,
         "perplexity": [use.perplexity for use in tally.uses()],
         "controls": _controls(run, items),
-        "seed": seed,
     }
-    return Result("codec", {**(about or {}), **facts}, rows, items, failures)
+    return Result("codec", {**about, **facts}, rows, items, failures)
 
 
 def _usable(recording: Recording) -> np.ndarray:
@@ -159,10 +160,11 @@ class _Column(NamedTuple):
     of: Callable[[Mapping[str, Any]], float]
     unit: str
     goal: float | None = None
+    better: Better | None = None
 
     def row(self, items: Sequence[Mapping[str, Any]]) -> Row:
         """The row of all recordings."""
-        return mean(self.what, [self.of(item) for item in items], self.goal, unit=self.unit)
+        return mean(self.what, [self.of(item) for item in items], self.goal, unit=self.unit, better=self.better)
 
 
 def _value(coder: str, measure: str, item: Mapping[str, Any]) -> float:
@@ -184,11 +186,12 @@ def _columns(run: _Run, coder: str) -> list[_Column]:
     measures = [measure for measure in MEASURES if measure.missing is None]
     if coder in (MIMI, OPUS):
         title = _title(run) if coder == MIMI else "Opus"
-        own = [_Column(f"{title}: {m.name}", partial(_value, coder, m.name), m.unit) for m in measures]
+        own = [_Column(f"{title}: {m.name}", partial(_value, coder, m.name), m.unit, better=m.better) for m in measures]
         if coder == MIMI:
             return own
         return own + [
-            _Column(f"Mimi better than Opus by {m.name}", partial(_advantage, m, OPUS), m.unit) for m in measures
+            _Column(f"Mimi better than Opus by {m.name}", partial(_advantage, m, OPUS), m.unit, better="higher")
+            for m in measures
         ]
     name = dict(_damaged(run))[coder]
     return [
@@ -232,7 +235,9 @@ def _rows(run: _Run, items: Sequence[dict[str, Any]], delays: dict[str, Delay], 
 
 def _delay_row(title: str, delay: Delay, n: int) -> Row:
     how = "taken out before measuring" if delay.known else "none assumed, the waveforms are too unlike to show one"
-    return Row(f"{title}: delay, {how} (ms)", 1000 * delay.samples / SAMPLE_RATE, (math.nan, math.nan), n)
+    return Row(
+        f"{title}: delay, {how} (ms)", 1000 * delay.samples / SAMPLE_RATE, (math.nan, math.nan), n, better="lower"
+    )
 
 
 def _damaged(run: _Run) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from personaplex.evaluate.statistics import ErrorRate
 from personaplex.evaluate.words import words_said
 
 RIGHT, HEARD_RIGHT = "answer right", "answer right as heard"
+WER = "what is heard against what is said: WER"
 NOTHING, DEGENERATE = "nothing is said", "degenerate speech"
 DELAY, EARLY = "first word after the question's end, median", "answered before the question's end"
 
@@ -28,6 +29,11 @@ class Outcome:
     heard: str | None
     delay_ms: float | None
     signs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of which question, with which seed."""
+        return f"{self.question.name} (seed {self.seed})"
 
     @property
     def is_right(self) -> bool:
@@ -58,7 +64,7 @@ class Outcome:
         """One item of the result."""
         expectation = self.question.expectation
         return {
-            "item": f"{self.question.name} (seed {self.seed})",
+            "item": self.name,
             "question": self.question.name,
             "persona": self.question.persona,
             "seed": self.seed,
@@ -83,25 +89,24 @@ def outcome(answer: Answer, heard: str | None) -> Outcome:
 def rows(outcomes: Sequence[Outcome], asked: Mapping[str, int]) -> list[Row]:
     """Every row. `asked` is how often each question was asked: what could not be measured counts as not right."""
     lost = sum(asked.values()) - len(outcomes)
-    made = [share(RIGHT, [o.is_right for o in outcomes] + [False] * lost)]
+    made = [share(RIGHT, [o.is_right for o in outcomes] + [False] * lost, better="higher")]
     listened = [o for o in outcomes if o.heard is not None]
     if listened:
-        made.append(share(HEARD_RIGHT, [o.is_heard_right for o in outcomes] + [False] * lost))
-        pairs = [(words_said(o.said), words_said(o.heard or "")) for o in listened if words_said(o.said)]
-        rate = ErrorRate.over(pairs)
-        made.append(Row("what is heard against what is said: WER", rate.value, rate.interval, rate.n))
-    made.append(share(NOTHING, [not words_said(o.said) for o in outcomes]))
-    made.append(share(DEGENERATE, [bool(o.signs) for o in outcomes]))
+        made.append(share(HEARD_RIGHT, [o.is_heard_right for o in outcomes] + [False] * lost, better="higher"))
+        rate = ErrorRate.over((words_said(o.said), words_said(o.heard or "")) for o in listened)
+        made.append(Row(WER, rate.value, rate.interval, rate.n, better="lower"))
+    made.append(share(NOTHING, [not words_said(o.said) for o in outcomes], better="lower"))
+    made.append(share(DEGENERATE, [bool(o.signs) for o in outcomes], better="lower"))
     delays = [o.delay_ms for o in outcomes if o.delay_ms is not None]
     if delays:
         made.append(median(DELAY, delays))
-        made.append(share(EARLY, [ms < 0 for ms in delays]))
+        made.append(share(EARLY, [ms < 0 for ms in delays], better="lower"))
     chance = list(by_chance(outcomes))
     if chance:
         made.append(share("chance: another question's answer taken for this one's", chance))
     for name, n in asked.items():
         own = [o.is_right for o in outcomes if o.question.name == name]
-        made.append(share(f"{name}: {RIGHT}", own + [False] * (n - len(own))))
+        made.append(share(f"{name}: {RIGHT}", own + [False] * (n - len(own)), better="higher"))
     return made
 
 

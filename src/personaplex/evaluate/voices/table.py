@@ -70,18 +70,18 @@ def rows(answers: Sequence[Answer], prompts: Mapping[str, Sound], halves: Sequen
     """Every row; `prompts` are the voice prompts' sounds, `halves` how alike the halves of each are."""
     names = list(prompts)
     made = [
-        mean(OWN, [answer.own for answer in answers]),
+        mean(OWN, [answer.own for answer in answers], better="higher"),
         mean("for comparison: a voice prompt's first half and its second, which are short", halves),
     ]
     if len(names) > 1:
         made += [
-            share(_nearest_of(len(names)), [answer.nearest == answer.voice for answer in answers]),
+            share(_nearest_of(len(names)), [answer.nearest == answer.voice for answer in answers], better="higher"),
             mean(OTHERS, [float(np.mean(a.others)) for a in answers]),
             _shuffled_row(answers, seed),
             _others_row(answers),
         ]
     made += _sound_rows(answers, prompts, seed)
-    made += [mean(f"{name}: {TO_ITS}", [a.own for a in answers if a.voice == name]) for name in names]
+    made += [mean(f"{name}: {TO_ITS}", [a.own for a in answers if a.voice == name], better="higher") for name in names]
     return made
 
 
@@ -132,8 +132,16 @@ def controls(answers: Sequence[Answer], seed: int) -> list[dict[str, Any]]:
 
 def _sound_rows(answers: Sequence[Answer], prompts: Mapping[str, Sound], seed: int) -> list[Row]:
     made = [
-        mean("pitch: off the voice prompt's (semitones)", [_semitones(a, prompts[a.voice]) for a in answers]),
-        mean("formants 1 to 3: off the voice prompt's (%)", [_formants_off(a, prompts[a.voice]) for a in answers]),
+        mean(
+            "pitch: off the voice prompt's (semitones)",
+            [_semitones(a, prompts[a.voice]) for a in answers],
+            better="lower",
+        ),
+        mean(
+            "formants 1 to 3: off the voice prompt's (%)",
+            [_formants_off(a, prompts[a.voice]) for a in answers],
+            better="lower",
+        ),
     ]
     if len(prompts) > 1:
         wrong = shuffled(list(prompts), seed)
