@@ -14,7 +14,8 @@ from personaplex.cli.main import main
 from personaplex.errors import UsageError
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.row import Row, median, share
-from personaplex.report.comparison import Difference, compare, mcnemar
+from personaplex.evaluate.statistics import Share, fisher, mcnemar
+from personaplex.report.comparison import Difference, compare
 from personaplex.report.comparison_page import markdown
 
 
@@ -39,14 +40,26 @@ def test_newcombes_interval_is_that_of_his_paper() -> None:
 def test_small_shares_differ_by_chance() -> None:
     found = only(shares(8, 10), shares(5, 10))
     assert found.verdict == "within noise" and found.interval[0] < 0 < found.interval[1]
-    assert found.probability == found.adjusted and found.probability is not None and 0.1 < found.probability < 0.3
+    assert found.probability == found.adjusted == pytest.approx(0.3498, abs=1e-4)
     same = only(shares(8, 10), shares(8, 10))
-    assert (same.difference, same.probability, same.verdict) == (0, 1, "within noise")
+    assert (same.difference, same.verdict) == (0, "within noise") and same.probability == pytest.approx(1)
 
 
-def test_the_probability_is_where_the_interval_begins_to_hold_nought() -> None:
-    found = only(shares(30, 50), shares(40, 50))
-    assert found.probability is not None and (found.probability < 0.05) == (found.interval[0] > 0)
+def test_fishers_probability_is_exact() -> None:
+    """The lady tasting tea (three of four cups right: 34/70), and the least table of all: 2/2 and 0/2 are one in 3."""
+    assert fisher(Share(3, 4), Share(1, 4)) == pytest.approx(34 / 70)
+    assert fisher(Share(2, 2), Share(0, 2)) == pytest.approx(1 / 3)
+    assert fisher(Share(0, 9), Share(0, 9)) == fisher(Share(0, 0), Share(3, 4)) == 1
+    # By hand: 2 * C(6, 6) / C(12, 6).
+    assert only(shares(6, 6), shares(0, 6)).probability == pytest.approx(2 / 924)
+    assert fisher(Share(40_000, 50_000), Share(40_000, 50_000)) == pytest.approx(1)
+
+
+def test_of_few_nothing_is_said_of_shares_either() -> None:
+    found = only(shares(5, 5), shares(0, 5))
+    assert (found.verdict, found.probability) == ("cannot tell", None) and math.isnan(found.interval[0])
+    assert "fewer than 6" in found.method
+    assert only(shares(6, 6), shares(0, 6)).verdict == "more than noise"
 
 
 def test_better_is_by_the_goals_direction() -> None:

@@ -50,6 +50,32 @@ class Share:
         return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def mcnemar(fell: int, rose: int) -> float:
+    """Two-sided exact probability of so uneven a change among items that changed."""
+    n, fewer = fell + rose, min(fell, rose)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / (1 << n))
+
+
+def fisher(one: Share, other: Share) -> float:
+    """Two-sided exact probability that two shares of one truth are as unlike as these; 1 of nothing.
+
+    The sum over all tables with the same totals that are no likelier than this one (R. A. Fisher, "Statistical Methods
+    for Research Workers", 1934, section 21.02). Written here because scipy is only in an extra.
+    """
+    hits, n = one.hits + other.hits, one.n + other.n
+
+    def log_ways(k: int) -> float:
+        return _log_choices(one.n, k) + _log_choices(other.n, hits - k)
+
+    everything, observed = _log_choices(n, hits), log_ways(one.hits)
+    found = (log_ways(k) for k in range(max(0, hits - other.n), min(hits, one.n) + 1))
+    return min(1.0, math.fsum(math.exp(ways - everything) for ways in found if ways <= observed + 1e-7))
+
+
+def _log_choices(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
 def word_errors(wanted: Sequence[str], heard: Sequence[str]) -> int:
     """Fewest substitutions, insertions and deletions that turn `heard` into `wanted`."""
     row = list(range(len(heard) + 1))
