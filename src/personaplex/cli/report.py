@@ -146,7 +146,7 @@ def _report(options: dict[str, Any]) -> None:
     quiet, output = options["quiet"], options["output"]
     sources = Sources()
     if options["sources"]:
-        sources.read(options["sources"], options["agent"])
+        sources.read(options["sources"], options["agent"], needed=options["model"] is None)
     about = _converse(sources, options) if options["model"] is not None else {}
     report = Report.of(sources, about)
     for failure in sources.failures:

@@ -48,20 +48,36 @@ class Sources:
     def __len__(self) -> int:
         return len(self.results) + len(self.quantised) + len(self.conversations)
 
-    def read(self, paths: Iterable[Path], agent: Channel | None, longest_seconds: float = LONGEST_SECONDS) -> None:
+    def read(
+        self,
+        paths: Iterable[Path],
+        agent: Channel | None,
+        longest_seconds: float = LONGEST_SECONDS,
+        *,
+        needed: bool = True,
+    ) -> None:
         """Read files, and folders of them (not the folders in those).
 
-        `agent` is the agent's channel whatever a recording says. Raises UsageError for a folder with nothing to read,
-        and the first file's error when not one of them could be read.
+        `agent` is the agent's channel whatever a recording says. If they are `needed`, because nothing else is
+        reported on, raises UsageError for a folder with nothing to read, and the first file's error when not one of
+        them could be read.
         """
         first: PersonaPlexError | None = None
-        for path in _files(paths):
+        files: dict[Path, None] = {}
+        for path in paths:
+            try:
+                files |= dict.fromkeys(_files([path]))
+            except UsageError as error:
+                if needed:
+                    raise
+                self.failures.append(Failure(printable(str(path)), printable(str(error))))
+        for path in files:
             try:
                 self._take(path, agent, longest_seconds)
             except PersonaPlexError as error:
                 first = first or error
                 self.failures.append(Failure(printable(str(path)), printable(str(error))))
-        if first is not None and not len(self):
+        if needed and first is not None and not len(self):
             n = len(self.failures)
             raise first if n == 1 else type(first)(f"none of {n} files can be read; the first: {first}")
 
