@@ -215,7 +215,7 @@ def _whole(path: Path, read: Callable[[], T]) -> T:
 
 
 def _talk(path: Path, entry: Entry, agent: Channel | None, longest_seconds: float) -> Recorded:
-    """What `talk --record` and `respond --record` write."""
+    """What `talk --record`, `respond --record` and `verify --keep` write."""
     left, right = _two_channels(_beside(path), longest_seconds)
     channel = agent or ("left" if entry["left"] == "agent" else "right")
     events = [(_second(event["at"]), str(event["event"]), event) for event in entry["events"]]
@@ -228,12 +228,13 @@ def _talk(path: Path, entry: Entry, agent: Channel | None, longest_seconds: floa
     if steps is None:
         by_cascade = entry.get("model") == "cascade"
         why = "a cascade has no such steps" if by_cascade else "it was recorded by an earlier version"
+        why = "`verify` does not keep them" if entry.get("mode") == "verify" else why
         known = [f"{name} {entry[name]}" for name in ("step_ms_p50", "step_ms_p99") if not by_cascade and name in entry]
         lacks.append(
             f"step times frame by frame and token entropy: {why}" + (f" ({', '.join(known)})" if known else "")
         )
     about = {name: value for name, value in entry.items() if name not in ("left", "right", "events", "steps")}
-    source = "respond --record" if entry.get("mode") == "respond" else "talk --record"
+    source = {"respond": "respond --record", "verify": "verify --keep"}.get(str(entry.get("mode")), "talk --record")
     pcm = (left, right) if channel == "left" else (right, left)
     return Recorded(path.stem, source, *pcm, said, heard, marks, steps, None, about, lacks)
 

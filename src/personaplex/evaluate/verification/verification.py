@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from personaplex.conversation import Settings
 from personaplex.errors import ConversationError, PersonaPlexError
@@ -36,6 +36,8 @@ CONTROL = "what must fail"
 """How the rows of controls begin."""
 _CONTROL_LOST = "the control "
 """How the failures of controls begin."""
+Keep: TypeAlias = Callable[[Answer, Settings, "str | None", "str | None"], str]
+"""Keeps an answer, with what is heard of it and of its question if that is known, under the name that it returns."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class _Evidence:
     settings: Settings
     exhibit: Exhibit
     asked_heard: str | None
+    kept: str | None = None
     findings: dict[str, Finding] = field(default_factory=dict)
 
 
@@ -84,13 +87,13 @@ def verify(
     failures: Sequence[Failure] = (),
     only_controls: Collection[str] = (),
     tell: Callable[[str], None] = lambda _: None,
-    keep: Callable[[Answer], None] = lambda _: None,
+    keep: Keep | None = None,
 ) -> Result:
     """Ask, hear, check, and try every check on what must fail it. `model` is broken on purpose in the end: load anew.
 
     `only_controls` are names of questions whose answers are the wrong ones to others, and are not judged themselves.
-    `keep` is given every answer. `troubles` says which rows of the result miss their goal. When no conversation came
-    about, the result's `error` says so.
+    `keep` is given every answer, also one that could not be heard. `troubles` says which rows of the result miss their
+    goal. When no conversation came about, the result's `error` says so.
     """
     limits = limits or Limits()
     evidence, failed = list[_Evidence](), list(failures)
@@ -102,15 +105,18 @@ def verify(
                 failed.append(answer)
                 tell(f"{answer.item}: no answer: {answer.reason}")
                 continue
-            keep(answer)
+            own = settings[answer.question.name](answer.seed)
             try:
                 exhibit = Exhibit(answer.sound, answer.said, ear.hear(answer.sound))
                 asked_heard = _question_heard(answer, ear)
             except PersonaPlexError as error:
+                if keep is not None:
+                    keep(answer, own, None, None)
                 failed.append(Failure(answer.name, str(error)))
                 tell(f"{answer.name}: not heard: {error}")
                 continue
-            evidence.append(_Evidence(answer, settings[answer.question.name](answer.seed), exhibit, asked_heard))
+            kept = None if keep is None else keep(answer, own, exhibit.heard, asked_heard)
+            evidence.append(_Evidence(answer, own, exhibit, asked_heard, kept))
             tell(f"{answer.name}: {answer.said or '(nothing)'} | heard: {exhibit.heard or '(nothing)'}")
     controls = _Controls()
     evidence = _judge(model, evidence, limits, controls, failed, tell)
@@ -260,10 +266,12 @@ def _item(each: _Evidence) -> dict[str, Any]:
         "seed": answer.seed,
         "asked": answer.question.say or str(answer.question.audio),
         "asked_heard": each.asked_heard,
+        "expected": answer.question.expectation.described(),
         "said": answer.said,
         "heard": each.exhibit.heard,
         "before": answer.all_said.removesuffix(answer.said).strip(),
         "delay_ms": answer.delay_ms,
+        "kept": each.kept,
         "engine_signs": list(answer.degenerate),
         "measures": measure(each.exhibit.pcm, codes=each.exhibit.codes, text=each.exhibit.text).as_json(),
         **_as_json(each.findings),
