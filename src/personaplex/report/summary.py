@@ -67,6 +67,7 @@ class Shown:
             "seconds": round(recorded.seconds, 3),
             "text": recorded.text,
             "turns": [{"side": side, "begin": begin, "end": end} for side, begin, end in rounded],
+            "within": [{"side": t.side, "begin": round(t.begin, 3), "end": round(t.end, 3)} for t in speech.within],
             "answers": [{"at": round(a.at, 3), "latency_ms": round(1000 * a.latency, 1)} for a in speech.answers],
             "overlaps": [
                 {"begin": round(o.begin, 3), "end": round(o.end, 3), "second": o.second, "outlasts": o.outlasts}
