@@ -535,9 +535,9 @@ def test_a_place_that_cannot_be_kept_in_is_told_before_a_model_is_loaded(
 
     monkeypatch.setattr("personaplex.model.PersonaPlex.from_pretrained", never)
     (tmp_path / "file").write_text("")
-    assert main(["verify", "--keep", str(tmp_path / "file")]) == OutputError.exit_code
-    assert "is a file; name a folder" in capsys.readouterr().err
-    assert main(["verify", "--keep", str(tmp_path / "file" / "deeper")]) == OutputError.exit_code
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        assert main(["verify", "--keep", str(folder)]) == OutputError.exit_code
+        assert f"--keep {folder}: that, or a part of it, is a file; name a folder" in capsys.readouterr().err
     monkeypatch.setattr("tempfile.mkstemp", _read_only)
     assert main(["verify", "--keep", str(tmp_path / "new")]) == OutputError.exit_code
     assert "Read-only file system; choose another place" in capsys.readouterr().err

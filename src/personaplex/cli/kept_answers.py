@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from personaplex.errors import OutputError
-from personaplex.files import check_writable
+from personaplex.files import check_writable, make_folder
 
 if TYPE_CHECKING:
     from personaplex.conversation import Settings
@@ -22,12 +21,7 @@ class KeptAnswers:
     """A folder of them. It is made, and a place that cannot be written is known at once. Raises OutputError."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise OutputError(f"--keep {folder} is a file; name a folder") from error
-        except OSError as error:
-            raise OutputError(f"--keep {folder} cannot be made: {error.strerror}; choose another place") from error
+        make_folder(folder, "--keep")
         check_writable(folder / f"answer{SUFFIX}")
         self._folder, self._about = folder, about
         self._names = set[str]()
@@ -61,6 +55,11 @@ class KeptAnswers:
             recording.note(frame * FRAME_SECONDS, "agent text", text=text)
         recording.close()
         return path.name
+
+    @property
+    def n(self) -> int:
+        """How many are kept."""
+        return len(self._names)
 
     def _name(self, wanted: str) -> str:
         """A file's name that no other answer has."""

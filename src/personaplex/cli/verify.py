@@ -98,6 +98,8 @@ def command(source: str | None, json_file: Path | None, quiet: bool, **options: 
     note_blas(quiet=quiet)
     result = _verified(questions, options, kept, quiet)
     show(result, json_file, quiet=quiet)
+    if kept is not None:
+        note(f"wrote {kept.n} recordings into {options['keep']}", quiet=quiet)
     if found := troubles(result):
         for item in result.items:
             for check, reason in item["failed"].items() if "question" in item else ():

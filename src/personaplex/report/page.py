@@ -45,7 +45,8 @@ blockquote { margin: .5rem 0; padding-left: .8rem; border-left: 3px solid var(--
 
 def html(report: Report, most_seconds: float = MOST_DRAWN_SECONDS) -> str:
     """The whole page."""
-    name = report.about.get("model")
+    models = {str(name) for _, result in report.results if (name := result.about.get("model"))}
+    name = report.about.get("model") or (models.pop() if len(models) == 1 else None)
     return page(
         f"PersonaPlex report: {name}" if name else "PersonaPlex report",
         "\n".join(_parts(report, most_seconds)),
