@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from personaplex.audio import write_audio
-from personaplex.cascade.engine import Recogniser as AnyRecogniser
 from personaplex.errors import UsageError
 from personaplex.evaluate.duplex import table
 from personaplex.evaluate.duplex.benchmark import evaluate, find_human
 from personaplex.evaluate.duplex.clips import Clip, find_clips
 from personaplex.evaluate.duplex.scores import Scorer
+from personaplex.evaluate.hearing import EngineEar
 from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.row import Row
 from personaplex.evaluate.statistics import mean_interval, pooled_mean_interval
@@ -133,7 +133,7 @@ def test_an_agent_that_is_quiet_is_not_interrupted(tmp_path: Path) -> None:
 def test_of_an_interruption_only_what_follows_it_is_recognised(tmp_path: Path) -> None:
     put(tmp_path / "synthetic_user_interruption" / "1", interrupt(3.0, 6.0), agent=placed((1.0, LONG), (7.0, LONG)))
     heard = Recogniser()
-    result, _ = run(tmp_path, Scorer(lambda: heard, "script"))
+    result, _ = run(tmp_path, Scorer(lambda: EngineEar("script", recogniser=heard), "script"))
     assert len(heard.n_samples) == 1 and heard.n_samples[0] < 5 * 16_000, "one utterance, and not the first"
     assert result.about["words_recognised"] == 1 and result.about["recogniser"] == "script"
     assert not (tmp_path / "synthetic_user_interruption" / "1" / "output.json").exists()
@@ -142,8 +142,8 @@ def test_of_an_interruption_only_what_follows_it_is_recognised(tmp_path: Path) -
 def test_recognised_words_are_kept_when_that_is_wanted(tmp_path: Path) -> None:
     folder = put(tmp_path / "candor_pause_handling" / "1", agent=placed((1.0, LONG)))
 
-    def hears() -> AnyRecogniser:
-        return Recogniser()
+    def hears() -> EngineEar:
+        return EngineEar("script", recogniser=Recogniser())
 
     run(tmp_path, Scorer(hears, "script", keep_words=True))
     assert json.loads((folder / "output.json").read_text()) == {"recogniser": "script", "text": "", "chunks": []}

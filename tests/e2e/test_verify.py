@@ -140,6 +140,25 @@ def test_wrong_usage(
     assert message in capsys.readouterr().err
 
 
+def test_a_recogniser_that_is_set_for_all_is_not_nanos_own_tests(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[bool] = []
+
+    def evaluate(*_: object, listens: bool, **__: object) -> Result:
+        heard.append(listens)
+        return Result("prompts", {}, [])
+
+    monkeypatch.setenv("PERSONAPLEX_RECOGNISER", "nobody")
+    monkeypatch.setattr("personaplex.evaluate.prompts.heldout.evaluate", evaluate)
+    assert main(["eval", "prompts", "nano", "-q"]) == 0
+    assert main(["eval", "prompts", "nano", "-q", "--recogniser", "grammar"]) == 0
+    assert heard == [False, True]
+    for command in (["eval", "prompts", "basic"], ["verify"]):
+        assert main([*command, "-q"]) == 2
+        assert "unknown recogniser 'nobody'" in capsys.readouterr().err
+
+
 def test_a_voice_that_the_model_does_not_have_is_named_with_its_line(
     desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

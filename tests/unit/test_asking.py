@@ -53,11 +53,13 @@ class Agent:
         greeting: range = range(3, 10),
         makes_sound: bool = True,
         breaks: Mapping[int, Event] | None = None,
+        waits_for_another: bool = False,
     ) -> None:
         self.words, self.greets, self.breaks = words, greets, breaks or {}
         self.greeting, self.makes_sound = greeting, makes_sound
         self.opened: list[Settings] = []
         self.at_once = self.most_at_once = 0
+        self.waits_for_another, self.met = waits_for_another, threading.Event()
         self.lock = threading.Lock()
 
     def open(self, settings: Settings = Settings()) -> Conversation:  # noqa: B008 - frozen
@@ -100,6 +102,10 @@ class _Call:
         with self._agent.lock:
             self._agent.at_once += 1
             self._agent.most_at_once = max(self._agent.most_at_once, self._agent.at_once)
+            if self._agent.at_once > 1:
+                self._agent.met.set()
+        if self._agent.waits_for_another:
+            self._agent.met.wait(10)
         if self._settings.voice == "NOBODY":
             raise PersonaError("unknown voice NOBODY")
         return self
@@ -185,7 +191,7 @@ def one(question: Question, n: int, voice: str | None = None) -> Asked:
 
 
 def test_many_are_asked_at_a_time_and_answered_in_order() -> None:
-    agent = Agent()
+    agent = Agent(waits_for_another=True)
     found = list(ask_all(agent, [one(QUESTION, 5), one(replace(QUESTION, name="b"), 2)], slots=3))
     assert [(answer.question.name, answer.seed) for answer in found if isinstance(answer, Answer)] == [
         *(("open", seed) for seed in range(1, 6)),

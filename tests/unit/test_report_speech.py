@@ -9,8 +9,9 @@ from html import unescape
 import numpy as np
 import pytest
 
+from personaplex.evaluate.span import Span
 from personaplex.report.recorded import Recorded, Said, looks_swapped, words
-from personaplex.report.speech import Overlap, Span, Speech, Turn, find_speech, overlaps, spans, turns
+from personaplex.report.speech import Overlap, Speech, Turn, find_speech, overlaps, spans, turns
 from personaplex.report.summary import Shown, rows, signs_of
 from personaplex.report.tables import of_turns
 from personaplex.steps import StepMeasure, StepRecord
@@ -78,7 +79,7 @@ def test_a_nod_is_no_turn_and_no_answer() -> None:
 
 def test_pauses_of_one_side_do_not_end_its_turn() -> None:
     found = heard([(1, 2), (3, 4)], [(4.5, 5), (6, 7)])
-    assert [(turn.side, round(turn.begin), round(turn.end)) for turn in found.turns] == [
+    assert [(turn.side, round(turn.start), round(turn.end)) for turn in found.turns] == [
         ("user", 1, 4),
         ("agent", 4, 7),
     ]

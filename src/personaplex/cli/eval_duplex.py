@@ -17,10 +17,10 @@ from personaplex.errors import UsageError
 from personaplex.files import check_writable
 
 if TYPE_CHECKING:
-    from personaplex.cascade.engine import Recogniser
     from personaplex.conversation import Settings
     from personaplex.evaluate.duplex.clips import Clip, Task
     from personaplex.evaluate.duplex.conversations import Talked
+    from personaplex.evaluate.hearing import EngineEar
     from personaplex.evaluate.result import Result
     from personaplex.runtime.engine import Engine
 
@@ -147,10 +147,10 @@ def _evaluate(stack: ExitStack, folder: Path, options: dict[str, Any]) -> None:
     task: Any = _TASKS.get(options["task"])
     clips = find_clips(folder, options["out"], task, _only(options))
     human = find_human(clips, options["human"])
-    recogniser, name = _recogniser(stack, clips, options)
+    ear, name = _ear(stack, clips, options)
     talked = _talk(clips, options) if options["model"] is not None else None
     keeps = options["keep_words"] or talked is not None
-    scorer = Scorer(recogniser, name, human, options["agent_channel"], keeps)
+    scorer = Scorer(ear, name, human, options["agent_channel"], keeps)
     about = {"folder": None if options["folder"] is None else str(folder)} | _about(talked, options)
     with _progress(options) as say:
         result = evaluate(clips, scorer, about, talked.failures if talked else (), say)
@@ -162,18 +162,19 @@ def _only(options: dict[str, Any]) -> list[Task]:
     return [known[name] for name in options["only"] or _TASKS]
 
 
-def _recogniser(stack: ExitStack, clips: list[Clip], options: dict[str, Any]) -> tuple[Callable[[], Recogniser], str]:
+def _ear(stack: ExitStack, clips: list[Clip], options: dict[str, Any]) -> tuple[Callable[[], EngineEar], str]:
     """What opens the recogniser when it is needed, and its name. Raises now if it will be and cannot be had."""
-    from personaplex.cascade.registry import default_recogniser, find_engine, open_recogniser, parse_choice
+    from personaplex.cascade.registry import default_recogniser, find_engine, parse_choice
+    from personaplex.evaluate.hearing import EngineEar
 
     name = options["recogniser"] or default_recogniser()
     if options["model"] is not None or any(not (clip.results / "output.json").exists() for clip in clips):
         find_engine("recogniser", parse_choice(name).name).check()
-    opened: list[Recogniser] = []
+    opened: list[EngineEar] = []
 
-    def open_once() -> Recogniser:
+    def open_once() -> EngineEar:
         if not opened:
-            opened.append(open_recogniser(name))
+            opened.append(EngineEar(name))
             stack.callback(opened[0].close)
         return opened[0]
 

@@ -58,7 +58,7 @@ class Shown:
     def as_json(self) -> dict[str, Any]:
         """All that is known of it but the sound."""
         recorded, speech = self.recorded, self.speech
-        rounded = [(t.side, round(t.begin, 3), round(t.end, 3)) for t in speech.turns]
+        rounded = [(t.side, round(t.start, 3), round(t.end, 3)) for t in speech.turns]
         return {
             "type": "conversation",
             "item": recorded.name,
@@ -67,10 +67,10 @@ class Shown:
             "seconds": round(recorded.seconds, 3),
             "text": recorded.text,
             "turns": [{"side": side, "begin": begin, "end": end} for side, begin, end in rounded],
-            "within": [{"side": t.side, "begin": round(t.begin, 3), "end": round(t.end, 3)} for t in speech.within],
+            "within": [{"side": t.side, "begin": round(t.start, 3), "end": round(t.end, 3)} for t in speech.within],
             "answers": [{"at": round(a.at, 3), "latency_ms": round(1000 * a.latency, 1)} for a in speech.answers],
             "overlaps": [
-                {"begin": round(o.begin, 3), "end": round(o.end, 3), "second": o.second, "outlasts": o.outlasts}
+                {"begin": round(o.start, 3), "end": round(o.end, 3), "second": o.second, "outlasts": o.outlasts}
                 for o in speech.overlaps
             ],
             "unanswered": speech.unanswered,

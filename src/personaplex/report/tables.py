@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from personaplex.evaluate.row import Row
+from personaplex.evaluate.span import Span
 from personaplex.report.recorded import MATCH_SECONDS, Said, words
-from personaplex.report.speech import Side, Span, Turn
+from personaplex.report.speech import Side, Turn
 from personaplex.report.summary import Shown
 
 STYLE = """
@@ -87,7 +88,7 @@ def of_turns(shown: Shown) -> str:
     What was said within the other's turn has a row of its own.
     """
     speech = shown.speech
-    rows = sorted([*speech.turns, *speech.within], key=lambda turn: turn.begin)
+    rows = sorted([*speech.turns, *speech.within], key=lambda turn: turn.start)
     spans: dict[Side, Sequence[Span]] = {"agent": speech.agent, "user": speech.user}
     texts = {
         **_said_in([row for row in rows if row.side == "agent"], spans["agent"], words(shown.recorded.said)),
@@ -99,17 +100,17 @@ def of_turns(shown: Shown) -> str:
     for turn in rows:
         other = "user" if turn.side == "agent" else "agent"
         who = f"{turn.side}, in the {other}’s turn" if turn in within else turn.side
-        latency = latencies.get(turn.begin) if turn.side == "agent" and turn not in within else None
+        latency = latencies.get(turn.start) if turn.side == "agent" and turn not in within else None
         notes = "; ".join(
-            f"{overlap.what} ({overlap.end - overlap.begin:.2f} s)"
+            f"{overlap.what} ({overlap.end - overlap.start:.2f} s)"
             for overlap in speech.overlaps
-            if overlap.begin < turn.end and turn.begin < overlap.end
+            if overlap.start < turn.end and turn.start < overlap.end
         )
         body.append(
             [
-                f"{turn.begin:.2f} s",
+                f"{turn.start:.2f} s",
                 f'<td class="left">{who}</td>',
-                f"{turn.end - turn.begin:.2f} s",
+                f"{turn.end - turn.start:.2f} s",
                 "" if latency is None else f"{1000 * latency:.0f} ms",
                 f'<td class="text">{escape(texts[turn]) or "–"}</td>',
                 f'<td class="text">{escape(notes)}</td>',
@@ -126,11 +127,11 @@ def _said_in(rows: Sequence[Turn], spans: Sequence[Span], said: Sequence[Said]) 
     if not rows:
         return {}
     for at, text in said:
-        span = min(spans, key=lambda one: (_distance(at, one), not one.begin <= at < one.end))
-        found[next(row for row in rows if row.begin <= span.begin and span.end <= row.end)].append(text)
+        span = min(spans, key=lambda one: (_distance(at, one), not one.start <= at < one.end))
+        found[next(row for row in rows if row.start <= span.start and span.end <= row.end)].append(text)
     return {row: " ".join(own) for row, own in found.items()}
 
 
 def _distance(at: float, span: Span) -> float:
     """Seconds from where a word was noted to a sound that it may be in: a text comes up to so much before its sound."""
-    return max(0.0, span.begin - MATCH_SECONDS - at, at - span.end)
+    return max(0.0, span.start - MATCH_SECONDS - at, at - span.end)

@@ -75,7 +75,7 @@ def timeline(shown: Shown, most_seconds: float) -> str:
     sheet = _Sheet(seconds)
     _axis(sheet)
     _turns(sheet, shown)
-    both = [Mark(overlap.begin, _OVERLAPS[overlap.second, overlap.outlasts]) for overlap in shown.speech.overlaps]
+    both = [Mark(overlap.start, _OVERLAPS[overlap.second, overlap.outlasts]) for overlap in shown.speech.overlaps]
     told = [mark for mark in recorded.marks if mark.what in SHOWN_MARKS]
     _marks(sheet, sorted(mark for mark in (*told, *both) if mark.at < seconds))
     top = sheet.height
@@ -197,11 +197,11 @@ def _envelope(pcm: np.ndarray, middle: float, reach: float) -> str:
 
 def _overlaps(sheet: _Sheet, shown: Shown, top: float) -> None:
     for overlap in shown.speech.overlaps:
-        if overlap.begin < sheet.seconds:
-            width = (min(overlap.end, sheet.seconds) - overlap.begin) * SECOND
-            title = f"<title>{overlap.what}, {overlap.begin:.2f} to {overlap.end:.2f} s</title>"
+        if overlap.start < sheet.seconds:
+            width = (min(overlap.end, sheet.seconds) - overlap.start) * SECOND
+            title = f"<title>{overlap.what}, {overlap.start:.2f} to {overlap.end:.2f} s</title>"
             box = (
-                f'x="{overlap.begin * SECOND:.1f}" y="{top:.1f}" width="{width:.1f}" height="{sheet.height - top:.1f}"'
+                f'x="{overlap.start * SECOND:.1f}" y="{top:.1f}" width="{width:.1f}" height="{sheet.height - top:.1f}"'
             )
             sheet.parts.append(f'<rect class="overlap" {box}>{title}</rect>')
 
