@@ -252,6 +252,7 @@ def test_a_model_that_says_nonsense_fails_in_words(result: Result) -> None:
     assert "words: its text holds the expected words: 0% of 2 (75% expected)" in found
     assert not any("control" in trouble for trouble in found)
     by_name = {row.what.split(":")[0]: row for row in result.rows}
+    assert result.about["passed"] is False and result.about["reasons"] == found and result.about["seed"] == 1
     assert by_name[AGREES].value == 1 and by_name[AGREES].goal == 1
     assert by_name["heard"].goal == 0.75 and not by_name["heard"].met
 

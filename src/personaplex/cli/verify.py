@@ -157,8 +157,7 @@ def _verified(questions: list[Question], options: dict[str, Any], kept: KeptAnsw
     from personaplex.evaluate.hearing import check_ear, open_ear
     from personaplex.evaluate.prompts.questions import without_roles
     from personaplex.evaluate.prompts.spoken import Speakers
-    from personaplex.evaluate.result import Result
-    from personaplex.evaluate.verification.verification import AT_LEAST, KIND, verify
+    from personaplex.evaluate.verification.verification import AT_LEAST, unmeasured, verify
     from personaplex.model import PersonaPlex
 
     check_ear(options["recogniser"])
@@ -176,7 +175,7 @@ def _verified(questions: list[Question], options: dict[str, Any], kept: KeptAnsw
         }  # fmt: skip
         _, failures, error = _asked(questions, speakers, (), options)  # one without a sound shows before loading
         if error is not None:
-            return Result(KIND, about, [], failures=failures, error=error)
+            return unmeasured(about, failures, error)
         model = PersonaPlex.from_pretrained(options["model"])
         if not model.config.prompts:
             note(TALKS_AS_ITSELF, quiet=quiet)

@@ -12,7 +12,7 @@ import numpy as np
 from personaplex.drawing.chart import Axis, Curve, chart, decades, grid, legend, round_step
 from personaplex.drawing.style import STYLE, page
 from personaplex.evaluate.result import Failure, Result
-from personaplex.report import tables, timeline
+from personaplex.report import answers, tables, timeline
 from personaplex.report.quantised import STREAMS, Quantised
 from personaplex.report.report import Report
 from personaplex.report.summary import FRAME_MS, Shown, facts
@@ -186,8 +186,10 @@ def _latencies(shown: Sequence[Shown], latencies: Sequence[Sequence[float]]) -> 
 
 def _evaluation(name: str, result: Result) -> Iterator[str]:
     yield f"<h2>{escape(result.kind)}: {escape(name)}</h2>"
-    yield _facts(result.about)
+    yield answers.verdict(result)
+    yield _facts({key: value for key, value in result.about.items() if key not in ("passed", "reasons")})
     yield tables.of_rows(result.rows, f"Evaluation: {result.kind}") if result.rows else "<p>It has no rows.</p>"
+    yield answers.of_answers(result)
     yield _failures(result.failures, "Could not be measured")
 
 

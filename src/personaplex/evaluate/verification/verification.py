@@ -92,8 +92,8 @@ def verify(
     """Ask, hear, check, and try every check on what must fail it. `model` is broken on purpose in the end: load anew.
 
     `only_controls` are names of questions whose answers are the wrong ones to others, and are not judged themselves.
-    `keep` is given every answer, also one that could not be heard. `troubles` says which rows of the result miss their
-    goal. When no conversation came about, the result's `error` says so.
+    `keep` is given every answer, also one that could not be heard. The result's `about` says whether the model `passed`
+    and the `reasons` why not (`troubles`). When no conversation came about, the result's `error` says so.
     """
     limits = limits or Limits()
     evidence, failed = list[_Evidence](), list(failures)
@@ -123,7 +123,7 @@ def verify(
     judged = [each for each in evidence if each.answer.question.name not in only_controls]
     if not judged:
         said = f"no answer could be measured; the first: {failed[0].reason}" if failed else "nothing to ask"
-        return Result(KIND, about, [], failures=failed, error=ConversationError(said))
+        return unmeasured(about, failed, ConversationError(said))
     n_lost = sum(failure.item.rsplit(" (seed", 1)[0] not in only_controls for failure in failed)
     first = next((each for each in judged if each.findings["silence"].passed), judged[0])
     _try_controls(evidence, first, ear, limits, controls, tell)
@@ -131,7 +131,14 @@ def verify(
     failed += controls.lost
     items = [_item(each) for each in judged]
     rows = _rows(judged, controls, n_lost, at_least)
-    return Result(KIND, about, rows, [*items, *controls.items], failed)
+    result = Result(KIND, about, rows, [*items, *controls.items], failed)
+    found = troubles(result)
+    return replace(result, about={**about, "passed": not found, "reasons": found})
+
+
+def unmeasured(about: Mapping[str, Any], failures: Sequence[Failure], error: PersonaPlexError) -> Result:
+    """The result where nothing could be measured: that is not passed, either."""
+    return Result(KIND, {**about, "passed": False, "reasons": [str(error)]}, [], failures=failures, error=error)
 
 
 def _question_heard(answer: Answer, ear: Ear) -> str | None:
