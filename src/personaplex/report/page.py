@@ -13,9 +13,10 @@ from personaplex.drawing.chart import Axis, Curve, chart, decades, grid, legend,
 from personaplex.drawing.style import STYLE, page
 from personaplex.evaluate.result import Failure, Result
 from personaplex.report import answers, tables, timeline
+from personaplex.report.about import facts, settings
 from personaplex.report.quantised import STREAMS, Quantised
 from personaplex.report.report import Report
-from personaplex.report.summary import FRAME_MS, Shown, facts
+from personaplex.report.summary import FRAME_MS, Shown
 from personaplex.steps import STREAMS as KINDS
 
 MOST_DRAWN_SECONDS = 600.0
@@ -85,7 +86,7 @@ def _parts(report: Report, most_seconds: float) -> Iterator[str]:
 
 
 def _facts(about: Mapping[str, Any]) -> str:
-    known = facts(about)
+    known = facts(settings(about))
     if not known:
         return ""
     return f"<dl>{''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in known)}</dl>"
@@ -187,10 +188,19 @@ def _latencies(shown: Sequence[Shown], latencies: Sequence[Sequence[float]]) -> 
 def _evaluation(name: str, result: Result) -> Iterator[str]:
     yield f"<h2>{escape(result.kind)}: {escape(name)}</h2>"
     yield answers.verdict(result)
-    yield _facts({key: value for key, value in result.about.items() if key not in ("passed", "reasons")})
+    yield _notes(list(_controls(result)), "bad", "What must be worse, and is not told from the real thing:")
+    yield _facts(result.about)
     yield tables.of_rows(result.rows, f"Evaluation: {result.kind}") if result.rows else "<p>It has no rows.</p>"
     yield answers.of_answers(result)
     yield _failures(result.failures, "Could not be measured")
+
+
+def _controls(result: Result) -> Iterator[str]:
+    """Every control that a measure does not find: with it that measure tells nothing."""
+    controls = result.about.get("controls")
+    for control in controls if isinstance(controls, list | tuple) else ():
+        if isinstance(control, Mapping) and control.get("held") is False:
+            yield f"{control.get('control')}, by {control.get('measure')}"
 
 
 def _quantised(one: Quantised) -> Iterator[str]:
