@@ -188,6 +188,8 @@ def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: li
     assert rows["Mimi better than Opus by mel distance (dB)"].better == "higher"
     (took,) = (row for row in result.rows if "bit rate that it took" in row.what)
     assert took.what.startswith("Opus, asked for 6 kbit/s, the lowest it is specified for") and 2 < took.value < 8
+    delay = next(row for row in result.rows if row.what.startswith("Mimi, 8 codebooks: delay, none assumed"))
+    assert math.isnan(delay.value) and delay.n == 0, "random weights: no delay was measured, which is not 0 ms"
     assert sum("share of entries used" in row.what for row in result.rows) == 8
     in_pairs = [row for row in result.rows if row.what in result.items[0]["values"]]
     assert len(in_pairs) == 5 * (1 + 2 + 2), "five measures of Mimi, of Opus, against it, and of two controls"

@@ -9,6 +9,7 @@ from html import unescape
 import numpy as np
 import pytest
 
+from personaplex.evaluate.row import as_markdown
 from personaplex.evaluate.span import Span
 from personaplex.report.recorded import Recorded, Said, looks_swapped, words
 from personaplex.report.speech import Overlap, Speech, Turn, find_speech, overlaps, spans, turns
@@ -159,6 +160,7 @@ def test_rows_count_turns_by_turn_and_steps_by_conversation() -> None:
     assert math.isnan(latency.interval[0]), "two values have no interval"
     assert (found["step time"].value, found["step time"].n) == (20, 1)
     assert found["steps over 80 ms"].value == pytest.approx(1 / 3)
+    assert "| text entropy |  | 2.000 nats |" in as_markdown(list(found.values()))
     assert [found[f"{n} entropy"].value for n in ("text", "semantic", "acoustic")] == [2, 2, 2]
 
 

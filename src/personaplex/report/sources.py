@@ -71,7 +71,7 @@ class Sources:
                 if needed:
                     raise
                 self.failures.append(Failure(printable(str(path)), printable(str(error))))
-        for path in files:
+        for path in _each_once(files):
             try:
                 self._take(path, agent, longest_seconds)
             except PersonaPlexError as error:
@@ -93,6 +93,8 @@ class Sources:
     def _take(self, path: Path, agent: Channel | None, longest_seconds: float) -> None:
         if path.suffix.lower() == ".json":
             entry = read_json(path)
+            if entry.get("kind") == "comparison":
+                raise UsageError(f"{path} is a comparison, which has its own page; name the results that it compares")
             if entry.get("kind") is not None and "rows" in entry:
                 self.results.append((printable(path.name), load_result(path)))
                 return
@@ -127,6 +129,14 @@ def _files(paths: Iterable[Path]) -> list[Path]:
             raise UsageError(f"the folder {path} holds nothing to report on: no recording, and no JSON file")
         found += [*described, *sounds]
     return list(dict.fromkeys(found))
+
+
+def _each_once(files: Iterable[Path]) -> list[Path]:
+    """Without a sound whose description is among them, or named under another path: that is one conversation."""
+    found = {path.resolve(): path for path in reversed(list(files))}
+    described = [path for path in found.values() if path.suffix.lower() == ".json"]
+    spoken_of = {(path.parent / name).resolve() for path in described for name in _sounds_of(path)}
+    return [path for whole, path in reversed(found.items()) if whole not in spoken_of]
 
 
 def read_json(path: Path) -> Entry:
