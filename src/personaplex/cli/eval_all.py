@@ -191,7 +191,9 @@ def _run(name: str, module: str, arguments: list[str], errors: list[PersonaPlexE
     """Run a command in this process; what is wrong with it is said, and does not end the others."""
     part = import_module(f"personaplex.cli.{module}").command
     try:
-        part.main(args=arguments, prog_name=f"personaplex {name}", standalone_mode=False)
+        # A command keeps the first help option that it is asked for: it must be the one of this program.
+        names = click.get_current_context().help_option_names
+        part.main(args=arguments, prog_name=f"personaplex {name}", standalone_mode=False, help_option_names=names)
     except PersonaPlexError as error:
         errors.append(error)
         note(f"{name}: {error}")
