@@ -78,10 +78,16 @@ def test_nanos_own_test_is_shown_too() -> None:
 def test_a_page_tells_settings_and_not_what_machines_need() -> None:
     """A hash by its beginning; what is nested not at all, but a control that was not told from the real thing."""
     controls = [{"control": name, "measure": "STOI", "held": held} for name, held in (("noise", False), ("hum", True))]
-    about = {"model": "tiny", "codec": "0123456789abcdef" * 4, "controls": controls, "delay_samples": {"Mimi": 3}}
+    about: dict[str, Any] = {
+        "model": "tiny",
+        "codec": "0123456789abcdef" * 4,
+        "controls": controls,
+        "delay_samples": {"Mimi": 3},
+    }
+    about["machine"] = {"cpu": "M9", "blas": "/usr/lib/blas.so"}
     shown = page({**about, "prompts": {"A": {"pitch_hz": 1.0}}, "greedy": False}, kind="codec")
     facts = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", shown)
-    assert facts == [("model", "tiny"), ("codec", "01234567…"), ("greedy", "no")]
+    assert facts == [("model", "tiny"), ("codec", "01234567…"), ("machine", "cpu M9"), ("greedy", "no")]
     assert "<li>noise, by STOI</li>" in shown and "hum" not in shown
 
 

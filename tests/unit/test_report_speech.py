@@ -15,6 +15,7 @@ from personaplex.report.recorded import Recorded, Said, looks_swapped, words
 from personaplex.report.speech import Overlap, Speech, Turn, find_speech, overlaps, spans, turns
 from personaplex.report.summary import Shown, rows, signs_of
 from personaplex.report.tables import of_turns
+from personaplex.report.timeline import timeline
 from personaplex.steps import StepMeasure, StepRecord
 from personaplex.turns import CHUNK_SECONDS
 from personaplex.units import SAMPLE_RATE
@@ -127,6 +128,14 @@ def test_words_are_in_the_row_whose_sound_they_are() -> None:
     assert nod[3] == "" and answer[3].endswith(" ms")
     assert nod[5].startswith("the agent speaks within the user's speech (0.") and asked[5] == nod[5]
     assert answer[5] == ""
+
+
+def test_a_text_of_one_moment_is_drawn_as_one() -> None:
+    """A question is noted where it begins: its words would be drawn over each other."""
+    one = recorded(sound(6, (1, 2)), sound(6, (3, 4)), heard=[Said(1.0, "what time is it")], said=WORDS)
+    drawn = timeline(Shown(one, find_speech(one.user, one.agent, LevelDetector, LevelDetector), []), 60)
+    texts = re.findall(r'<text class="said (\w+)"[^>]*>([^<]*)<', drawn)
+    assert texts == [*(("agent", f"word{i}") for i in range(6)), ("user", "what time is it")]
 
 
 def test_a_word_between_two_sounds_is_of_the_one_that_comes() -> None:

@@ -31,6 +31,7 @@ from personaplex.evaluate.verification.broken import break_model
 from personaplex.evaluate.verification.checks import CHECKS, Exhibit, Limits, judge
 from personaplex.evaluate.verification.controls import exchanged, loop_of_codes, loop_of_words, spoilt
 from personaplex.evaluate.verification.verification import AGREES, troubles, verify
+from personaplex.model import DEFAULT_PROMPT
 from personaplex.report.recorded import Said
 from personaplex.report.sources import Sources
 from personaplex.runtime.engine import Engine
@@ -430,6 +431,7 @@ def test_the_command_fails_a_random_model_with_its_own_code(
     assert first["kept"] == kept[0] and first["expected"] == "Saturday or Sunday"
     beside = json.loads((tmp_path / "When---seed-0.json").read_text())
     assert (beside["left"], beside["heard"], beside["voice"]) == ("agent", "mumble", "VOICE0")
+    assert beside["role"] == DEFAULT_PROMPT, "which was not named"
     assert first["question"] == first["asked"] == "When?" and first["asked_heard"] == "mumble"
     assert first["failed"]["words"].endswith("without 'Saturday' or 'Sunday'")
 

@@ -14,12 +14,18 @@ FINDINGS = frozenset(
 
 MOST_SHOWN = 80
 """Characters of a value where two are put beside each other."""
+_OF_A_MACHINE = frozenset(("cpu", "gpu", "device", "memory_gib", "system"))
+"""What a person needs to know of it; the rest, such as the path of a library, is in the JSON file."""
 _HASH = re.compile(r"\b[0-9a-f]{32,}\b")
 
 
 def settings(about: Mapping[str, Any]) -> dict[str, Any]:
     """Without what was found, and what is nested: that is for machines, and in the JSON file."""
-    return {name: value for name, value in about.items() if name not in FINDINGS and _is_plain(value)}
+    known = {name: value for name, value in about.items() if name not in FINDINGS and _is_plain(value)}
+    machine = known.get("machine")
+    if isinstance(machine, Mapping):
+        known["machine"] = {name: value for name, value in machine.items() if name in _OF_A_MACHINE}
+    return known
 
 
 def facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -344,12 +344,3 @@ def _checked(recorded: Recorded) -> Recorded:
         return recorded
     doubt = "the channels look swapped: the agent's words were noted while the user's side sounds (--agent left|right)"
     return replace(recorded, doubts=[*recorded.doubts, doubt])
-
-
-def names(sources: Sources) -> Sequence[str]:
-    """What a report is made from, for its head."""
-    return [
-        *(name for name, _ in sources.results),
-        *(one.name for one in sources.quantised),
-        *(one.name for one in sources.conversations),
-    ]

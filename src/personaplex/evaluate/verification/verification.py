@@ -106,16 +106,22 @@ def verify(
                 tell(f"{answer.item}: no answer: {answer.reason}")
                 continue
             own = settings[answer.question.name](answer.seed)
+            # What is kept says which voice and role a question without its own was asked with.
+            shown = replace(
+                own,
+                voice=model.default_voice if own.voice is None else own.voice,
+                prompt=model.default_prompt if own.prompt is None else own.prompt,
+            )
             try:
                 exhibit = Exhibit(answer.sound, answer.said, ear.hear(answer.sound))
                 asked_heard = _question_heard(answer, ear)
             except PersonaPlexError as error:
                 if keep is not None:
-                    keep(answer, own, None, None)
+                    keep(answer, shown, None, None)
                 failed.append(Failure(answer.name, str(error)))
                 tell(f"{answer.name}: not heard: {error}")
                 continue
-            kept = None if keep is None else keep(answer, own, exhibit.heard, asked_heard)
+            kept = None if keep is None else keep(answer, shown, exhibit.heard, asked_heard)
             evidence.append(_Evidence(answer, own, exhibit, asked_heard, kept))
             tell(f"{answer.name}: {answer.said or '(nothing)'} | heard: {exhibit.heard or '(nothing)'}")
     controls = _Controls()
