@@ -6,8 +6,10 @@ import json
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from personaplex.audio import write_audio
 from personaplex.cli.eval_all import PARTS
 from personaplex.cli.main import main
 from personaplex.errors import VerificationError
@@ -50,8 +52,65 @@ def test_a_model_that_fails_has_its_page_and_the_exit_code_of_the_failure(
     assert main(["eval", "all", *options]) == VerificationError.exit_code
     assert "verify: " in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "e").iterdir()} == {
-        "verify.json", "codec.json", "report.html", "report.json",
+        "verify", "verify.json", "codec.json", "report.html", "report.json",
     }  # fmt: skip
+    shown = [item for item in Result.load(tmp_path / "e" / "report.json").items if item.get("type") == "conversation"]
+    assert [one["source"] for one in shown] == ["verify --keep"], "no question of nobody's beside it"
+    assert shown[0]["about"]["question"] == "what is the capital of france"
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_who_interrupts_is_told_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("personaplex.cli.eval_voices.command.callback", interrupt)
+    assert main(["eval", "all", "--model", MODEL, "--only", "codec,voices", "--size", "1", "-q"]) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("personaplex: interrupted; evaluation holds codec.json so far")
+    assert "no file was written" not in last
+    command = last.split("`")[1].split()[1:]
+    assert main(command) == 0 and (tmp_path / "evaluation" / "report.html").is_file(), "what is told works"
+    monkeypatch.setattr("personaplex.cli.eval_codec.command.callback", interrupt)
+    assert main(["eval", "all", "--model", MODEL, "--only", "codec", "--out", "new"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].endswith("interrupted; no result was written into new")
+
+
+def test_recordings_given_are_answered_on_the_page(tmp_path: Path) -> None:
+    write_audio(tmp_path / "mine.wav", np.zeros(12_000, np.float32))
+    options = ["--only", "codec", "--size", "1", "--audio", "mine.wav", "-q"]
+    assert main(["eval", "all", "--model", MODEL, *options]) == 0
+    items = Result.load(tmp_path / "evaluation" / "report.json").items
+    assert [item["item"] for item in items if item.get("type") == "conversation"] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--audio", "none.wav"], 3, "none.wav does not exist"),
+        (["--audio", "broken.wav"], 3, "broken.wav"),
+        (["--out", "file"], 6, "--out file: that, or a part of it, is a file; name a folder"),
+        (["--out", "file/deeper"], 6, "is a file; name a folder"),
+        (["--out", "taken"], 6, "codec.json is a folder; name a file"),
+    ],
+)
+def test_places_and_recordings_are_looked_at_before_anything_is_begun(
+    options: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("personaplex.cli.eval_codec.command.callback", lambda **_: pytest.fail("begun"))
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "codec.json").mkdir(parents=True)
+    assert main(["eval", "all", "--model", MODEL, "--only", "codec", *options]) == code
+    err = capsys.readouterr().err
+    assert said in err and "Errno" not in err
 
 
 @pytest.mark.parametrize(

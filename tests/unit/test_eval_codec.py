@@ -108,12 +108,14 @@ def test_codebook_use_of_known_counts() -> None:
     assert tally.rows()[2].interval == (0, 0)
 
 
-def test_intervals_of_few_values_are_students_and_of_more_hold_the_mean() -> None:
-    assert mean_interval([1.0, 3.0]) == pytest.approx((2 - 12.706, 2 + 12.706))
-    assert all(math.isnan(end) for end in mean_interval([1.0]))
+def test_of_few_values_there_is_no_interval_and_of_more_it_holds_the_mean() -> None:
+    assert all(math.isnan(end) for end in (*mean_interval([1.0, 1.0]), *mean_interval([0.1, 0.9, 0.5, 0.6, 0.2])))
+    low, high = mean_interval([-0.5, 1.0, 1.0, 1.0, 1.0, 1.0])
+    assert -0.5 <= low < 0.75 < high <= 1, "of what ends at 1 no interval goes on"
     rng = np.random.default_rng(0)
-    held = [low <= 0.5 <= high for low, high in (mean_interval(list(rng.random(9)), i) for i in range(200))]
-    assert 0.9 < np.mean(held) < 0.99
+    for n in (6, 9):
+        held = [low <= 0.5 <= high for low, high in (mean_interval(list(rng.random(n)), i) for i in range(200))]
+        assert 0.9 < np.mean(held) < 0.99
     low, high = mean_interval([0.0] * 5 + [1.0] * 5)
     assert 0 <= low < 0.3 and 0.7 < high <= 1
     # The jackknife of a mean is the mean's own interval.
@@ -124,12 +126,14 @@ def test_intervals_of_few_values_are_students_and_of_more_hold_the_mean() -> Non
     assert math.isnan(jackknife_interval(4.0, left[:7])[0])
 
 
-def test_a_few_values_that_are_all_the_same_show_nothing_above_chance() -> None:
-    assert (
-        is_above([1.0, 1.0, 1.0], 0.5) is None and is_above([1.0], 0.5) is None and is_above([math.nan] * 9, 0) is None
-    )
-    assert is_above([0.5, 0.5], 0.5) is False and is_above([0.0, 0.0], 0.5) is False
-    assert is_above([1.0] * 6, 0.5) is True and is_above([0.9, 1.0, 0.95], 0.5) is True
+@pytest.mark.parametrize("few", [[1.0], [1.0] * 5, [0.0] * 5, [0.9, 1.0, 0.95], [math.nan] * 9])
+def test_a_few_values_show_nothing_about_chance(few: list[float]) -> None:
+    assert is_above(few, 0.5) is None
+
+
+def test_six_values_do() -> None:
+    assert is_above([1.0] * 6, 0.5) is True and is_above([0.9, 1.0, 0.95, 0.9, 0.8, 0.7], 0.5) is True
+    assert is_above([0.5] * 6, 0.5) is False and is_above([0.0, 1.0] * 3, 0.5) is False
 
 
 def test_a_mean_leaves_out_what_was_not_measured() -> None:
@@ -188,6 +192,8 @@ def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: li
     assert rows["Mimi better than Opus by mel distance (dB)"].better == "higher"
     (took,) = (row for row in result.rows if "bit rate that it took" in row.what)
     assert took.what.startswith("Opus, asked for 6 kbit/s, the lowest it is specified for") and 2 < took.value < 8
+    delay = next(row for row in result.rows if row.what.startswith("Mimi, 8 codebooks: delay, none assumed"))
+    assert math.isnan(delay.value) and delay.n == 0, "random weights: no delay was measured, which is not 0 ms"
     assert sum("share of entries used" in row.what for row in result.rows) == 8
     in_pairs = [row for row in result.rows if row.what in result.items[0]["values"]]
     assert len(in_pairs) == 5 * (1 + 2 + 2), "five measures of Mimi, of Opus, against it, and of two controls"
@@ -243,7 +249,7 @@ def test_a_codec_that_loses_nothing_beats_its_controls_and_one_that_keeps_nothin
             return mx.array((sound + 0.2 * noise).astype(np.float32)[None])
 
     paths = []
-    for i, n in enumerate((30_000, 40_000, 45_000, 52_345)):
+    for i, n in enumerate((30_000, 35_000, 40_000, 45_000, 50_000, 52_345)):
         paths.append(Recording(f"{i}", tmp_path / f"{i}.wav"))
         write_audio(tmp_path / f"{i}.wav", speech[:n])
 

@@ -62,6 +62,24 @@ def test_a_recording_by_either_of_its_files(tmp_path: Path, name: str) -> None:
     assert (list(one.lacks), list(one.doubts)) == ([], [])
 
 
+def test_both_files_of_a_recording_are_one_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path / "call.wav")
+    record(tmp_path / "other.wav")
+    monkeypatch.chdir(tmp_path)
+    names = ("call.json", "call.wav", tmp_path / "call.json", "other.wav", "other.wav")
+    assert [one.name for one in read(*[Path(name) for name in names]).conversations] == ["call", "other"]
+    assert [one.name for one in read(Path("call.wav"), Path("call.json")).conversations] == ["call"]
+
+
+def test_a_comparison_is_no_source_and_in_a_folder_no_trouble(tmp_path: Path) -> None:
+    record(tmp_path / "call.wav")
+    (tmp_path / "two.json").write_text('{"kind": "comparison", "of": "codec", "rows": []}')
+    found = read(tmp_path)
+    assert len(found.conversations) == 1 and not found.failures
+    with pytest.raises(UsageError, match=r"two.json is a comparison, .* name the results"):
+        read(tmp_path / "two.json")
+
+
 def test_an_older_recording_says_what_it_lacks(tmp_path: Path) -> None:
     record(tmp_path / "call.flac", steps=False)
     (one,) = read(tmp_path / "call.flac").conversations

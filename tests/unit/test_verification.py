@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -15,9 +16,10 @@ import pytest
 
 from personaplex import PersonaPlex
 from personaplex.audio import read_audio
+from personaplex.cli.kept_answers import KeptAnswers
 from personaplex.cli.main import main
 from personaplex.conversation import Settings
-from personaplex.errors import ConversationError, EngineError
+from personaplex.errors import ConversationError, EngineError, OutputError
 from personaplex.evaluate.hearing import GRAMMAR, Ear, EngineEar, GrammarEar, open_ear
 from personaplex.evaluate.prompts.asking import Answer, Asked, ask
 from personaplex.evaluate.prompts.expectation import Expectation
@@ -29,6 +31,9 @@ from personaplex.evaluate.verification.broken import break_model
 from personaplex.evaluate.verification.checks import CHECKS, Exhibit, Limits, judge
 from personaplex.evaluate.verification.controls import exchanged, loop_of_codes, loop_of_words, spoilt
 from personaplex.evaluate.verification.verification import AGREES, troubles, verify
+from personaplex.model import DEFAULT_PROMPT
+from personaplex.report.recorded import Said
+from personaplex.report.sources import Sources
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import Limits as EngineLimits
 from personaplex.speech import AGENTS, say
@@ -248,6 +253,7 @@ def test_a_model_that_says_nonsense_fails_in_words(result: Result) -> None:
     assert "words: its text holds the expected words: 0% of 2 (75% expected)" in found
     assert not any("control" in trouble for trouble in found)
     by_name = {row.what.split(":")[0]: row for row in result.rows}
+    assert result.about["passed"] is False and result.about["reasons"] == found and result.about["seed"] == 1
     assert by_name[AGREES].value == 1 and by_name[AGREES].goal == 1
     assert by_name["heard"].goal == 0.75 and not by_name["heard"].met
 
@@ -422,6 +428,10 @@ def test_the_command_fails_a_random_model_with_its_own_code(
     kept = sorted(path.name for path in tmp_path.glob("*.flac"))
     assert kept == ["When---seed-0.flac", "control--opening-time--seed-0.flac"]
     first = json.loads((tmp_path / "v.json").read_text())["items"][0]
+    assert first["kept"] == kept[0] and first["expected"] == "Saturday or Sunday"
+    beside = json.loads((tmp_path / "When---seed-0.json").read_text())
+    assert (beside["left"], beside["heard"], beside["voice"]) == ("agent", "mumble", "VOICE0")
+    assert beside["role"] == DEFAULT_PROMPT, "which was not named"
     assert first["question"] == first["asked"] == "When?" and first["asked_heard"] == "mumble"
     assert first["failed"]["words"].endswith("without 'Saturday' or 'Sunday'")
 
@@ -451,7 +461,6 @@ def test_the_command_passes_what_passes(
         (["--ask", "a", "--expect", "b|"], "--expect '' holds no word"),
         (["none.yaml"], "none.yaml does not exist"),
         (["--recogniser", "nobody"], "unknown recogniser 'nobody'"),
-        (["--keep", "nowhere"], "--keep nowhere is no folder"),
         (["--seed", "-1"], "seed"),
         (["--at-least", "2"], "2.0 is not in the range"),
     ],
@@ -485,3 +494,57 @@ def test_a_recording_that_cannot_be_asked(
     found, _, err = program(capsys, "--audio", str(path), "--json", str(tmp_path / "v.json"))
     assert found == code and message in err
     assert [failure.item for failure in Result.load(tmp_path / "v.json").failures] == [f"{name} (seed 0)"]
+
+
+def kept_answer(text: str = "when do you open", seed: int = 3) -> Answer:
+    """Two frames of greeting, the question, and an answer that begins in frame 4."""
+    t = np.arange(8 * FRAME_SAMPLES) / 24_000
+    user, agent = (0.2 * np.sin(2 * np.pi * hertz * t).astype(np.float32) for hertz in (150, 250))
+    user[: 2 * FRAME_SAMPLES] = user[4 * FRAME_SAMPLES :] = agent[: 4 * FRAME_SAMPLES] = 0
+    question = replace(SEVEN, name=text, say=text, expectation=Expectation((("seven", "7"),), never=("nine",)))
+    return Answer(question, seed, 2, 4, user, agent, ((4, " at"), (6, " seven")))
+
+
+def test_a_kept_answer_is_a_recording_that_report_shows_right(tmp_path: Path) -> None:
+    answer, folder = kept_answer(), tmp_path / "deep" / "kept"
+    kept = KeptAnswers(folder, {"model": "tiny", "mode": "verify"})
+    name = kept.keep(answer, Settings(voice="VOICE0", prompt="You are Anna."), "and seven", None)
+    assert {path.name for path in folder.iterdir()} == {name, f"{Path(name).stem}.json"}
+    sources = Sources()
+    sources.read([folder], None)
+    (one,) = sources.conversations
+    assert np.allclose(one.agent, answer.agent, atol=1e-4) and np.allclose(one.user, answer.user, atol=1e-4)
+    assert one.source == "verify --keep" and not one.doubts and not any("earlier version" in lack for lack in one.lacks)
+    assert list(one.said) == [Said(0.32, " at"), Said(0.48, " seven")]
+    assert list(one.heard) == [Said(0.16, "when do you open")]
+    known = {"model": "tiny", "voice": "VOICE0", "role": "You are Anna.", "question": "when do you open", "seed": 3}
+    known |= {"heard": "and seven", "expected": "seven or 7; never nine"}
+    assert {name: one.about[name] for name in known} == known
+
+
+def test_kept_answers_do_not_replace_each_other_and_long_questions_have_short_names(tmp_path: Path) -> None:
+    kept = KeptAnswers(tmp_path, {})
+    names = [kept.keep(kept_answer(text), Settings(), None, None) for text in ("open?", "open!", "why " * 200)]
+    assert names[:2] == ["open---seed-3.flac", "open---seed-3-2.flac"]
+    assert len(names[2]) < 120 and names[2].endswith("seed-3.flac")
+    assert all((tmp_path / name).is_file() for name in names)
+
+
+def test_a_place_that_cannot_be_kept_in_is_told_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("personaplex.model.PersonaPlex.from_pretrained", never)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        assert main(["verify", "--keep", str(folder)]) == OutputError.exit_code
+        assert f"--keep {folder}: that, or a part of it, is a file; name a folder" in capsys.readouterr().err
+    monkeypatch.setattr("tempfile.mkstemp", _read_only)
+    assert main(["verify", "--keep", str(tmp_path / "new")]) == OutputError.exit_code
+    assert "Read-only file system; choose another place" in capsys.readouterr().err
+
+
+def _read_only(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +11,14 @@ import click
 
 from personaplex.cli.evaluation import quiet_option
 from personaplex.cli.options import model_option, note, seed_option
-from personaplex.errors import OutputError, PersonaPlexError, UsageError
-from personaplex.files import check_writable, whole_file
+from personaplex.errors import PersonaPlexError, UsageError
+from personaplex.files import check_writable, make_folder, whole_file
 
 NANO = "nano"
 DEFAULT_SIZE, DEFAULT_FOLDER = 4, Path("evaluation")
 PAGE = "report.html"
+KEPT = "verify"
+"""The folder of the answers that verify keeps."""
 
 
 class Part(NamedTuple):
@@ -68,7 +70,7 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Recordings that the page shows answered (default: a short question).",
+    help="Recordings that the page shows answered, beside verify's questions.",
 )
 @click.option("--card", metavar="FILE", type=click.Path(path_type=Path), help="Write the tables into this model card.")
 @seed_option
@@ -86,8 +88,9 @@ def command(
     """Verify a model, run every evaluation on it, and make one page of all.
 
     Each result is kept in FOLDER as soon as it is there; an evaluation that cannot be run is named, and the others are.
-    Ends with the first error's exit code, 13 for a model that its verification refuses. --card puts the tables between
-    the lines `<!-- report -->` and `<!-- /report -->` of a file.
+    The page shows the answers that verify heard, which are kept in FOLDER/verify, and those to --audio. Ends with the
+    first error's exit code, 13 for a model that its verification refuses. --card puts the tables between the lines
+    `<!-- report -->` and `<!-- /report -->` of a file.
     """
     from personaplex.evaluate.result import Result
     from personaplex.evaluate.row import as_markdown, put_between
@@ -102,35 +105,76 @@ def command(
     chosen = dict(_chosen(only, model, quiet=quiet))
     if not chosen:
         raise UsageError(f"nothing is left to run: {', '.join(only or PARTS)} is the test of the model in this package")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write into {out}: {error.strerror}") from error
-    check_writable(out / PAGE)
+    _check_audio(audio)
+    _check_out(out, chosen)
     errors: list[PersonaPlexError] = []
-    made = []
-    for name, part in chosen.items():
-        click.echo(f"## {name}\n")
-        result = out / f"{name}.json"
-        arguments = [*part.arguments(size), "--model", model, "--seed", str(seed), "--json", str(result)]
-        arguments += ["--quiet"] if quiet else []
-        result.unlink(missing_ok=True)  # what is there afterwards is this run's
-        _run(name, part.module, arguments, errors)
-        if result.is_file():
-            made.append(result)
-        click.echo("")
-    if not made and errors:
-        raise errors[0]
-    click.echo("## conversations\n")
-    sources = [*map(str, made), "--model", model, "--seed", str(seed), "-o", str(out / PAGE)]
-    sources += ["--quiet"] if quiet else []
-    _run("report", "report", [*sources, *(part for path in audio for part in ("--audio", str(path)))], errors)
+    made: list[Path] = []
+    asked, quietly = ["--model", model, "--seed", str(seed)], ["--quiet"] if quiet else []
+    try:
+        for name, part in chosen.items():
+            click.echo(f"## {name}\n")
+            result = out / f"{name}.json"
+            keep = ["--keep", str(out / KEPT)] if name == "verify" else []
+            result.unlink(missing_ok=True)  # what is there afterwards is this run's
+            _run(name, part.module, [*part.arguments(size), *asked, *quietly, "--json", str(result), *keep], errors)
+            if result.is_file():
+                made.append(result)
+            click.echo("")
+        if not made and errors:
+            raise errors[0]
+        click.echo("## the page\n")
+        answered = [*asked, *(part for path in audio for part in ("--audio", str(path)))] if audio else []
+        sources = [*map(str, made), *map(str, _kept(out, made))]
+        _run("report", "report", [*sources, *answered, *quietly, "-o", str(out / PAGE)], errors)
+    except (click.Abort, KeyboardInterrupt) as error:
+        raise click.Abort(_left(out, made)) from error
     if card is not None and page is not None:
         tables = [f"### {path.stem}\n\n{as_markdown(Result.load(path).rows)}" for path in made]
         with whole_file(card) as temporary:
             temporary.write_text(put_between(page, "\n\n".join(tables), "report"), encoding="utf-8")
     if errors:
         raise errors[0]
+
+
+def _check_audio(paths: tuple[Path, ...]) -> None:
+    """Raise AudioError for a recording, or a folder of which all, cannot be read: now and not after an hour."""
+    from personaplex.evaluate.recordings import find_recordings
+
+    for path in paths:
+        broken, found = [], find_recordings([path])
+        for recording in found:
+            try:
+                recording.read()
+            except PersonaPlexError as error:
+                broken.append(error)
+        if len(broken) == len(found):
+            raise broken[0]
+
+
+def _check_out(out: Path, chosen: Iterable[str]) -> None:
+    """Make the folder; everything can be written into it, or OutputError says what cannot."""
+    make_folder(out, "--out")
+    for name in (PAGE, Path(PAGE).with_suffix(".json").name, *(f"{part}.json" for part in chosen)):
+        check_writable(out / name)
+    if "verify" in chosen:
+        make_folder(out / KEPT, "--out")
+
+
+def _kept(out: Path, made: Iterable[Path]) -> list[Path]:
+    """The recordings of this run's answers: others may lie in their folder."""
+    from personaplex.evaluate.result import Result
+
+    items = [item for path in made if path.stem == "verify" for item in Result.load(path).items]
+    return [out / KEPT / str(item["kept"]) for item in items if item.get("kept")]
+
+
+def _left(out: Path, made: list[Path]) -> str:
+    """What an interrupted run leaves, in words."""
+    if not made:
+        return f"no result was written into {out}"
+    names, folders = ", ".join(path.name for path in made), [out, *([out / KEPT] if (out / KEPT).is_dir() else [])]
+    page = f"personaplex report {' '.join(map(str, folders))} -o {out / PAGE}"
+    return f"{out} holds {names} so far, without the rest; `{page}` makes a page of them"
 
 
 def _chosen(only: list[str] | None, model: str, *, quiet: bool) -> Iterator[tuple[str, Part]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from personaplex.cli.evaluation import recogniser_option, result_options, show, slots_option
+from personaplex.cli.kept_answers import KeptAnswers
 from personaplex.cli.options import (
     TALKS_AS_ITSELF,
     check_sampling,
@@ -24,7 +25,7 @@ from personaplex.errors import PersonaPlexError, UsageError, VerificationError
 from personaplex.files import check_writable
 
 if TYPE_CHECKING:
-    from personaplex.evaluate.prompts.asking import Answer, Asked
+    from personaplex.evaluate.prompts.asking import Asked
     from personaplex.evaluate.prompts.questions import Question
     from personaplex.evaluate.result import Failure, Result
     from personaplex.evaluate.verification.checks import Limits
@@ -66,7 +67,12 @@ _OF_ONE = ("ask", "audio", "expect", "voice", "system_prompt_text", "no_wait", "
 @click.option("--most-errors", type=click.FloatRange(0), metavar="RATE", help="Word errors of the ear [default: 0.5].")
 @click.option("--least-words", type=click.IntRange(1), metavar="N", help="Words of an answer [default: 3].")
 @slots_option
-@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Write both sides of each answer (.flac).")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Record each answer there, as `talk --record` does; `report DIR` shows them.",
+)
 @result_options
 @repeatable_sampling_options
 def command(source: str | None, json_file: Path | None, quiet: bool, **options: Any) -> None:
@@ -85,11 +91,15 @@ def command(source: str | None, json_file: Path | None, quiet: bool, **options: 
     check_sampling(options)
     if json_file is not None:
         check_writable(json_file)
-    if options["keep"] is not None and not options["keep"].is_dir():
-        raise UsageError(f"--keep {options['keep']} is no folder; make it, or name another")
+    questions = _questions(source, options)
+    kept = None
+    if options["keep"] is not None:
+        kept = KeptAnswers(options["keep"], {"model": options["model"], "mode": "verify"})
     note_blas(quiet=quiet)
-    result = _verified(_questions(source, options), options, quiet)
+    result = _verified(questions, options, kept, quiet)
     show(result, json_file, quiet=quiet)
+    if kept is not None:
+        note(f"wrote {kept.n} recordings into {options['keep']}", quiet=quiet)
     if found := troubles(result):
         for item in result.items:
             for check, reason in item["failed"].items() if "question" in item else ():
@@ -142,13 +152,12 @@ def _limits(options: dict[str, Any]) -> Limits:
     return Limits(**{name: value for name, value in given.items() if value is not None})
 
 
-def _verified(questions: list[Question], options: dict[str, Any], quiet: bool) -> Result:
+def _verified(questions: list[Question], options: dict[str, Any], kept: KeptAnswers | None, quiet: bool) -> Result:
     from personaplex.bench.machine import describe_machine
     from personaplex.evaluate.hearing import check_ear, open_ear
     from personaplex.evaluate.prompts.questions import without_roles
     from personaplex.evaluate.prompts.spoken import Speakers
-    from personaplex.evaluate.result import Result
-    from personaplex.evaluate.verification.verification import AT_LEAST, KIND, verify
+    from personaplex.evaluate.verification.verification import AT_LEAST, unmeasured, verify
     from personaplex.model import PersonaPlex
 
     check_ear(options["recogniser"])
@@ -166,7 +175,7 @@ def _verified(questions: list[Question], options: dict[str, Any], quiet: bool) -
         }  # fmt: skip
         _, failures, error = _asked(questions, speakers, (), options)  # one without a sound shows before loading
         if error is not None:
-            return Result(KIND, about, [], failures=failures, error=error)
+            return unmeasured(about, failures, error)
         model = PersonaPlex.from_pretrained(options["model"])
         if not model.config.prompts:
             note(TALKS_AS_ITSELF, quiet=quiet)
@@ -177,7 +186,7 @@ def _verified(questions: list[Question], options: dict[str, Any], quiet: bool) -
             limits=limits, at_least=at_least, slots=options["slots"], failures=failures,
             only_controls=[question.name for question in others],
             tell=lambda text: note(text, quiet=quiet),
-            keep=lambda answer: _keep(answer, options["keep"]),
+            keep=None if kept is None else kept.keep,
         )  # fmt: skip
 
 
@@ -209,16 +218,3 @@ def _asked(
     from personaplex.evaluate.prompts.evaluation import prepare
 
     return prepare(questions, speakers, voices, options["seed"], options["seeds"], sampling_changes(options))
-
-
-def _keep(answer: Answer, folder: Path | None) -> None:
-    """User left, agent right."""
-    if folder is None:
-        return
-    import numpy as np
-
-    from personaplex.audio import audio_file
-
-    name = "".join(c if c.isalnum() else "-" for c in answer.name).strip("-")
-    with audio_file(folder / f"{name}.flac", channels=2) as write:
-        write(np.stack([answer.user, answer.agent], axis=1))

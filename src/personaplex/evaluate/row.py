@@ -89,11 +89,13 @@ def as_markdown(table: Sequence[Row]) -> str:
     """The table as a person reads it; a goal that is missed is said to be."""
     lines = ["| what | goal | measured | 95 % interval | n |", "|---|---|---|---|---|"]
     for row in table:
-        sign = "" if row.goal is None else ("≤ " if row.at_most else "≥ ") + _number(row.goal, row.unit)
+        # Where the name tells the unit, the numbers need not.
+        unit = "" if row.unit != "ms" and f"({row.unit}" in row.what else row.unit
+        sign = "" if row.goal is None else ("≤ " if row.at_most else "≥ ") + _number(row.goal, unit)
         verdict = " (missed)" if row.met is False else ""
         low, high = row.interval
-        interval = "" if math.isnan(low) else f"{_number(low, row.unit)} to {_number(high, row.unit)}"
-        measured = _number(row.value, row.unit) + verdict
+        interval = "" if math.isnan(low) else f"{_number(low, unit)} to {_number(high, unit)}"
+        measured = _number(row.value, unit) + verdict
         lines.append(f"| {in_a_cell(row.what)} | {sign} | {measured} | {interval} | {row.n} |")
     return "\n".join(lines)
 
@@ -108,7 +110,7 @@ def _number(value: float, unit: str) -> str:
         return "not measured"
     if math.isinf(value):
         return "never"
-    return f"{value:.0f} {unit}" if unit == "ms" else f"{value:.3f}"
+    return f"{value:.0f} {unit}" if unit == "ms" else f"{value:.3f} {unit}".strip()
 
 
 def as_json(table: Sequence[Row]) -> list[dict[str, object]]:

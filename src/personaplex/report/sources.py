@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -71,7 +71,7 @@ class Sources:
                 if needed:
                     raise
                 self.failures.append(Failure(printable(str(path)), printable(str(error))))
-        for path in files:
+        for path in _each_once(files):
             try:
                 self._take(path, agent, longest_seconds)
             except PersonaPlexError as error:
@@ -93,6 +93,8 @@ class Sources:
     def _take(self, path: Path, agent: Channel | None, longest_seconds: float) -> None:
         if path.suffix.lower() == ".json":
             entry = read_json(path)
+            if entry.get("kind") == "comparison":
+                raise UsageError(f"{path} is a comparison, which has its own page; name the results that it compares")
             if entry.get("kind") is not None and "rows" in entry:
                 self.results.append((printable(path.name), load_result(path)))
                 return
@@ -127,6 +129,14 @@ def _files(paths: Iterable[Path]) -> list[Path]:
             raise UsageError(f"the folder {path} holds nothing to report on: no recording, and no JSON file")
         found += [*described, *sounds]
     return list(dict.fromkeys(found))
+
+
+def _each_once(files: Iterable[Path]) -> list[Path]:
+    """Without a sound whose description is among them, or named under another path: that is one conversation."""
+    found = {path.resolve(): path for path in reversed(list(files))}
+    described = [path for path in found.values() if path.suffix.lower() == ".json"]
+    spoken_of = {(path.parent / name).resolve() for path in described for name in _sounds_of(path)}
+    return [path for whole, path in reversed(found.items()) if whole not in spoken_of]
 
 
 def read_json(path: Path) -> Entry:
@@ -215,7 +225,7 @@ def _whole(path: Path, read: Callable[[], T]) -> T:
 
 
 def _talk(path: Path, entry: Entry, agent: Channel | None, longest_seconds: float) -> Recorded:
-    """What `talk --record` and `respond --record` write."""
+    """What `talk --record`, `respond --record` and `verify --keep` write."""
     left, right = _two_channels(_beside(path), longest_seconds)
     channel = agent or ("left" if entry["left"] == "agent" else "right")
     events = [(_second(event["at"]), str(event["event"]), event) for event in entry["events"]]
@@ -228,12 +238,13 @@ def _talk(path: Path, entry: Entry, agent: Channel | None, longest_seconds: floa
     if steps is None:
         by_cascade = entry.get("model") == "cascade"
         why = "a cascade has no such steps" if by_cascade else "it was recorded by an earlier version"
+        why = "`verify` does not keep them" if entry.get("mode") == "verify" else why
         known = [f"{name} {entry[name]}" for name in ("step_ms_p50", "step_ms_p99") if not by_cascade and name in entry]
         lacks.append(
             f"step times frame by frame and token entropy: {why}" + (f" ({', '.join(known)})" if known else "")
         )
     about = {name: value for name, value in entry.items() if name not in ("left", "right", "events", "steps")}
-    source = "respond --record" if entry.get("mode") == "respond" else "talk --record"
+    source = {"respond": "respond --record", "verify": "verify --keep"}.get(str(entry.get("mode")), "talk --record")
     pcm = (left, right) if channel == "left" else (right, left)
     return Recorded(path.stem, source, *pcm, said, heard, marks, steps, None, about, lacks)
 
@@ -333,12 +344,3 @@ def _checked(recorded: Recorded) -> Recorded:
         return recorded
     doubt = "the channels look swapped: the agent's words were noted while the user's side sounds (--agent left|right)"
     return replace(recorded, doubts=[*recorded.doubts, doubt])
-
-
-def names(sources: Sources) -> Sequence[str]:
-    """What a report is made from, for its head."""
-    return [
-        *(name for name, _ in sources.results),
-        *(one.name for one in sources.quantised),
-        *(one.name for one in sources.conversations),
-    ]

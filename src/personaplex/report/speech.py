@@ -51,7 +51,8 @@ class Overlap(NamedTuple):
     def what(self) -> str:
         """In words."""
         if not self.outlasts:
-            return f"the {self.second} speaks within the other's speech"
+            first = "user" if self.second == "agent" else "agent"
+            return f"the {self.second} speaks within the {first}'s speech"
         return "the user interrupts" if self.second == "user" else "the agent begins early"
 
 
@@ -73,6 +74,14 @@ class Speech:
     answers: Sequence[Answer]
     overlaps: Sequence[Overlap]
     unanswered: int
+
+    @property
+    def within(self) -> list[Turn]:
+        """What was said wholly within the other's speech, and is no turn of its own, in order."""
+        mine = [Turn("user", *span) for span in self.user if _is_within(span, self.agent)]
+        return sorted(
+            [*mine, *(Turn("agent", *span) for span in self.agent if _is_within(span, self.user))], key=_start
+        )
 
     @property
     def stops(self) -> list[float]:
@@ -137,6 +146,10 @@ def turns(user: Sequence[Span], agent: Sequence[Span]) -> list[Turn]:
         else:
             found.append(Turn("user" if side == "user" else "agent", *span))
     return found
+
+
+def _start(turn: Turn) -> float:
+    return turn.start
 
 
 def _is_within(span: Span, others: Sequence[Span]) -> bool:

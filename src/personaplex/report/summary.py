@@ -8,7 +8,7 @@ of its item), for paired comparisons.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ class Shown:
             "seconds": round(recorded.seconds, 3),
             "text": recorded.text,
             "turns": [{"side": side, "begin": begin, "end": end} for side, begin, end in rounded],
+            "within": [{"side": t.side, "begin": round(t.start, 3), "end": round(t.end, 3)} for t in speech.within],
             "answers": [{"at": round(a.at, 3), "latency_ms": round(1000 * a.latency, 1)} for a in speech.answers],
             "overlaps": [
                 {"begin": round(o.start, 3), "end": round(o.end, 3), "second": o.second, "outlasts": o.outlasts}
@@ -123,16 +124,3 @@ def rows(shown: Sequence[Shown]) -> list[Row]:
             middle, ends = quantile(values, 0.5), median_interval(values)
             made.append(Row(name, middle, ends, len(values), None, at_most, _MEDIANS[name]))
     return made
-
-
-def facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is known of a conversation, or of an evaluation, as a person reads it."""
-    return [(name.replace("_", " "), _said(value)) for name, value in about.items() if value not in (None, "", [], {})]
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_said(inner)}" for name, inner in value.items() if inner is not None)
-    if isinstance(value, list | tuple):
-        return ", ".join(_said(inner) for inner in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import groupby
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def timeline(shown: Shown, most_seconds: float) -> str:
     _marks(sheet, sorted(mark for mark in (*told, *both) if mark.at < seconds))
     top = sheet.height
     for kind, pcm, said in (("agent", recorded.agent, recorded.said), ("user", recorded.user, recorded.heard)):
-        _words(sheet, kind, [one for one in words(said) if one.at < seconds])
+        _words(sheet, kind, [one for one in _noted_at_once(words(said)) if one.at < seconds])
         _sound(sheet, kind, pcm[: round(seconds * SAMPLE_RATE)])
     _overlaps(sheet, shown, top + 10)
     _steps(sheet, shown)
@@ -147,6 +148,11 @@ def _marks(sheet: _Sheet, marks: Sequence[Mark]) -> None:
         title = f"<title>{escape(mark.what)} at {mark.at:.2f} s {escape(mark.more)}</title>"
         sheet.parts.append(f'<path class="event" d="M{x:.1f} {top}V9999"/>')
         sheet.parts.append(f'<text class="told" x="{x + 3:.1f}" y="{y:.1f}">{escape(mark.what)}{title}</text>')
+
+
+def _noted_at_once(said: Sequence[Said]) -> list[Said]:
+    """Words of one moment as one text, such as a question of which only the beginning is known: not over each other."""
+    return [Said(at, " ".join(one.text for one in own)) for at, own in groupby(said, key=lambda one: one.at)]
 
 
 def _words(sheet: _Sheet, kind: str, said: Sequence[Said]) -> None:

@@ -235,9 +235,8 @@ def _rows(run: _Run, items: Sequence[dict[str, Any]], delays: dict[str, Delay], 
 
 def _delay_row(title: str, delay: Delay, n: int) -> Row:
     how = "taken out before measuring" if delay.known else "none assumed, the waveforms are too unlike to show one"
-    return Row(
-        f"{title}: delay, {how} (ms)", 1000 * delay.samples / SAMPLE_RATE, (math.nan, math.nan), n, better="lower"
-    )
+    ms = 1000 * delay.samples / SAMPLE_RATE if delay.known else math.nan
+    return Row(f"{title}: delay, {how} (ms)", ms, (math.nan, math.nan), n if delay.known else 0, better="lower")
 
 
 def _damaged(run: _Run) -> Iterator[tuple[str, str]]:

@@ -37,6 +37,12 @@ class Expectation:
             found += [f"with the number {number!r}" for number in numbers_in(words) if number not in known]
         return found
 
+    def described(self) -> str:
+        """In words for a person; empty where nothing is expected."""
+        parts = [" or ".join(phrases) for phrases in self.wanted]
+        parts += [f"never {' or '.join(self.never)}"] if self.never else []
+        return "; ".join([*parts, "no other number"] if self.no_other_number else parts)
+
     def is_met(self, said: str) -> bool:
         """Whether an answer is right."""
         return not self.missing(said)

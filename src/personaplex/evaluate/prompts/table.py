@@ -66,6 +66,8 @@ class Outcome:
         return {
             "item": self.name,
             "question": self.question.name,
+            "asked": self.question.say or str(self.question.audio or ""),
+            "expected": expectation.described(),
             "persona": self.question.persona,
             "seed": self.seed,
             "said": self.said,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from personaplex.conversation import Settings
 from personaplex.errors import ConversationError, PersonaPlexError
@@ -36,6 +36,8 @@ CONTROL = "what must fail"
 """How the rows of controls begin."""
 _CONTROL_LOST = "the control "
 """How the failures of controls begin."""
+Keep: TypeAlias = Callable[[Answer, Settings, "str | None", "str | None"], str]
+"""Keeps an answer, with what is heard of it and of its question if that is known, under the name that it returns."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class _Evidence:
     settings: Settings
     exhibit: Exhibit
     asked_heard: str | None
+    kept: str | None = None
     findings: dict[str, Finding] = field(default_factory=dict)
 
 
@@ -84,13 +87,13 @@ def verify(
     failures: Sequence[Failure] = (),
     only_controls: Collection[str] = (),
     tell: Callable[[str], None] = lambda _: None,
-    keep: Callable[[Answer], None] = lambda _: None,
+    keep: Keep | None = None,
 ) -> Result:
     """Ask, hear, check, and try every check on what must fail it. `model` is broken on purpose in the end: load anew.
 
     `only_controls` are names of questions whose answers are the wrong ones to others, and are not judged themselves.
-    `keep` is given every answer. `troubles` says which rows of the result miss their goal. When no conversation came
-    about, the result's `error` says so.
+    `keep` is given every answer, also one that could not be heard. The result's `about` says whether the model `passed`
+    and the `reasons` why not (`troubles`). When no conversation came about, the result's `error` says so.
     """
     limits = limits or Limits()
     evidence, failed = list[_Evidence](), list(failures)
@@ -102,22 +105,31 @@ def verify(
                 failed.append(answer)
                 tell(f"{answer.item}: no answer: {answer.reason}")
                 continue
-            keep(answer)
+            own = settings[answer.question.name](answer.seed)
+            # What is kept says which voice and role a question without its own was asked with.
+            shown = replace(
+                own,
+                voice=model.default_voice if own.voice is None else own.voice,
+                prompt=model.default_prompt if own.prompt is None else own.prompt,
+            )
             try:
                 exhibit = Exhibit(answer.sound, answer.said, ear.hear(answer.sound))
                 asked_heard = _question_heard(answer, ear)
             except PersonaPlexError as error:
+                if keep is not None:
+                    keep(answer, shown, None, None)
                 failed.append(Failure(answer.name, str(error)))
                 tell(f"{answer.name}: not heard: {error}")
                 continue
-            evidence.append(_Evidence(answer, settings[answer.question.name](answer.seed), exhibit, asked_heard))
+            kept = None if keep is None else keep(answer, shown, exhibit.heard, asked_heard)
+            evidence.append(_Evidence(answer, own, exhibit, asked_heard, kept))
             tell(f"{answer.name}: {answer.said or '(nothing)'} | heard: {exhibit.heard or '(nothing)'}")
     controls = _Controls()
     evidence = _judge(model, evidence, limits, controls, failed, tell)
     judged = [each for each in evidence if each.answer.question.name not in only_controls]
     if not judged:
         said = f"no answer could be measured; the first: {failed[0].reason}" if failed else "nothing to ask"
-        return Result(KIND, about, [], failures=failed, error=ConversationError(said))
+        return unmeasured(about, failed, ConversationError(said))
     n_lost = sum(failure.item.rsplit(" (seed", 1)[0] not in only_controls for failure in failed)
     first = next((each for each in judged if each.findings["silence"].passed), judged[0])
     _try_controls(evidence, first, ear, limits, controls, tell)
@@ -125,7 +137,14 @@ def verify(
     failed += controls.lost
     items = [_item(each) for each in judged]
     rows = _rows(judged, controls, n_lost, at_least)
-    return Result(KIND, about, rows, [*items, *controls.items], failed)
+    result = Result(KIND, about, rows, [*items, *controls.items], failed)
+    found = troubles(result)
+    return replace(result, about={**about, "passed": not found, "reasons": found})
+
+
+def unmeasured(about: Mapping[str, Any], failures: Sequence[Failure], error: PersonaPlexError) -> Result:
+    """The result where nothing could be measured: that is not passed, either."""
+    return Result(KIND, {**about, "passed": False, "reasons": [str(error)]}, [], failures=failures, error=error)
 
 
 def _question_heard(answer: Answer, ear: Ear) -> str | None:
@@ -260,10 +279,12 @@ def _item(each: _Evidence) -> dict[str, Any]:
         "seed": answer.seed,
         "asked": answer.question.say or str(answer.question.audio),
         "asked_heard": each.asked_heard,
+        "expected": answer.question.expectation.described(),
         "said": answer.said,
         "heard": each.exhibit.heard,
         "before": answer.all_said.removesuffix(answer.said).strip(),
         "delay_ms": answer.delay_ms,
+        "kept": each.kept,
         "engine_signs": list(answer.degenerate),
         "measures": measure(each.exhibit.pcm, codes=each.exhibit.codes, text=each.exhibit.text).as_json(),
         **_as_json(each.findings),
