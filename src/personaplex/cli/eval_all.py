@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "verify": Part("verify", lambda size: ["--seeds", str(max(1, size // 4))]),
+    "verify": Part("verify", lambda size: ["--seeds", str(max(1, size // 2))]),
     "prompts": Part("eval_prompts", lambda size: ["basic", "--seeds", str(size)]),
     "held-out": Part("eval_prompts", lambda size: [NANO, "--size", str(size)], of_nano=True),
     "duplex": Part("eval_duplex", lambda size: ["--synthetic", str(size)]),

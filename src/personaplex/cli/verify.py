@@ -62,7 +62,7 @@ _OF_ONE = ("ask", "audio", "expect", "voice", "system_prompt_text", "no_wait", "
     "--at-least",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Of the answers, to pass each check [default: 0.75].",
+    help="Of the answers, to pass each check [default: 0.5].",
 )
 @click.option("--most-errors", type=click.FloatRange(0), metavar="RATE", help="Word errors of the ear [default: 0.5].")
 @click.option("--least-words", type=click.IntRange(1), metavar="N", help="Words of an answer [default: 3].")
