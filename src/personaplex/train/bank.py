@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import tempfile
 import zipfile
 from collections import defaultdict
@@ -29,6 +30,11 @@ from personaplex.train.takes import FASTEST, Take, draw, heard, moved
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
 
 Key = tuple[str, ...]
+
+OWN = "own"
+"""The kind of an agent's clip that a model said itself (see `own_voice`)."""
+
+Index = dict[tuple[int, str], dict[Key, list[int]]]
 
 _BATCH_FRAMES = 4_000
 _START_FRAMES = 40
@@ -72,26 +78,42 @@ class Bank:
 
     def words_of(self, index: int) -> np.ndarray:
         """Words of one clip [n, 4]: vocabulary index, first frame, last frame, 16ths of a frame into the first."""
-        return self.words[self.word_begins[index] : self.word_begins[index + 1]]
+        return self.words[self.word_begins[index] : self.word_begins[index + 1]].astype(np.int64)
 
-    def index(self) -> dict[tuple[int, str], dict[Key, list[int]]]:
-        """Clips by (agent's voice or -1, intent), then by key; sounds and beds are under (-1, kind)."""
-        found: dict[tuple[int, str], dict[Key, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for i, (kind, voice, line) in enumerate(zip(self.kinds, self.voices, self.lines, strict=True)):
-            intent, key = (line[0], line[1]) if line else (kind, ())
-            found[int(voice), intent][key].append(i)
-        return {at: dict(keys) for at, keys in found.items()}
+    def stretch(self, clips: Iterable[int], n_frames: int) -> np.ndarray:
+        """Codes [n_frames, 8] of clips, one after the other until there are enough."""
+        parts, drawn, length = [], iter(clips), 0
+        while length < n_frames:
+            parts.append(self.clip(next(drawn)))
+            length += len(parts[-1])
+        return np.concatenate(parts)[:n_frames]
+
+    def index(self, *, own: bool = False) -> Index:
+        """Clips by (agent's voice or -1, intent), then by key; sounds and beds are under (-1, kind).
+
+        Those that were synthesised, or the model's `own`.
+        """
+        found: Index = {}
+        for i, (kind, voice, line) in enumerate(zip(self.kinds, self.voices.tolist(), self.lines, strict=True)):
+            if (kind == OWN) == own:
+                intent, key = (line[0], line[1]) if line else (kind, ())
+                found.setdefault((voice, intent), {}).setdefault(key, []).append(i)
+        return found
 
     def save(self, path: Path) -> None:
         """Write the bank as one NumPy archive: processes that only read it need no device."""
-        text = {"kinds": self.kinds, "lines": self.lines, "vocabulary": self.vocabulary}
+        kinds, lines = list(dict.fromkeys(self.kinds)), list(dict.fromkeys(self.lines))
+        kind, line = ({value: i for i, value in enumerate(values)} for values in (kinds, lines))
+        text = {"kinds": kinds, "lines": lines, "vocabulary": self.vocabulary}
         arrays = {
-            "codes": self.codes.astype(np.uint16),
+            "codes": self.codes.astype(np.uint16, copy=False),
             "begins": self.begins.astype(np.int64),
+            "kind": np.array([kind[value] for value in self.kinds], np.uint8),
             "voices": self.voices.astype(np.int16),
+            "line": np.array([line[value] for value in self.lines], np.uint32),
             "rings": self.rings.astype(np.uint8),
             "pauses": self.pauses.astype(np.uint16),
-            "words": self.words.astype(np.uint16),
+            "words": self.words.astype(np.min_scalar_type(self.words.max(initial=0))),
             "word_begins": self.word_begins.astype(np.int64),
             "start": self.start.astype(np.uint16),
             "silence": self.silence.astype(np.uint16),
@@ -103,28 +125,45 @@ class Bank:
 
     @classmethod
     def read(cls, path: Path) -> Bank:
-        """Read what `save` wrote. Raises TrainingError when it is not there or damaged."""
+        """Read what `save` wrote; the codes stay in the file. Raises TrainingError when it is not there or damaged."""
         try:
             with np.load(path) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+                arrays = {name: archive[name] for name in archive.files if name != "codes"}
             text = json.loads(arrays.pop("text").tobytes())
             lines = [line and (line[0], tuple(line[1]), line[2]) for line in text["lines"]]
-            arrays["begins"] = arrays["begins"].astype(np.int64)
-            arrays["rings"], arrays["words"], arrays["pauses"] = (
-                arrays[name].astype(np.int64) for name in ("rings", "words", "pauses")
+            return cls(
+                codes=_mapped(path, "codes"),
+                kinds=[text["kinds"][i] for i in arrays.pop("kind").tolist()],
+                lines=[lines[i] for i in arrays.pop("line").tolist()],
+                vocabulary=text["vocabulary"],
+                **arrays,
             )
-            return cls(kinds=text["kinds"], lines=lines, vocabulary=text["vocabulary"], **arrays)
-        except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise TrainingError(f"{path} is no clip bank ({error}); make it with `personaplex train bank`") from error
+
+
+def _mapped(path: Path, name: str) -> np.ndarray:
+    """An array of an archive, mapped: the processes that compose from a bank of a gigabyte hold it once."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        np.lib.format.read_magic(member)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        begin = archive.getinfo(f"{name}.npy").header_offset
+        with path.open("rb") as file:
+            # A member's own header may be longer than the one in the directory: its name and extra field lie between.
+            file.seek(begin + 26)
+            begin += 30 + sum(struct.unpack("<HH", file.read(4))) + member.tell()
+    return np.memmap(path, dtype, "r", begin, shape).view(np.ndarray)
 
 
 def join(banks: Sequence[Bank]) -> Bank:
     """One bank of several that the same codec made, in their order."""
+    if len(banks) == 1:
+        return banks[0]
     vocabulary = sorted({word for bank in banks for word in bank.vocabulary})
     number = {word: i for i, word in enumerate(vocabulary)}
 
     def renumbered(bank: Bank) -> np.ndarray:
-        known = np.array([number[word] for word in bank.vocabulary] or [0])
+        known = np.array([number[word] for word in bank.vocabulary] or [0], np.int64)
         return np.concatenate([known[bank.words[:, :1]], bank.words[:, 1:]], axis=1)
 
     def ends(of: Sequence[np.ndarray]) -> np.ndarray:
