@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -183,3 +186,31 @@ def test_a_bank_without_own_clips_is_refused_where_they_are_needed(composer: Com
     with pytest.raises(TrainingError, match="personaplex train own"):
         Composer(silent, composer.tokenizer, composer.config, seed=0)
     Composer(silent, composer.tokenizer, replace(composer.config, natural=1), seed=0).batch(0, 1)
+
+
+class Oracle:
+    """A language model that guesses every token right, or always the same one."""
+
+    def __init__(self, always: int | None = None) -> None:
+        self.always = always
+
+    def columns(self, frames: mx.array) -> mx.array:
+        return mx.pad(frames, [(0, 0), (0, 0), (0, 1)]).swapaxes(1, 2)
+
+    def hidden(self, columns: mx.array, pinned: mx.array) -> mx.array:
+        return columns[:, :, TEXT]
+
+    def text_head(self, right: mx.array) -> mx.array:
+        guess = right if self.always is None else mx.full(right.shape, self.always)
+        return (mx.arange(320) == guess[..., None]).astype(mx.float32)
+
+
+def test_what_is_read_off_the_own_voice_is_measured(composer: Composer) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "measure_own_voice.py"))
+    one = Composer(composer.bank, composer.tokenizer, replace(composer.config, interruptions=0, backchannels=0), 0)
+    found = script["count"](Oracle(), one, 2)
+    assert (found[:, 0] == found[:, 1]).all() and found[:, 1].min() > 5
+    words, facts, begins, stops = script["count"](Oracle(PAD), one, 2)
+    assert words[0] == facts[0] == begins[0] == 0 and stops[0] == stops[1] == found[3, 1]
+    table = script["measure"](Oracle(), composer.bank, composer.tokenizer, 1, seed=0)
+    assert [row.split(" | ")[0] for row in table.splitlines()[2:]] == ["| clips", "| its own voice"]

@@ -121,7 +121,14 @@ def codec(
 @click.option("--codec", type=_FOLDER, required=True, help="The run that trained the codec, or a model's folder.")
 @click.option("--out", type=_FILE, required=True, help="The bank, an .npz file.")
 @click.option("--int8", is_flag=True, help="Hear as the codec will when it is stored as int8.")
-def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool) -> None:
+@click.option(
+    "--part",
+    type=(click.IntRange(0), click.IntRange(1)),
+    default=(0, 1),
+    metavar="I N",
+    help="Only part I (from 0) of N, for several processes on one device; `train lm` takes all parts as banks.",
+)
+def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool, part: tuple[int, int]) -> None:
     """Run every clip through the codec."""
     import os
     from itertools import chain
@@ -137,8 +144,11 @@ def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool
     team = Team.join()
     if team.rank == 0:
         check_writable(out)
-    every = chain.from_iterable(read_clips(folder, team.rank, team.size) for folder in clips)
-    made = encode_bank(load_codec(codec, int8=int8), every, click.echo, takes, seed=team.rank)
+    number, parts = part[0] * team.size + team.rank, part[1] * team.size
+    if number >= parts:
+        raise click.UsageError(f"part {part[0]} of {part[1]}: parts are numbered from 0 to {part[1] - 1}")
+    every = chain.from_iterable(read_clips(folder, number, parts) for folder in clips)
+    made = encode_bank(load_codec(codec, int8=int8), every, click.echo, takes, seed=number)
     _save(team, made, out)
 
 

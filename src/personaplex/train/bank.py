@@ -6,7 +6,7 @@ import json
 import struct
 import tempfile
 import zipfile
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +37,8 @@ OWN = "own"
 Index = dict[tuple[int, str], dict[Key, list[int]]]
 
 _BATCH_FRAMES = 4_000
+_BEGUN = 2
+"""Batches that the device may be busy with while others are prepared."""
 _START_FRAMES = 40
 RING_FRAMES = 26
 """Frames of digital silence after a clip whose codes still depend on it: the codec's window and a little more."""
@@ -94,10 +96,11 @@ class Bank:
         Those that were synthesised, or the model's `own`.
         """
         found: Index = {}
-        for i, (kind, voice, line) in enumerate(zip(self.kinds, self.voices.tolist(), self.lines, strict=True)):
-            if (kind == OWN) == own:
-                intent, key = (line[0], line[1]) if line else (kind, ())
-                found.setdefault((voice, intent), {}).setdefault(key, []).append(i)
+        chosen = np.flatnonzero((np.array(self.kinds) == OWN) == own)
+        for i, voice in zip(chosen.tolist(), self.voices[chosen].tolist(), strict=True):
+            line = self.lines[i]
+            intent, key = (line[0], line[1]) if line else (self.kinds[i], ())
+            found.setdefault((voice, intent), {}).setdefault(key, []).append(i)
         return found
 
     def save(self, path: Path) -> None:
@@ -218,6 +221,7 @@ def encode_bank(
     about: list[Clip] = []
     coded: dict[int, np.ndarray] = {}
     waiting: dict[int, list[tuple[int, np.ndarray, Take | None]]] = defaultdict(list)
+    begun: deque[tuple[list[int], mx.array]] = deque()
     rng = np.random.default_rng(seed)
 
     def flush(n_frames: int) -> None:
@@ -231,14 +235,21 @@ def encode_bank(
         if drawn:
             sound = heard(sound, LEAD_FRAMES * FRAME_SAMPLES, drawn, int(rng.integers(1 << 31)), n_samples)
         found, _ = mimi.encode_step(sound[:, :n_samples], mimi.init_encoder(len(group)))
-        codes = np.array(found.astype(mx.uint16))
-        for (index, _, _), row in zip(group, codes, strict=True):
+        codes = found.astype(mx.uint16)
+        mx.async_eval(codes)  # type: ignore[no-untyped-call]
+        begun.append(([index for index, _, _ in group], codes))
+        if len(begun) > _BEGUN:
+            end()
+
+    def end() -> None:
+        indices, codes = begun.popleft()
+        for index, row in zip(indices, np.array(codes), strict=True):
             coded[index] = row.T[LEAD_FRAMES:][: _kept(about[index])]
 
     def wait(clip: Clip, samples: np.ndarray, take: Take | None) -> None:
         about.append(clip)
         n_frames = LEAD_FRAMES + _kept(clip)
-        n_frames += -n_frames % 8
+        n_frames += -n_frames % 16  # few lengths: for each, a device prepares every convolution anew
         # Below nought: clips as they are never share a batch with takes.
         at = n_frames if take is None else -n_frames
         waiting[at].append((len(about) - 1, samples, take))
@@ -255,6 +266,8 @@ def encode_bank(
             say(f"bank: {index + 1} clips")
     for at in list(waiting):
         flush(at)
+    while begun:
+        end()
     return _collected(mimi, about, [coded[i] for i in range(len(about))])
 
 
