@@ -356,6 +356,8 @@ def test_a_bank_is_read_as_written(tmp_path: Path) -> None:
     read = Bank.read(tmp_path / "bank.npz")
     assert read.lines == bank.lines and read.vocabulary == bank.vocabulary
     np.testing.assert_array_equal(read.codes, bank.codes)
+    replace(bank, codes=np.asfortranarray(bank.codes)).save(tmp_path / "bank.npz")
+    np.testing.assert_array_equal(Bank.read(tmp_path / "bank.npz").codes, bank.codes)
     (tmp_path / "bank.npz").write_bytes(b"not a bank")
     with pytest.raises(TrainingError, match="no clip bank"):
         Bank.read(tmp_path / "bank.npz")

@@ -109,7 +109,7 @@ class Bank:
         kind, line = ({value: i for i, value in enumerate(values)} for values in (kinds, lines))
         text = {"kinds": kinds, "lines": lines, "vocabulary": self.vocabulary}
         arrays = {
-            "codes": self.codes.astype(np.uint16, copy=False),
+            "codes": np.ascontiguousarray(self.codes, np.uint16),
             "begins": self.begins.astype(np.int64),
             "kind": np.array([kind[value] for value in self.kinds], np.uint8),
             "voices": self.voices.astype(np.int16),
@@ -149,13 +149,13 @@ def _mapped(path: Path, name: str) -> np.ndarray:
     """An array of an archive, mapped: the processes that compose from a bank of a gigabyte hold it once."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
         np.lib.format.read_magic(member)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
         begin = archive.getinfo(f"{name}.npy").header_offset
         with path.open("rb") as file:
             # A member's own header may be longer than the one in the directory: its name and extra field lie between.
             file.seek(begin + 26)
             begin += 30 + sum(struct.unpack("<HH", file.read(4))) + member.tell()
-    return np.memmap(path, dtype, "r", begin, shape).view(np.ndarray)
+    return np.memmap(path, dtype, "r", begin, shape, "F" if by_columns else "C").view(np.ndarray)
 
 
 def join(banks: Sequence[Bank]) -> Bank:
