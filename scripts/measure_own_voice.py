@@ -53,7 +53,7 @@ def count(lm: LanguageModel, composer: Composer, calls: int) -> np.ndarray:
 def measure(lm: LanguageModel, bank: Bank, tokenizer: Tokenizer, calls: int, seed: int) -> str:
     """The table, in Markdown."""
     rows = ["| heard as | " + " | ".join(KINDS) + " |", "|" + "---|" * (len(KINDS) + 1)]
-    plain = replace(Composition(), interruptions=0.0, backchannels=0.0, natural_text=1.0)
+    plain = replace(Composition(), interruptions=0.0, backchannels=0.0, natural_text=1.0, unasked=0.0)
     for name, natural in (("clips", 1.0), ("its own voice", 0.0)):
         if natural or OWN in bank.kinds:
             composer = Composer(bank, tokenizer, replace(plain, natural=natural), seed)

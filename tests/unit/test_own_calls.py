@@ -146,10 +146,26 @@ def test_text_and_sound_weigh_what_they_should(composer: Composer) -> None:
 
     text, sound = words_and_sound()
     assert (text == 1).all() and sound == 0
-    text, sound = words_and_sound(natural=1)
+    text, sound = words_and_sound(natural=1, unasked=0)
     assert 0 < (text == 1).mean() < 0.5 and set(text) == {0, 1} and sound > 100
-    text, sound = words_and_sound(natural=1, natural_text=0.25)
+    text, sound = words_and_sound(natural=1, unasked=0, natural_text=0.25)
     assert 0 < (text == 1).mean() < 0.5 and set(text) == {0.25, 1} and sound > 100
+    text, sound = words_and_sound(natural=1, unasked=1, natural_text=0.25)
+    assert (text == 0).all() and sound > 100
+
+
+def test_who_is_not_asked_says_anything(composer: Composer) -> None:
+    made = Composer(composer.bank, composer.tokenizer, replace(composer.config, natural=1, unasked=1), seed=3)
+    right = said = 0
+    for seed in range(30):
+        call = _Call(made, np.random.default_rng(seed))
+        user, reply = call._question(call.start)
+        asked = composer.bank.lines[user]
+        assert asked and composer.bank.kinds[reply.clip] == "agent" and composer.bank.voices[reply.clip] == call.voice
+        answer = answer_key(asked[0], asked[1], call.facts, call.memory)
+        assert answer is not None
+        right, said = right + is_right(reply.line.text, answer.intent, answer.key), said + 1
+    assert right < said / 5
 
 
 def test_what_an_own_call_holds_is_laid_out_as_its_clip_is(composer: Composer) -> None:

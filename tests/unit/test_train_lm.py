@@ -113,6 +113,8 @@ def test_every_answer_is_the_right_one(composer: Composer) -> None:
         for _ in range(5):
             user, reply = call._question(call.start)
             asked = composer.bank.lines[user]
+            if call.unasked:
+                continue
             assert asked
             right = answer_key(asked[0], asked[1], call.facts, call.memory)
             assert right is not None and is_right(reply.line.text, right.intent, right.key)

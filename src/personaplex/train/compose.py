@@ -60,8 +60,10 @@ class Composition:
     before it is heard; `answer_delay` is that of the text, now and then a later one: who was not sure whether the user
     had finished may still answer. A call is of one of two kinds. In `natural` calls the agent says synthesised clips,
     whose sound is learned from; of their text, what begins an answer, and the rest `natural_text` times as much as
-    elsewhere: a clip's first codes tell its last word. In the others it says the model's own clips (`own_voice`), whose
-    text is learned from and whose sound is not. In `eager` calls the user speaks before a service role has greeted.
+    elsewhere: a clip's first codes tell its last word. In a share of them, `unasked`, it says anything, so that the
+    sound has to be read from the text and cannot be guessed from what was asked; there no word is learned. In the
+    others it says the model's own clips (`own_voice`), whose text is learned from and whose sound is not. In `eager`
+    calls the user speaks before a service role has greeted.
     """
 
     n_frames: int = 512
@@ -74,6 +76,7 @@ class Composition:
     recalls: float = 0.35
     natural: float = 0.42
     natural_text: float = 0.0
+    unasked: float = 0.4
     eager: float = 0.1
     pinned: float = 0.5
     noisy: float = 0.45
@@ -139,6 +142,8 @@ class Composer:
                 "or set composition.natural to 1"
             )
         self._said = {natural: _said(of, self._voices) for natural, of in ((True, clips), (False, own)) if of}
+        synthesised = np.array(bank.kinds) == "agent"
+        self._lines = {v: np.flatnonzero(synthesised & (bank.voices == v)).tolist() for v in self._voices}
         self.beginnings = Beginnings(bank, np.flatnonzero(np.array(bank.kinds) == OWN), config.text_lead)
         self._general = _Weighted([i for i in self._users if i not in FACT_QUESTIONS])
         self._asked = _Weighted([i for i in self._users if i in FACT_QUESTIONS])
@@ -241,9 +246,12 @@ class _Call:
         self.composer, self.rng, self.config, self.bank = composer, rng, composer.config, composer.bank
         self.voice = int(rng.choice(composer._voices))
         self.natural = bool(rng.random() < self.config.natural)
+        self.unasked = bool(self.natural and rng.random() < self.config.unasked)
         self.memory: Memory = {}
         self.told: list[str] = []
         self.facts, self.greeting, tokens = self._role()
+        if self.unasked and self.greeting is not None:
+            self.greeting = self._anything()
         noisy = rng.random() < self.config.noisy
         background = self._background(noisy)
         self.line = Timeline(self.config.n_frames, self.bank.silence, background, natural=self.natural)
@@ -265,6 +273,9 @@ class _Call:
 
     def _reply(self, clip: int) -> Reply:
         return Reply(clip, Line(*self.bank.lines[clip]))  # type: ignore[misc]
+
+    def _anything(self) -> Reply:
+        return self._reply(self._pick(self.composer._lines[self.voice]))
 
     def _role(self) -> tuple[Facts, Reply | None, list[int]]:
         """Facts that this voice can say, the greeting of a service role, and the tokens of the role prompt."""
@@ -411,6 +422,8 @@ class _Call:
             if answer.intent in ("unknown_fact", "not_told") and rng.random() > c.unknown_facts:
                 continue
             user = self._pick(clips[key])
+            if self.unasked:
+                return user, self._anything()
             if intent == "again" and "last" in self.memory:
                 return user, self.last
             if replies := self._clips(answer.intent)[1].get(answer.key):
@@ -442,8 +455,9 @@ class _Call:
         for word, first in words:
             self.line.word(self.composer.tokens(word), at + first, fact=word in facts)
         if self.natural:
-            # Of its text, how it begins comes before any sound of it.
-            self.line.trust(at + len(self.composer.tokens(words[0][0])), end, self.config.natural_text)
+            # Of an answer's text, how it begins comes before any sound of it.
+            known = 0 if self.unasked else len(self.composer.tokens(words[0][0]))
+            self.line.trust(at + known, end, 0.0 if self.unasked else self.config.natural_text)
         return end
 
 
