@@ -28,7 +28,7 @@ def nano(folder: Path) -> subprocess.CompletedProcess[str]:
         "NANO_CONFIG": str(CONFIG),
         "NANO_MODEL": str(folder / "model"),
         "NANO_EVALUATE": "no",
-        "OWN_LINES": "20",
+        "OWN_LINES": "2",
         # What is freed stays with the process: half a minute of work is a third page faults otherwise.
         "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
