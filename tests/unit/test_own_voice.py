@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from personaplex.checkpoint.save import save_lm
+from personaplex.cli.main import program
 from personaplex.dialogue import VALUES, own_plan
 from personaplex.dialogue.world import HELDOUT
 from personaplex.engine.generator import Generator
@@ -17,7 +22,17 @@ from personaplex.models.streams import TEXT
 from personaplex.text import EPAD, PAD, Tokenizer
 from personaplex.train.bank import OWN, Bank, join
 from personaplex.train.init import initialise
-from personaplex.train.own_voice import LEAD_IN, OwnLines, OwnVoice, Script, say_lines, scripts, text_of
+from personaplex.train.lm import LMTraining
+from personaplex.train.own_voice import (
+    LEAD_IN,
+    OwnLines,
+    OwnVoice,
+    Script,
+    load_speaker,
+    say_lines,
+    scripts,
+    text_of,
+)
 from personaplex.train.pace import Pace, Timed
 from tests.unit.test_train_lm import SMALL, TOKENIZER, toy_bank
 
@@ -151,6 +166,23 @@ def test_a_team_says_what_one_says(voice: OwnVoice, said: list[Script]) -> None:
         assert [alone.vocabulary[word] for word in alone.words_of(clip)[:, 0]] == script.line.text.split()
         assert alone.words_of(clip)[:, 1:].tolist() == [list(time) for time in script.words]
         assert len(alone.clip(clip)) == script.frames
+
+
+def test_a_run_that_trained_a_model_speaks_as_the_model_does(tmp_path: Path) -> None:
+    lm = initialise(LanguageModel(SMALL, 8), seed=1)
+    save_lm(tmp_path / "model.safetensors", lm)
+    with pytest.raises(TrainingError, match="neither a model nor a run"):
+        load_speaker(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(asdict(LMTraining(SMALL))))
+    loaded = load_speaker(tmp_path)
+    assert loaded.config == SMALL
+    np.testing.assert_array_equal(np.array(loaded.text_head.weight), np.array(lm.text_head.weight))
+
+
+def test_a_part_that_is_none_is_refused(tmp_path: Path) -> None:
+    given = ["train", "bank", "--clips", str(tmp_path), "--codec", str(tmp_path), "--out", str(tmp_path / "bank.npz")]
+    done = CliRunner().invoke(program, [*given, "--part", "3", "3"])
+    assert done.exit_code == 2 and "numbered from 0 to 2" in done.output
 
 
 def test_another_codecs_bank_is_refused(bank: Bank) -> None:
