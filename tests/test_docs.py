@@ -21,6 +21,7 @@ STANDS_FOR = {
     "NATM1": "VOICE0",
     "--frames 20": "--frames 2",
     "--synthetic 20": "--synthetic 1 --only pause",
+    "--out evaluation": "--out evaluation --only codec --size 1",
 }
 """The docs speak of the real model; the tests run them with the tiny one, and measure for a moment only."""
 

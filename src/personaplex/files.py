@@ -26,6 +26,16 @@ def check_writable(path: Path) -> None:
     os.unlink(probe)
 
 
+def make_folder(path: Path, option: str) -> None:
+    """Make a folder, and those it is in, if they are not there. Raises OutputError, which names the `option`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(f"{option} {path}: that, or a part of it, is a file; name a folder") from error
+    except OSError as error:
+        raise OutputError(f"{option} {path} cannot be made: {error.strerror}; choose another place") from error
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` if the block ends well, remove it if not.

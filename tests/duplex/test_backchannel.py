@@ -10,7 +10,7 @@ import pytest
 
 from personaplex.cascade.engine import TimedWord
 from personaplex.evaluate.duplex.backchannel import divergence, histogram, listen, words_in
-from personaplex.evaluate.duplex.speech_spans import Span
+from personaplex.evaluate.span import Span
 
 NOD = Span(2.0, 2.5)
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import numpy as np
 import pytest
 
 from personaplex.audio import write_audio
-from personaplex.cascade.engine import Recogniser as AnyRecogniser
 from personaplex.errors import UsageError
+from personaplex.evaluate.duplex import table
 from personaplex.evaluate.duplex.benchmark import evaluate, find_human
 from personaplex.evaluate.duplex.clips import Clip, find_clips
 from personaplex.evaluate.duplex.scores import Scorer
+from personaplex.evaluate.hearing import EngineEar
 from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.row import Row
+from personaplex.evaluate.statistics import mean_interval, pooled_mean_interval
 from personaplex.speech import AGENTS, say
 from personaplex.units import SAMPLE_RATE
 from tests.cascade_engines import Recogniser
@@ -28,6 +32,7 @@ TURN = words((2.5, 3.0), (3.0, 3.6))
 LONG = say(AGENT, "last summer we drove to the sea and it took us almost nine hours").pcm
 SHORT = say(AGENT, "what about rome").pcm
 NOD = say(AGENT, "yeah").pcm
+PACES = ("before", "after", "clean")
 
 
 def unheard() -> NoReturn:
@@ -90,7 +95,32 @@ def test_interruptions_tell_who_never_stopped(tmp_path: Path) -> None:
     talking = next(row for what, row in rows.items() if "still talking" in what)
     assert (talking.value, talking.n) == (0.5, 2)
     assert rows["agent speaking when the interruption began"].value == 1.0
+    assert not any("before the user's end" in what for what in rows), "only what follows it is heard: it could be none"
     assert "a language model judges it" in result.about["left_out"][0]
+
+
+def test_an_early_start_into_an_interruption_is_told_where_its_words_are_known(tmp_path: Path) -> None:
+    put(tmp_path / "synthetic_user_interruption" / "1", interrupt(4.0, 5.0), words((4.5, 5.8), (5.8, 7.0)))
+    _, rows = run(tmp_path)
+    early = next(row for what, row in rows.items() if "before the user's end" in what)
+    assert early.value == 1 and rows["the same without clamping, s"].value == pytest.approx(-0.5)
+
+
+def test_every_row_is_the_mean_of_what_the_clips_say_they_add(tmp_path: Path) -> None:
+    """Which is what a comparison in pairs needs (`report --compare`)."""
+    for i, end in enumerate((2.0, 2.2, 3.0)):
+        put(tmp_path / "candor_turn_taking" / str(i), turn(end), TURN)
+        put(tmp_path / "synthetic_user_interruption" / str(i), interrupt(4.0, 5 + i / 10), words((5.5, 5.8), (6, 7)))
+        put(tmp_path / "icc_backchannel" / str(i), said=words(), agent=placed((2.0 + i, NOD)))
+        put(tmp_path / "user_backchannel" / str(i), overlap(4.0, 4.4), words((1, 2)), agent=placed((3.0, LONG)))
+    result, _ = run(tmp_path)
+    assert len({item["item"] for item in result.items}) == 12
+    for row in result.rows:
+        added = [value for item in result.items for value in item["values"].get(row.what, [])]
+        assert len(added) == row.n or row.what.endswith("clips measured"), row.what
+        assert not added or np.mean(added) == pytest.approx(row.value), row.what
+        said = re.search(r"\((higher|lower) is better", row.what)
+        assert said is None or said[1] == row.better, "report --compare goes by it"
 
 
 def test_an_agent_that_is_quiet_is_not_interrupted(tmp_path: Path) -> None:
@@ -103,7 +133,7 @@ def test_an_agent_that_is_quiet_is_not_interrupted(tmp_path: Path) -> None:
 def test_of_an_interruption_only_what_follows_it_is_recognised(tmp_path: Path) -> None:
     put(tmp_path / "synthetic_user_interruption" / "1", interrupt(3.0, 6.0), agent=placed((1.0, LONG), (7.0, LONG)))
     heard = Recogniser()
-    result, _ = run(tmp_path, Scorer(lambda: heard, "script"))
+    result, _ = run(tmp_path, Scorer(lambda: EngineEar("script", recogniser=heard), "script"))
     assert len(heard.n_samples) == 1 and heard.n_samples[0] < 5 * 16_000, "one utterance, and not the first"
     assert result.about["words_recognised"] == 1 and result.about["recogniser"] == "script"
     assert not (tmp_path / "synthetic_user_interruption" / "1" / "output.json").exists()
@@ -112,8 +142,8 @@ def test_of_an_interruption_only_what_follows_it_is_recognised(tmp_path: Path) -
 def test_recognised_words_are_kept_when_that_is_wanted(tmp_path: Path) -> None:
     folder = put(tmp_path / "candor_pause_handling" / "1", agent=placed((1.0, LONG)))
 
-    def hears() -> AnyRecogniser:
-        return Recogniser()
+    def hears() -> EngineEar:
+        return EngineEar("script", recogniser=Recogniser())
 
     run(tmp_path, Scorer(hears, "script", keep_words=True))
     assert json.loads((folder / "output.json").read_text()) == {"recogniser": "script", "text": "", "chunks": []}
@@ -181,6 +211,31 @@ def test_overlaps_are_measured_by_when_each_side_speaks(tmp_path: Path) -> None:
     assert one["words_per_minute"] == {"before": 40.0, "after": pytest.approx(100.0), "clean": 60.0}
     assert rows["words a minute in the same call without the event"].n == 1
     assert len(result.about["left_out"]) == 2
+    assert stops.better == "lower", "here, and not where the user only nods"
+    nodded = [{**item, "task": "user backchannel"} for item in result.items]
+    assert [row.better for row in table.rows(find_clips(tmp_path), nodded) if "latency" in row.what] == [None, None]
+
+
+def test_the_intervals_of_latencies_are_over_clips_not_over_every_pause_of_them() -> None:
+    """Five times the same in each of ten clips tells no more than once."""
+    silent = {"spoke": False, "silent_after": None, "answered_after": None, "words_per_minute": dict.fromkeys(PACES)}
+    about = {"subset": "user_interruption", "task": "user interruption"}
+    clips = cast("list[Clip]", [SimpleNamespace(**about)] * 10)
+
+    def latency(times: int) -> Row:
+        spans = [[[0.0, 0.2 + i / 10]] * times for i in range(10)]
+        items = [{**about, **silent, "stops": own, "answers": own} for own in spans]
+        stop, response = (row for row in table.rows(clips, items) if " latency, s" in row.what)
+        assert stop.interval == response.interval
+        return stop
+
+    once, often = latency(1), latency(5)
+    assert (once.n, often.n) == (10, 50) and often.value == pytest.approx(once.value)
+    assert often.interval == pytest.approx(once.interval)
+    assert once.interval == pytest.approx(mean_interval([0.2 + i / 10 for i in range(10)]))
+    few = [[1.0], [2.0, 2.0], [4.0], [1.0], [3.0]]
+    assert all(map(math.isnan, pooled_mean_interval([*few, []]))), "five clips with a time are too few"
+    assert pooled_mean_interval([*few, [2.0], []]) == pooled_mean_interval([*few, [2.0]])
 
 
 def test_one_broken_clip_among_many_is_told_and_the_rest_is_counted(tmp_path: Path) -> None:
@@ -234,4 +289,4 @@ def test_clips_share_nothing(tmp_path: Path) -> None:
     result, _ = run(tmp_path)
     assert result.items[0]["backchannels"] == result.items[1]["backchannels"]
     alone = Scorer(unheard, "none").score(Clip("icc_backchannel", "backchannel", "2", subset / "2", subset / "2"))
-    assert alone == result.items[1]
+    assert alone == {name: value for name, value in result.items[1].items() if name != "values"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from personaplex.cascade.engine import TimedWord
 from personaplex.evaluate.duplex.overlap import before_and_after, overlaps, words_per_minute
-from personaplex.evaluate.duplex.speech_spans import Span
+from personaplex.evaluate.span import Span
 
 USER = [Span(0.0, 2.0), Span(6.0, 8.0)]
 EVENT = Span(6.0, 8.0)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from personaplex.evaluate.duplex.speech_spans import (
-    Span,
     in_tenths,
     is_speaking,
     merged,
@@ -14,6 +13,7 @@ from personaplex.evaluate.duplex.speech_spans import (
     speech_spans,
     within,
 )
+from personaplex.evaluate.span import Span
 from personaplex.speech import AGENTS, say
 from personaplex.turns import CHUNK_SECONDS
 from personaplex.units import SAMPLE_RATE

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from personaplex.cascade.engine import TimedWord
-from personaplex.cascade.registry import open_recogniser
 from personaplex.errors import EngineError, UsageError
-from personaplex.evaluate.duplex.transcript import hear_words, read_words, write_words
+from personaplex.evaluate.duplex.transcript import read_words, write_words
+from personaplex.evaluate.hearing import EngineEar
 from personaplex.speech import AGENTS, say
 from personaplex.units import SAMPLE_RATE
 from tests.cascade_engines import Recogniser
@@ -57,9 +57,11 @@ def test_another_file_is_refused_in_words(tmp_path: Path, text: str) -> None:
 def test_a_recogniser_hears_words_from_a_moment_on_where_they_were_said() -> None:
     pcm = np.concatenate([SAID.pcm, np.zeros(SAMPLE_RATE, np.float32), SAID.pcm, np.zeros(SAMPLE_RATE, np.float32)])
     again = len(SAID.pcm) / SAMPLE_RATE + 1
-    recogniser = open_recogniser("pocketsphinx")
-    words = hear_words(pcm, recogniser, begin=again - 0.3)
-    recogniser.close()
+    ear = EngineEar("pocketsphinx")
+    words = ear.hear_words(pcm, begin=again - 0.3)
+    assert ear.hear(pcm[round((again - 0.3) * SAMPLE_RATE) :]).split() == [word.text for word in words]
+    assert ear.hear_words(pcm, begin=len(pcm) / SAMPLE_RATE) == []
+    ear.close()
     (opened,) = [word for word in words if word.text == "open"]
     assert opened.start == pytest.approx(again + SAID.words[-1].start / SAMPLE_RATE, abs=0.15)
     assert min(word.start for word in words) > again - 0.3
@@ -69,4 +71,4 @@ def test_a_recogniser_without_times_cannot_be_used() -> None:
     recogniser = Recogniser()
     recogniser.said = ["hello there"]
     with pytest.raises(EngineError, match="when its words were spoken"):
-        hear_words(SAID.pcm, recogniser)
+        EngineEar("script", recogniser=recogniser).hear_words(SAID.pcm)

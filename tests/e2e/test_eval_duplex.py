@@ -34,6 +34,7 @@ def benchmark(tmp_path: Path) -> Path:
 def test_answers_that_are_there_are_scored(benchmark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert duplex(benchmark, "--json", tmp_path / "result.json") == 0
     shown = capsys.readouterr()
+    assert "wrote" in shown.err
     assert "| candor_turn_taking: clips measured |  | 0.667 | 0.208 to 0.939 | 3 |" in shown.out
     assert "| candor_turn_taking: takeover rate (higher is better) |  | 1.000 | 0.342 to 1.000 | 2 |" in shown.out
     assert "| candor_turn_taking: latency of takeovers, s (lower is better) |  | 0.250 |" in shown.out

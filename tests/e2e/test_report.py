@@ -79,6 +79,54 @@ def test_a_broken_recording_beside_a_good_one(desk: Path, capsys: pytest.Capture
     (desk / "asked" / "question.wav").unlink()
     assert main(["report", *TINY, "--audio", "asked", "-o", "b.html"]) == 3
     assert not (desk / "b.html").exists()
+    assert main(["report", "codec.json", *TINY, "--audio", "asked", "-o", "c.html"]) == 0, "something could be read"
+    assert [row.what for row in Result.load(desk / "c.json").rows] == ["codec: kept"]
+
+
+def test_folders_are_looked_through_as_by_the_evaluations(desk: Path) -> None:
+    (desk / "asked" / "more").mkdir()
+    (desk / "asked" / "question.wav").rename(desk / "asked" / "more" / "question.WAV")
+    assert main(["report", *TINY, "--audio", "asked", "--max-steps", "1", "-q", "-o", "a.html"]) == 0
+    assert [item["item"] for item in Result.load(desk / "a.json").items] == ["question"]
+
+
+def test_a_broken_source_does_not_keep_a_model_from_answering(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (desk / "broken.json").write_text("{")
+    (desk / "empty").mkdir()
+    asked = ["broken.json", "empty", *TINY, "--audio", "asked", "--max-steps", "1", "-o", "a.html"]
+    assert main(["report", *asked]) == 0
+    told = capsys.readouterr().err
+    assert "left out: broken.json" in told and "left out: the folder empty holds nothing" in told
+    result = Result.load(desk / "a.json")
+    assert [item["item"] for item in result.items] == ["question"]
+    assert [failure.item for failure in result.failures] == ["empty", "broken.json"]
+    assert main(["report", "broken.json", "-o", "b.html"]) == 2 and not (desk / "b.html").exists()
+
+
+def test_what_is_said_in_one_recording_is_not_replaced_by_anothers(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = json.dumps({"left": "agent", "events": []})
+    for name in ("call.wav", "question.m4a"):
+        (desk / name).write_bytes((desk / "asked" / "question.wav").read_bytes())
+    (desk / "call.json").write_text(said)
+    (desk / "result.json").write_text(said)
+    for command in ("respond", "talk"):
+        for source, record in (
+            ("call.wav", "call.flac"),
+            ("asked/question.wav", "call.flac"),
+            ("question.m4a", "question.flac"),
+            ("call.wav", "result.wav"),
+            ("call.wav", "out.flac"),
+        ):
+            assert main([command, "-i", source, "-o", "out.wav", "--record", record, *TINY]) == 2, (
+                command,
+                source,
+                record,
+            )
+            told = capsys.readouterr().err
+            assert "choose another name for --record" in told and record.split(".")[0] + ".json" in told
+    assert (desk / "call.json").read_text() == (desk / "result.json").read_text() == said
 
 
 def test_talk_and_respond_record_what_a_report_shows(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

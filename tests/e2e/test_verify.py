@@ -113,7 +113,7 @@ def test_recordings_that_are_all_broken_end_with_the_first_ones_code(
     (desk / "mixed.yaml").write_text(BROKEN.replace("audio: question.wav", "audio: other.wav"))
     assert main(["eval", "prompts", "mixed.yaml", "--json", "r.json"]) == 3
     assert "other.wav does not exist" in capsys.readouterr().err
-    assert not (desk / "r.json").exists()
+    assert len(Result.load(desk / "r.json").failures) == 3
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,25 @@ def test_wrong_usage(
 ) -> None:
     assert main(["eval", "prompts", *arguments]) == code
     assert message in capsys.readouterr().err
+
+
+def test_a_recogniser_that_is_set_for_all_is_not_nanos_own_tests(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[bool] = []
+
+    def evaluate(*_: object, listens: bool, **__: object) -> Result:
+        heard.append(listens)
+        return Result("prompts", {}, [])
+
+    monkeypatch.setenv("PERSONAPLEX_RECOGNISER", "nobody")
+    monkeypatch.setattr("personaplex.evaluate.prompts.heldout.evaluate", evaluate)
+    assert main(["eval", "prompts", "nano", "-q"]) == 0
+    assert main(["eval", "prompts", "nano", "-q", "--recogniser", "grammar"]) == 0
+    assert heard == [False, True]
+    for command in (["eval", "prompts", "basic"], ["verify"]):
+        assert main([*command, "-q"]) == 2
+        assert "unknown recogniser 'nobody'" in capsys.readouterr().err
 
 
 def test_a_voice_that_the_model_does_not_have_is_named_with_its_line(
@@ -193,7 +212,9 @@ def test_nano_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert rows["agrees"].value == 1, "whatever it says, it says the same through the library"
     assert code == (FAILED if any(row.met is False for row in result.rows) else VERIFIED)
     broken = next(item for item in result.items if item.get("control") == "broken model")
-    assert broken["must_fail"] == ["words", "heard", "agrees"] and not set(broken["must_fail"]) & set(broken["passed"])
+    assert broken["must_fail"] == ["words", "heard", "errors", "agrees"] and not set(broken["must_fail"]) & set(
+        broken["passed"]
+    )
 
 
 def test_nanos_own_test_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

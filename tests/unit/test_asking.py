@@ -26,13 +26,14 @@ from personaplex.conversation import (
     Ready,
     Settings,
 )
-from personaplex.errors import ConversationError, PersonaError, PersonaPlexError
+from personaplex.errors import ConversationError, EngineError, PersonaError, PersonaPlexError
 from personaplex.evaluate.prompts.asking import Answer, Asked, ask, ask_all
 from personaplex.evaluate.prompts.evaluation import evaluate, seeds_of
 from personaplex.evaluate.prompts.expectation import Expectation
 from personaplex.evaluate.prompts.questions import Question
-from personaplex.evaluate.prompts.table import Outcome, by_chance, rows
-from personaplex.evaluate.result import Failure
+from personaplex.evaluate.prompts.table import DEGENERATE, DELAY, EARLY, NOTHING, WER, Outcome, by_chance, rows
+from personaplex.evaluate.result import Failure, Result
+from personaplex.report.comparison import compare
 from personaplex.units import FRAME_SAMPLES
 
 LOUD, SILENT = np.full(FRAME_SAMPLES, 0.1, np.float32), np.zeros(FRAME_SAMPLES, np.float32)
@@ -52,11 +53,13 @@ class Agent:
         greeting: range = range(3, 10),
         makes_sound: bool = True,
         breaks: Mapping[int, Event] | None = None,
+        waits_for_another: bool = False,
     ) -> None:
         self.words, self.greets, self.breaks = words, greets, breaks or {}
         self.greeting, self.makes_sound = greeting, makes_sound
         self.opened: list[Settings] = []
         self.at_once = self.most_at_once = 0
+        self.waits_for_another, self.met = waits_for_another, threading.Event()
         self.lock = threading.Lock()
 
     def open(self, settings: Settings = Settings()) -> Conversation:  # noqa: B008 - frozen
@@ -99,6 +102,10 @@ class _Call:
         with self._agent.lock:
             self._agent.at_once += 1
             self._agent.most_at_once = max(self._agent.most_at_once, self._agent.at_once)
+            if self._agent.at_once > 1:
+                self._agent.met.set()
+        if self._agent.waits_for_another:
+            self._agent.met.wait(10)
         if self._settings.voice == "NOBODY":
             raise PersonaError("unknown voice NOBODY")
         return self
@@ -184,7 +191,7 @@ def one(question: Question, n: int, voice: str | None = None) -> Asked:
 
 
 def test_many_are_asked_at_a_time_and_answered_in_order() -> None:
-    agent = Agent()
+    agent = Agent(waits_for_another=True)
     found = list(ask_all(agent, [one(QUESTION, 5), one(replace(QUESTION, name="b"), 2)], slots=3))
     assert [(answer.question.name, answer.seed) for answer in found if isinstance(answer, Answer)] == [
         *(("open", seed) for seed in range(1, 6)),
@@ -205,6 +212,38 @@ def test_what_fails_is_a_failure_and_stays_in_the_denominator() -> None:
     assert (by_name["lost: answer right"].value, by_name["lost: answer right"].n) == (0.0, 1)
     assert by_name["nothing is said"].n == 3
     assert by_name["first word after the question's end, median"].value == 320
+
+
+class Ear:
+    """Hears every answer alike, but for those that it cannot bear: by number, from 0."""
+
+    name = "script"
+
+    def __init__(self, *broken: int, text: str = "at seven") -> None:
+        self.broken, self.text, self.n_heard = broken, text, 0
+
+    def hear(self, pcm: np.ndarray) -> str:
+        at, self.n_heard = self.n_heard, self.n_heard + 1
+        if at in self.broken:
+            raise EngineError("the recogniser broke down")
+        return self.text
+
+    def close(self) -> None: ...
+
+
+def test_what_cannot_be_heard_is_a_failure_and_the_rest_is_counted() -> None:
+    result = evaluate(Agent(), [one(QUESTION, 4)], 2, Ear(1), {})
+    assert result.failures == [Failure("open (seed 2)", "the recogniser broke down")] and result.error is None
+    by_name = {row.what: row for row in result.rows}
+    for what in ("answer right", "answer right as heard"):
+        assert (by_name[what].value, by_name[what].n) == (0.75, 4)
+    assert by_name["nothing is said"].n == 3
+
+
+def test_when_nothing_is_heard_the_result_says_so() -> None:
+    result = evaluate(Agent(), [one(QUESTION, 2)], 2, Ear(0, 1), {})
+    assert isinstance(result.error, ConversationError) and "the recogniser broke down" in str(result.error)
+    assert (result.rows[0].value, result.rows[0].n, len(result.failures)) == (0.0, 2, 2)
 
 
 def test_what_had_no_sound_counts_too() -> None:
@@ -234,19 +273,54 @@ def test_rows_of_hand_made_outcomes() -> None:
         outcome("b", "blue", "it is blue", "it is glue", -80),
     ]
     by_name = {row.what: row for row in rows(found, {"a": 2, "b": 2})}
+    hears_voices = [*found[:2], outcome("b", "blue", "", "the the the", None), found[3]]
+    more = {row.what: row for row in rows(hears_voices, {"a": 2, "b": 2})}
+    assert more["what is heard against what is said: WER"].value == pytest.approx(5 / 7), "three words in nothing"
+    assert more["what is heard against what is said: WER"].n == 4
+    assert {row.better for what, row in by_name.items() if "answer right" in what} == {"higher"}
+    assert {row.better for what, row in by_name.items() if what in (NOTHING, DEGENERATE, DELAY, EARLY, WER)} == {
+        "lower"
+    }
     assert by_name["answer right"].value == 0.5 and by_name["answer right as heard"].value == 0.5
     assert by_name["what is heard against what is said: WER"].value == pytest.approx(2 / 7)
     assert by_name["nothing is said"].value == 0.25
     assert by_name["answered before the question's end"].value == pytest.approx(1 / 3)
     assert by_name["first word after the question's end, median"].value == 80
+    for what in ("answer right", "answer right as heard", "b: answer right", "nothing is said", "degenerate speech"):
+        added = [value for one in found for value in one.values.get(what, [])]
+        assert (float(np.mean(added)), len(added)) == (by_name[what].value, by_name[what].n), (
+            "a comparison in pairs needs it"
+        )
+    assert [one.values.get("first word after the question's end, median") for one in found] == [
+        [160],
+        [80],
+        None,
+        [-80],
+    ]
+
+
+def test_two_results_are_compared_question_by_question() -> None:
+    def result(*right: bool) -> Result:
+        asked = [
+            replace(outcome("a", "seven", "seven" if is_right else "no"), seed=i) for i, is_right in enumerate(right)
+        ]
+        return Result("prompts", {}, rows(asked, {"a": len(asked)}), [one.as_json() for one in asked])
+
+    found = compare(result(*[True] * 8), result(*[False] * 8)).rows[0]
+    assert (found.what, found.method) == ("answer right", "8 pairs (McNemar)")
 
 
 def test_seeds() -> None:
     assert list(seeds_of(QUESTION, 7, 3)) == [7, 8, 9]
     assert list(seeds_of(QUESTION, 7, None)) == [7]
-    assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 1, None)) == [4, 9]
-    assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 3, None)) == [6, 11]
+    assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 0, None)) == [4, 9]
+    assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 2, None)) == [6, 11]
     assert list(seeds_of(replace(QUESTION, seeds=(4, 9)), 1, 1)) == [1]
+    last = (1 << 63) - 1
+    assert list(seeds_of(replace(QUESTION, seeds=(0, 1)), last, None)) == [last, 0], (
+        "every one of them can be asked with"
+    )
+    assert list(seeds_of(QUESTION, last, 2)) == [last, 0]
 
 
 def test_a_backend_that_answers_no_frame_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,3 +202,9 @@ def test_what_is_no_recording_is_refused(sound: np.ndarray) -> None:
 def test_codes_of_another_recording_are_refused() -> None:
     with pytest.raises(AudioError, match="expected"):
         measure(noise(), codes=varied_codes(40))
+
+
+def test_numbers_and_curled_apostrophes_are_words(speech: np.ndarray) -> None:
+    assert kinds(signs(measure(speech, text="7 " * 12))) == {"word loop", "few words"}
+    curled, straight = (measure(speech, text=f"don{mark}t go " * 3) for mark in "\u2019'")
+    assert curled == straight

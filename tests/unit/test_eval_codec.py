@@ -23,9 +23,9 @@ from personaplex.evaluate.codec.coders import OPUS_LOWEST, MimiCoder, halved, op
 from personaplex.evaluate.codec.run import evaluate_codec
 from personaplex.evaluate.codec.usage import Tally, use_of
 from personaplex.evaluate.recordings import Recording, find_recordings
-from personaplex.evaluate.result import Result
+from personaplex.evaluate.result import Failure, Result
 from personaplex.evaluate.row import Row, mean
-from personaplex.evaluate.statistics import jackknife_interval, mean_interval
+from personaplex.evaluate.statistics import is_above, jackknife_interval, mean_interval
 from personaplex.models.mimi import Mimi
 from tests.conftest import FIXTURES, PARITY
 
@@ -108,12 +108,14 @@ def test_codebook_use_of_known_counts() -> None:
     assert tally.rows()[2].interval == (0, 0)
 
 
-def test_intervals_of_few_values_are_students_and_of_more_hold_the_mean() -> None:
-    assert mean_interval([1.0, 3.0]) == pytest.approx((2 - 12.706, 2 + 12.706))
-    assert all(math.isnan(end) for end in mean_interval([1.0]))
+def test_of_few_values_there_is_no_interval_and_of_more_it_holds_the_mean() -> None:
+    assert all(math.isnan(end) for end in (*mean_interval([1.0, 1.0]), *mean_interval([0.1, 0.9, 0.5, 0.6, 0.2])))
+    low, high = mean_interval([-0.5, 1.0, 1.0, 1.0, 1.0, 1.0])
+    assert -0.5 <= low < 0.75 < high <= 1, "of what ends at 1 no interval goes on"
     rng = np.random.default_rng(0)
-    held = [low <= 0.5 <= high for low, high in (mean_interval(list(rng.random(9)), i) for i in range(200))]
-    assert 0.9 < np.mean(held) < 0.99
+    for n in (6, 9):
+        held = [low <= 0.5 <= high for low, high in (mean_interval(list(rng.random(n)), i) for i in range(200))]
+        assert 0.9 < np.mean(held) < 0.99
     low, high = mean_interval([0.0] * 5 + [1.0] * 5)
     assert 0 <= low < 0.3 and 0.7 < high <= 1
     # The jackknife of a mean is the mean's own interval.
@@ -122,6 +124,16 @@ def test_intervals_of_few_values_are_students_and_of_more_hold_the_mean() -> Non
     half = 1.959964 * float(np.std(values, ddof=1)) / 3
     assert jackknife_interval(4.0, left) == pytest.approx((4 - half, 4 + half))
     assert math.isnan(jackknife_interval(4.0, left[:7])[0])
+
+
+@pytest.mark.parametrize("few", [[1.0], [1.0] * 5, [0.0] * 5, [0.9, 1.0, 0.95], [math.nan] * 9])
+def test_a_few_values_show_nothing_about_chance(few: list[float]) -> None:
+    assert is_above(few, 0.5) is None
+
+
+def test_six_values_do() -> None:
+    assert is_above([1.0] * 6, 0.5) is True and is_above([0.9, 1.0, 0.95, 0.9, 0.8, 0.7], 0.5) is True
+    assert is_above([0.5] * 6, 0.5) is False and is_above([0.0, 1.0] * 3, 0.5) is False
 
 
 def test_a_mean_leaves_out_what_was_not_measured() -> None:
@@ -155,6 +167,7 @@ def pile(tmp_path: Path, speech: np.ndarray) -> list[Recording]:
     write_audio(tmp_path / "silent.wav", np.zeros(24_000, np.float32))
     write_audio(tmp_path / "short.wav", speech[:2000])
     soundfile.write(tmp_path / "nan.wav", np.full(24_000, np.nan), 24_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "loud.wav", NOISE * np.float32(1e30), 24_000, subtype="FLOAT")
     return find_recordings([tmp_path])
 
 
@@ -163,19 +176,32 @@ def test_broken_recordings_are_told_and_the_rest_is_counted(mimi: Mimi, pile: li
     result = evaluate_codec(mimi, pile, seed=1, say=told.append)
     assert [Path(item["recording"]).name for item in result.items] == ["a.wav", "b.wav", "c.flac"]
     reasons = {Path(failure.item).name: failure.reason for failure in result.failures}
-    assert set(reasons) == {"broken.wav", "silent.wav", "short.wav", "nan.wav"}
+    assert set(reasons) == {"broken.wav", "silent.wav", "short.wav", "nan.wav", "loud.wav"}
+    assert "no samples of sound" in reasons["loud.wav"]
     assert "is silent" in reasons["silent.wav"] and "0.08 s" in reasons["short.wav"] and "NaN" in reasons["nan.wav"]
-    assert (result.about["recordings"], result.about["measured"]) == (7, 3)
-    assert sum("not measured" in line for line in told) == 4
+    assert (result.about["recordings"], result.about["measured"]) == (8, 3)
+    assert (result.rows[0].what, result.rows[0].value, result.rows[0].n) == ("recordings measured", 3 / 8, 8)
+    assert sum("not measured" in line for line in told) == 5
     rows = {row.what: row for row in result.rows}
     assert rows["Mimi, 8 codebooks: bit rate (kbit/s)"].value == 1.1
     stoi = rows["Mimi, 8 codebooks: STOI"]
     assert stoi.n == 3 and stoi.value == pytest.approx(
         np.mean([item["measures"]["Mimi"]["STOI"] for item in result.items])
     )
+    assert stoi.better == "higher" and rows["Mimi, 8 codebooks: mel distance (dB)"].better == "lower"
+    assert rows["Mimi better than Opus by mel distance (dB)"].better == "higher"
     (took,) = (row for row in result.rows if "bit rate that it took" in row.what)
     assert took.what.startswith("Opus, asked for 6 kbit/s, the lowest it is specified for") and 2 < took.value < 8
+    delay = next(row for row in result.rows if row.what.startswith("Mimi, 8 codebooks: delay, none assumed"))
+    assert math.isnan(delay.value) and delay.n == 0, "random weights: no delay was measured, which is not 0 ms"
     assert sum("share of entries used" in row.what for row in result.rows) == 8
+    in_pairs = [row for row in result.rows if row.what in result.items[0]["values"]]
+    assert len(in_pairs) == 5 * (1 + 2 + 2), "five measures of Mimi, of Opus, against it, and of two controls"
+    for row in in_pairs:
+        added = [value for item in result.items for value in item["values"].get(row.what, [])]
+        assert float(np.mean(added)) == pytest.approx(row.value) and len(added) == row.n, (
+            "a comparison in pairs needs it"
+        )
     (missing,) = (row for row in result.rows if row.what.startswith("PESQ-WB"))
     assert "pip install pesq" in missing.what and math.isnan(missing.value) and missing.n == 0
 
@@ -194,8 +220,9 @@ def test_one_codebook_has_no_half(mimi: Mimi, pile: list[Recording]) -> None:
 
 def test_nothing_to_measure_is_an_error(mimi: Mimi, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_text("no sound")
-    with pytest.raises(AudioError, match="none of 1 recordings could be measured"):
-        evaluate_codec(mimi, find_recordings([tmp_path / "broken.wav"]))
+    result = evaluate_codec(mimi, find_recordings([tmp_path / "broken.wav"]))
+    assert isinstance(result.error, AudioError) and "none of 1 recordings could be measured" in str(result.error)
+    assert (result.rows[0].what, result.rows[0].value, result.rows[0].n) == ("recordings measured", 0.0, 1)
 
 
 def test_a_codec_that_loses_nothing_beats_its_controls_and_one_that_keeps_nothing_does_not(
@@ -222,7 +249,7 @@ def test_a_codec_that_loses_nothing_beats_its_controls_and_one_that_keeps_nothin
             return mx.array((sound + 0.2 * noise).astype(np.float32)[None])
 
     paths = []
-    for i, n in enumerate((30_000, 40_000, 45_000, 52_345)):
+    for i, n in enumerate((30_000, 35_000, 40_000, 45_000, 50_000, 52_345)):
         paths.append(Recording(f"{i}", tmp_path / f"{i}.wav"))
         write_audio(tmp_path / f"{i}.wav", speech[:n])
 
@@ -246,6 +273,24 @@ def test_controls_that_do_not_hold_are_said_loudly(tmp_path: Path, capsys: pytes
     assert said.err.count("warning:") == 2 and said.err.count("too few recordings") == 1
     assert "| what |  | not measured |  | 0 |" in said.out
     assert Result.load(tmp_path / "r.json").about["controls"] == controls
+
+
+def test_of_what_was_not_measured_five_are_told_and_all_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failures = [Failure(f"clip {i}", f"clip {i} is broken" if i else "no sound") for i in range(7)]
+    row = Row("what", 1.0, (0.5, 1.5), 3)
+    show(Result("codec", {}, [row], failures=failures), None, quiet=True)
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [
+        "not measured: clip 0: no sound", *(f"not measured: clip {i} is broken" for i in range(1, 5)),
+        "not measured: 2 more",
+    ]  # fmt: skip
+    assert "| what |" in told.out
+    path = tmp_path / "r.json"
+    with pytest.raises(AudioError, match="nothing"):
+        show(Result("codec", {}, [row], failures=failures, error=AudioError("nothing")), path)
+    assert capsys.readouterr().out == "" and Result.load(path).failures == failures
 
 
 TINY = ["eval", "codec", "--model", str(PARITY)]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +17,7 @@ from personaplex.checkpoint.folder import ModelFolder
 from personaplex.cli.main import main
 from personaplex.config import LMConfig
 from personaplex.engine.prompt import as_embeddings
-from personaplex.errors import AudioError, UsageError
+from personaplex.errors import AudioError, EngineError, UsageError
 from personaplex.evaluate.recordings import Recording
 from personaplex.evaluate.sentences import synthesised
 from personaplex.evaluate.voices.embedding import find_embedding
@@ -101,16 +101,22 @@ def test_rows_of_answers_with_known_likeness() -> None:
     nearest = found["nearest of 3 voice prompts is the own (by chance 0.333)"]
     assert (nearest.value, nearest.n) == (0.75, 4)
     others = found["control: similarity to the other voice prompts"]
+    assert (nearest.better, others.better) == ("higher", None)
     assert others.value == pytest.approx((0.15 + 0.35 + 0.25 + 0.25) / 4)
     pitches_off = found["pitch: off the voice prompt's (semitones)"]
     assert (pitches_off.value, pitches_off.n) == (4, 3)  # 0, 12 and 0; B's answer has no pitch
     formants_off = found["formants 1 to 3: off the voice prompt's (%)"]
     assert formants_off.value == pytest.approx(5) and formants_off.n == 2
+    assert (pitches_off.better, formants_off.better) == ("lower", "lower")
     assert found["A: similarity to its voice prompt"].n == 2
     assert found["for comparison: a voice prompt's first half and its second, which are short"].value == 0.5
     # A's 0.9 beats 0.3 and 0.1, and 0.5 does; B's 0.8 beats 0.2, 0.6 and 0.4; C's 0.7 all three.
     (beaten,) = (row for row in found.values() if "answers in other voices" in row.what)
     assert beaten.value == 1 and beaten.goal == 0.5
+    for what, row in found.items():
+        added = [value for one in ANSWERS for value in one.values.get(what, [])]
+        assert not added or (float(np.mean(added)) == pytest.approx(row.value) and len(added) == row.n)
+    assert ["A: similarity to its voice prompt" in one.values for one in ANSWERS] == [True, True, False, False]
 
 
 def test_matrix_and_confusions() -> None:
@@ -153,8 +159,8 @@ class Scripted:
 
     lm, config = None, None
 
-    def __init__(self, *, deaf: bool = False) -> None:
-        self.deaf = deaf
+    def __init__(self, *, deaf: bool = False, refuses: int = 0) -> None:
+        self.deaf, self.refuses = deaf, refuses
         self.mimi = self
         self.asked: list[tuple[str, int]] = []
 
@@ -168,6 +174,8 @@ class Scripted:
         assert voice.codes is not None and prompt == "teacher"
         self.asked.append((voice.name, seed))
         hz = 160 if self.deaf else int(voice.codes[0, 0])
+        if hz == self.refuses:
+            raise EngineError("no more memory")
         quiet = np.zeros(RATE // 2, np.float32)
         spoken = vowel(hz + seed, (500, 1500, 2500)) if len(pcm) > 5000 else quiet
         return SimpleNamespace(audio=np.concatenate([quiet, spoken, quiet]), text="ah")
@@ -211,8 +219,15 @@ def test_what_cannot_be_compared_is_told_and_the_rest_is_counted(tmp_path: Path)
         "the voice prompt MUTE", "broken", "LOW: the answer to silencing", "HIGH: the answer to silencing"
     }  # fmt: skip
     assert (result.about["answers"], result.about["answers_expected"]) == (4, 12)
-    with pytest.raises(AudioError, match="no answer could be compared"):
-        evaluate_voices(scripted, voices(), [Recording("silencing", np.zeros(100))], TERMS)
+    first = result.rows[0]
+    assert (first.what, first.n) == ("answers measured", 12) and first.value == pytest.approx(4 / 12)
+    refusing = cast("Any", Scripted(refuses=250))
+    lost = evaluate_voices(refusing, voices(LOW=100, HIGH=250), ASKED, TERMS)
+    assert [f.item for f in lost.failures] == [f"HIGH: the answer to {asked.name}" for asked in ASKED]
+    assert (lost.rows[0].value, lost.rows[0].n) == (0.5, 2 * len(ASKED))
+    nothing = evaluate_voices(scripted, voices(LOW=100), [Recording("silencing", np.zeros(100))], TERMS)
+    assert isinstance(nothing.error, AudioError) and "no answer could be compared" in str(nothing.error)
+    assert (nothing.rows[0].value, nothing.rows[0].n, len(nothing.failures)) == (0.0, 1, 1)
     with pytest.raises(UsageError, match="no voice to compare"):
         evaluate_voices(scripted, {}, ASKED, TERMS)
 

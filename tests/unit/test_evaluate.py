@@ -13,7 +13,7 @@ from personaplex.evaluate.nano import conversation, outcome, table
 from personaplex.evaluate.nano.conversation import Conversation, User, converse
 from personaplex.evaluate.nano.items import Item, Turn, load_clips, load_items, make_items, save_items
 from personaplex.evaluate.nano.recogniser import network, word_loop
-from personaplex.evaluate.row import BEGIN, END, as_json, as_markdown, from_json, median, put_between, share
+from personaplex.evaluate.row import as_json, as_markdown, from_json, median, put_between, share
 from personaplex.evaluate.statistics import ErrorRate, Share, median_interval, quantile, word_errors, words_of
 from personaplex.model import PersonaPlex
 from personaplex.speech import AGENTS, say
@@ -39,13 +39,25 @@ def test_word_errors() -> None:
     rate = ErrorRate.over([(["a", "b"], ["a", "b"]), (["a", "b"], ["a"])])
     assert (rate.value, rate.n) == (0.25, 2)
     assert rate.interval[0] == 0.0 and rate.interval[1] > 0.25
+    with_more = ErrorRate.over([(["a", "b"], ["a", "b"]), (["a", "b"], ["a"]), ([], ["uh", "a"])])
+    assert (with_more.value, with_more.n) == (0.75, 3) and 0.75 < with_more.interval[1] < math.inf
+    assert math.isnan(ErrorRate.over([([], ["a"])]).value)
     assert words_of("It's Ten, 'ten'!") == ["it's", "ten", "'ten'"]
+
+
+def test_no_word_errors_among_few_are_not_none_among_all() -> None:
+    """1 - 0.05^(1/n): the exact bound of none in n, of which three in n is the rule of thumb."""
+    perfect = ErrorRate.over([(["a", "b"], ["a", "b"])] * 30)
+    assert perfect.value == 0 and perfect.interval == pytest.approx((0.0, 0.0950), abs=1e-4)
+    assert ErrorRate.over([(["a"], ["a"])] * 300).interval[1] == pytest.approx(3 / 300, rel=0.01)
 
 
 def test_quantiles_and_the_medians_interval() -> None:
     assert quantile([3, 1, 2], 0.5) == 2
     assert quantile([1, 2, math.inf], 0.5) == 2
     assert median_interval(list(range(100))) == (40, 60)
+    assert median_interval([1, 2, 3, 4, 5, 6]) == (1, 6)
+    assert all(map(math.isnan, median_interval([1, 2, 3, 4, 5]))), "the least and the largest hold it 15 times of 16"
     assert math.isnan(quantile([], 0.5))
 
 
@@ -205,10 +217,11 @@ def test_perfect_answers_are_right_as_heard_and_shuffled_ones_are_wrong() -> Non
 def test_the_table_stands_between_its_markers() -> None:
     row = share("asked", [True] * 3 + [False], 0.9)
     markdown = as_markdown([row, median("stops", [math.inf], 400)])
+    assert as_markdown([replace(row, what="seven|nine\n?")]).splitlines()[2:][0].startswith("| seven\\|nine ? |")
     assert "| asked | ≥ 0.900 | 0.750 (missed) | 0.301 to 0.954 | 4 |" in markdown
     assert "never (missed)" in markdown
-    page = f"# Card\n{BEGIN}\nold\n{END}\nmore\n"
-    assert put_between(page, "new") == f"# Card\n{BEGIN}\nnew\n{END}\nmore\n"
+    page = "# Card\n<!-- numbers -->\nold\n<!-- /numbers -->\nmore\n"
+    assert put_between(page, "new") == "# Card\n<!-- numbers -->\nnew\n<!-- /numbers -->\nmore\n"
     with pytest.raises(UsageError, match="numbers"):
         put_between("# Card", "new")
     assert from_json(as_json([row])) == [row]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from personaplex.errors import UsageError
-from personaplex.evaluate.prompts.expectation import Expectation, words_said
+from personaplex.evaluate.prompts.expectation import Expectation
 from personaplex.evaluate.prompts.questions import BUILT_IN, Question, read_questions
+from personaplex.evaluate.words import words_said
 from personaplex.text import PROMPTS
 
 GOOD = """
@@ -182,3 +183,11 @@ def test_words_as_they_are_said(text: str, words: str) -> None:
 def test_what_is_missing_of_a_right_answer(expected: Expectation, said: str, missing: list[str]) -> None:
     assert expected.missing(said) == missing
     assert expected.is_met(said) == (not missing)
+
+
+def test_who_wants_a_part_of_what_another_wants_does_not_differ() -> None:
+    """The right answer to one is right for the other, too: it is no control."""
+    seven, later, nine = (Expectation(((phrase,),)) for phrase in ("seven", "7:30", "nine"))
+    assert not seven.differs_from(later) and not later.differs_from(seven)
+    assert seven.differs_from(nine) and nine.differs_from(later)
+    assert not seven.differs_from(Expectation(never=("nine",)))

@@ -59,6 +59,13 @@ def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
         check_recording(tmp_path / "call.mp3")
     with pytest.raises(OutputError, match="does not exist"):
         check_recording(tmp_path / "nowhere" / "call.wav")
+    (tmp_path / "said.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"said\.json, which is there and is of something else"):
+        check_recording(tmp_path / "said.wav")
+    (tmp_path / "said.wav").write_bytes(b"")
+    check_recording(tmp_path / "said.wav")  # made again under its own name
+    with pytest.raises(UsageError, match=r"said\.json, which is for .*said\.wav"):
+        check_recording(tmp_path / "said.flac")
     (tmp_path / "call.json").mkdir()
     with pytest.raises(OutputError, match=r"call\.json is a folder"):
         check_recording(tmp_path / "call.wav")

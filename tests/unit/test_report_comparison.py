@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from personaplex.cli.main import main
 from personaplex.errors import UsageError
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.row import Row, median, share
-from personaplex.report.comparison import Difference, compare, mcnemar
+from personaplex.evaluate.statistics import Share, fisher, mcnemar
+from personaplex.report.comparison import Difference, compare
+from personaplex.report.comparison_page import markdown
 
 
 def shares(hits: int, n: int, **more: object) -> Result:
@@ -38,19 +41,40 @@ def test_newcombes_interval_is_that_of_his_paper() -> None:
 def test_small_shares_differ_by_chance() -> None:
     found = only(shares(8, 10), shares(5, 10))
     assert found.verdict == "within noise" and found.interval[0] < 0 < found.interval[1]
-    assert found.probability == found.adjusted and found.probability is not None and 0.1 < found.probability < 0.3
+    assert found.probability == found.adjusted == pytest.approx(0.3498, abs=1e-4)
     same = only(shares(8, 10), shares(8, 10))
-    assert (same.difference, same.probability, same.verdict) == (0, 1, "within noise")
+    assert (same.difference, same.verdict) == (0, "within noise") and same.probability == pytest.approx(1)
 
 
-def test_the_probability_is_where_the_interval_begins_to_hold_nought() -> None:
-    found = only(shares(30, 50), shares(40, 50))
-    assert found.probability is not None and (found.probability < 0.05) == (found.interval[0] > 0)
+def test_fishers_probability_is_exact() -> None:
+    """The lady tasting tea (three of four cups right: 34/70), and the least table of all: 2/2 and 0/2 are one in 3."""
+    assert fisher(Share(3, 4), Share(1, 4)) == pytest.approx(34 / 70)
+    assert fisher(Share(2, 2), Share(0, 2)) == pytest.approx(1 / 3)
+    assert fisher(Share(0, 9), Share(0, 9)) == fisher(Share(0, 0), Share(3, 4)) == 1
+    # By hand: 2 * C(6, 6) / C(12, 6).
+    assert only(shares(6, 6), shares(0, 6)).probability == pytest.approx(2 / 924)
+    assert fisher(Share(40_000, 50_000), Share(40_000, 50_000)) == pytest.approx(1)
+
+
+def test_of_few_nothing_is_said_of_shares_either() -> None:
+    found = only(shares(5, 5), shares(0, 5))
+    assert (found.verdict, found.probability) == ("cannot tell", None) and math.isnan(found.interval[0])
+    assert "fewer than 6" in found.method
+    assert only(shares(6, 6), shares(0, 6)).verdict == "more than noise"
 
 
 def test_better_is_by_the_goals_direction() -> None:
     assert only(shares(10, 100, goal=0.2), shares(60, 100, goal=0.2)).better is True
     assert only(shares(10, 100, goal=0.2, at_most=True), shares(60, 100, goal=0.2, at_most=True)).better is False
+
+
+def test_better_is_known_without_a_goal_where_the_row_says_it() -> None:
+    assert only(shares(10, 100, better="higher"), shares(60, 100, better="higher")).better is True
+    assert only(shares(10, 100, better="lower"), shares(60, 100, better="lower")).better is False
+    assert only(shares(10, 100), shares(60, 100)).better is None
+    assert only(shares(10, 100), shares(60, 100, better="lower")).better is False, "the first is of an older version"
+    worse = markdown(compare(shares(10, 100, better="lower"), shares(60, 100, better="lower")))
+    assert "more than noise, worse" in worse
 
 
 def paired(values: Sequence[float], names: Sequence[object], row: Row, what: str = "right") -> Result:
@@ -174,6 +198,45 @@ def test_rows_of_one_result_alone_and_what_else_differs_are_told() -> None:
     json.dumps(found.as_json(), allow_nan=False)
 
 
+def test_the_table_says_what_else_differs_and_sums_up_what_only_one_has() -> None:
+    """In a line each; a hash is shortened, and what was found is no setting."""
+    sampling = {"text_temperature": 0.7, "audio_top_k": 250}
+    one: dict[str, Any] = {
+        "codebooks": 8,
+        "seed": 0,
+        "sampling": sampling,
+        "model": "a",
+        "codec": "ab" * 32,
+        "passed": True,
+    }
+    one["limits"] = {"words": 3, "speech": {"silence": 0.95}}
+    other: dict[str, Any] = {
+        "codebooks": 4,
+        "seed": 0,
+        "sampling": {"audio_top_k": 250},
+        "model": "a",
+        "codec": "cd" * 32,
+    }
+    other["limits"] = {"words": 3, "speech": {"silence": 0.5}}
+    alone = [Row(f"row {i}", 1, (0, 2), 9) for i in range(9)]
+    first, second = (Row("both", value, (value - 1, value + 1), 9) for value in (1, 2))
+    said = markdown(compare(Result("x", one, [first, *alone]), Result("x", {**other, "controls": [{}]}, [second])))
+    (differ,) = (line for line in said.splitlines() if line.startswith("Measured with"))
+    expected = "codebooks: 8 and 4; sampling text temperature: 0.7 and not given; codec: abababab… and cdcdcdcd…; "
+    expected += "limits speech silence: 0.95 and 0.5."
+    assert differ == f"Measured with (first and second): {expected}"
+    (only,) = (line for line in said.splitlines() if line.startswith("Found in one alone"))
+    assert "9 rows of the first (row 0; " in only and only.endswith("row 5; and 3 more).")
+    assert said.splitlines()[-2:] == [differ, only]
+
+
+def test_where_nothing_can_be_said_the_table_says_why() -> None:
+    said = markdown(compare(shares(2, 2), shares(0, 2)))
+    assert "Of no row can anything be said: each has fewer than 6" in said and "compared" not in said
+    two = [share(name, [True] * 30) for name in "ab"]
+    assert "2 rows compared at once" in markdown(compare(Result("x", {}, two), Result("x", {}, two)))
+
+
 def test_what_cannot_be_compared_is_refused_in_words() -> None:
     with pytest.raises(UsageError, match="one is a result of 'x', the other of 'codec'"):
         compare(shares(1, 2), Result("codec", {}, []))
@@ -187,7 +250,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     a, b, out = (str(tmp_path / name) for name in ("a.json", "b.json", "out.html"))
     assert main(["report", "--compare", a, b, "-o", out]) == 0
     printed = capsys.readouterr()
-    assert "more than noise, worse" in printed.out and "Holm" in printed.out
+    assert "more than noise, worse" in printed.out and "1 row compared: " in printed.out
     assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["verdict"] == "more than noise"
     assert "more than noise, worse" in (tmp_path / "out.html").read_text()
     (tmp_path / "b.json").write_text('{"a": 1}')

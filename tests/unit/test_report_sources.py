@@ -62,6 +62,24 @@ def test_a_recording_by_either_of_its_files(tmp_path: Path, name: str) -> None:
     assert (list(one.lacks), list(one.doubts)) == ([], [])
 
 
+def test_both_files_of_a_recording_are_one_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path / "call.wav")
+    record(tmp_path / "other.wav")
+    monkeypatch.chdir(tmp_path)
+    names = ("call.json", "call.wav", tmp_path / "call.json", "other.wav", "other.wav")
+    assert [one.name for one in read(*[Path(name) for name in names]).conversations] == ["call", "other"]
+    assert [one.name for one in read(Path("call.wav"), Path("call.json")).conversations] == ["call"]
+
+
+def test_a_comparison_is_no_source_and_in_a_folder_no_trouble(tmp_path: Path) -> None:
+    record(tmp_path / "call.wav")
+    (tmp_path / "two.json").write_text('{"kind": "comparison", "of": "codec", "rows": []}')
+    found = read(tmp_path)
+    assert len(found.conversations) == 1 and not found.failures
+    with pytest.raises(UsageError, match=r"two.json is a comparison, .* name the results"):
+        read(tmp_path / "two.json")
+
+
 def test_an_older_recording_says_what_it_lacks(tmp_path: Path) -> None:
     record(tmp_path / "call.flac", steps=False)
     (one,) = read(tmp_path / "call.flac").conversations
@@ -158,6 +176,7 @@ def test_one_broken_file_among_many_is_named_and_the_rest_is_read(tmp_path: Path
     (tmp_path / "torn.json").write_text('{"kind": "codec", "rows": [')
     (tmp_path / "notes.txt").write_text("not looked at")
     Result("report", {}, []).save(tmp_path / "report.json")  # an earlier report in the same folder
+    (tmp_path / "compared.json").write_text('{"kind": "comparison", "rows": [{"what": "x", "interval": [0, 1]}]}')
     found = read(tmp_path)
     assert [one.name for one in found.conversations] == ["call0", "call2"] and len(found.results) == 1
     assert [Path(failure.item).name for failure in found.failures] == ["call1.json", "other.json", "torn.json"]
@@ -279,6 +298,10 @@ def test_two_of_one_name_are_told_apart(tmp_path: Path) -> None:
     [
         ([], "nothing to report on"),
         (["--audio", "a.wav"], "name it with --model"),
+        (["call.wav", "--voice", "NATF2"], "--voice is for --model"),
+        (["call.wav", "--seed", "0"], "--seed is for --model"),
+        (["call.wav", "--text-temp", "0"], "--text-temp is for --model"),
+        (["--compare", "a.json", "b.json", "--greedy"], "--greedy is for --model"),
         (["call.wav", "-o", "page.txt"], "an .html file"),
         (["call.wav", "-o", "call.html"], "go into call.json, which is there and is no report"),
         (["--compare", "a.json", "b.json", "call.wav"], "nothing else"),

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
+from html import unescape
 
 import numpy as np
 import pytest
 
+from personaplex.evaluate.row import as_markdown
+from personaplex.evaluate.span import Span
 from personaplex.report.recorded import Recorded, Said, looks_swapped, words
-from personaplex.report.speech import Overlap, Span, Speech, Turn, find_speech, overlaps, spans, turns
+from personaplex.report.speech import Overlap, Speech, Turn, find_speech, overlaps, spans, turns
 from personaplex.report.summary import Shown, rows, signs_of
+from personaplex.report.tables import of_turns
+from personaplex.report.timeline import timeline
 from personaplex.steps import StepMeasure, StepRecord
 from personaplex.turns import CHUNK_SECONDS
 from personaplex.units import SAMPLE_RATE
@@ -70,12 +76,12 @@ def test_a_nod_is_no_turn_and_no_answer() -> None:
     found = heard([(1, 5)], [(2, 2.4)])
     assert [turn.side for turn in found.turns] == ["user"]
     assert (found.answers, found.unanswered) == ([], 1)
-    assert found.overlaps[0].what == "the agent speaks within the other's speech"
+    assert found.overlaps[0].what == "the agent speaks within the user's speech"
 
 
 def test_pauses_of_one_side_do_not_end_its_turn() -> None:
     found = heard([(1, 2), (3, 4)], [(4.5, 5), (6, 7)])
-    assert [(turn.side, round(turn.begin), round(turn.end)) for turn in found.turns] == [
+    assert [(turn.side, round(turn.start), round(turn.end)) for turn in found.turns] == [
         ("user", 1, 4),
         ("agent", 4, 7),
     ]
@@ -104,6 +110,40 @@ def test_swapped_channels_are_seen_by_where_the_words_are() -> None:
     assert not looks_swapped(recorded(both, both, said=WORDS)), "while both sound, nothing can be told"
 
 
+def turn_rows(one: Recorded) -> list[list[str]]:
+    """The table's rows: begins, who, lasts, latency, said, overlap."""
+    table = of_turns(Shown(one, find_speech(one.user, one.agent, LevelDetector, LevelDetector), []))
+    rows = re.findall("<tr>(.*?)</tr>", table)[1:]
+    return [[unescape(cell) for cell in re.findall("<td[^>]*>(.*?)</td>", row)] for row in rows]
+
+
+def test_words_are_in_the_row_whose_sound_they_are() -> None:
+    """The agent speaks at 2 s, inside the user's turn, and answers at 5.2 s: two rows, each with its own words."""
+    said = [Said(1.7, " mm"), Said(2.1, "hm"), Said(4.9, " we"), Said(5.6, " open"), Said(6.2, " late")]
+    one = recorded(sound(8, (0.5, 4.5)), sound(8, (2, 2.6), (5.2, 6)), said=said, heard=[Said(0.4, "when")])
+    asked, nod, answer = turn_rows(one)
+    assert (asked[1], nod[1], answer[1]) == ("user", "agent, in the user’s turn", "agent")
+    assert (asked[4], nod[4], answer[4]) == ("when", "mmhm", "we open late")
+    assert float(nod[0].split()[0]) == pytest.approx(2, abs=EXACT)
+    assert nod[3] == "" and answer[3].endswith(" ms")
+    assert nod[5].startswith("the agent speaks within the user's speech (0.") and asked[5] == nod[5]
+    assert answer[5] == ""
+
+
+def test_a_text_of_one_moment_is_drawn_as_one() -> None:
+    """A question is noted where it begins: its words would be drawn over each other."""
+    one = recorded(sound(6, (1, 2)), sound(6, (3, 4)), heard=[Said(1.0, "what time is it")], said=WORDS)
+    drawn = timeline(Shown(one, find_speech(one.user, one.agent, LevelDetector, LevelDetector), []), 60)
+    texts = re.findall(r'<text class="said (\w+)"[^>]*>([^<]*)<', drawn)
+    assert texts == [*(("agent", f"word{i}") for i in range(6)), ("user", "what time is it")]
+
+
+def test_a_word_between_two_sounds_is_of_the_one_that_comes() -> None:
+    """0.4 s before the second, and 0.2 s after the first, whose turns are apart because the user speaks between."""
+    one = recorded(sound(8, (3.1, 3.4)), sound(8, (1, 3), (3.6, 5)), said=[Said(2.9, " a"), Said(3.2, " b")])
+    assert [(row[1], row[4]) for row in turn_rows(one)] == [("agent", "a"), ("user", "–"), ("agent", "b")]
+
+
 def test_pieces_become_words_where_their_first_piece_is() -> None:
     pieces = [Said(0, " hel"), Said(1, "lo"), Said(2, " wor"), Said(3, "ld. "), Said(4, "I"), Said(5, "'m here")]
     assert words(pieces) == [Said(0, "hello"), Said(2, "world."), Said(4, "I'm"), Said(5, "here")]
@@ -129,6 +169,7 @@ def test_rows_count_turns_by_turn_and_steps_by_conversation() -> None:
     assert math.isnan(latency.interval[0]), "two values have no interval"
     assert (found["step time"].value, found["step time"].n) == (20, 1)
     assert found["steps over 80 ms"].value == pytest.approx(1 / 3)
+    assert "| text entropy |  | 2.000 nats |" in as_markdown(list(found.values()))
     assert [found[f"{n} entropy"].value for n in ("text", "semantic", "acoustic")] == [2, 2, 2]
 
 

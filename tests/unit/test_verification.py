@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +16,24 @@ import pytest
 
 from personaplex import PersonaPlex
 from personaplex.audio import read_audio
+from personaplex.cli.kept_answers import KeptAnswers
 from personaplex.cli.main import main
 from personaplex.conversation import Settings
-from personaplex.errors import ConversationError
+from personaplex.errors import ConversationError, EngineError, OutputError
 from personaplex.evaluate.hearing import GRAMMAR, Ear, EngineEar, GrammarEar, open_ear
 from personaplex.evaluate.prompts.asking import Answer, Asked, ask
 from personaplex.evaluate.prompts.expectation import Expectation
 from personaplex.evaluate.prompts.questions import Question
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.verification import verification
-from personaplex.evaluate.verification.agreement import agreement, run_offline
+from personaplex.evaluate.verification.agreement import Offline, agreement, run_offline
 from personaplex.evaluate.verification.broken import break_model
 from personaplex.evaluate.verification.checks import CHECKS, Exhibit, Limits, judge
-from personaplex.evaluate.verification.controls import exchanged, loop, spoilt
+from personaplex.evaluate.verification.controls import exchanged, loop_of_codes, loop_of_words, spoilt
 from personaplex.evaluate.verification.verification import AGREES, troubles, verify
+from personaplex.model import DEFAULT_PROMPT
+from personaplex.report.recorded import Said
+from personaplex.report.sources import Sources
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import Limits as EngineLimits
 from personaplex.speech import AGENTS, say
@@ -101,16 +107,27 @@ def test_what_is_put_in_an_answers_place_fails(speech: np.ndarray) -> None:
     exhibit = Exhibit(speech, "we open at seven", "we open at seven", codes)
     assert failed(exhibit) == set()
     names = []
-    for control in spoilt(exhibit, SEVEN, FakeEar("mumble mumble")):
+    for unheard in spoilt(exhibit, SEVEN):
+        control = unheard.heard_by(FakeEar("mumble mumble"))
         names.append(control.name)
         assert control.must_fail and failed(control.exhibit) >= set(control.must_fail), control.name
-    assert names == ["silence", "no answer", "noise", "tone", "loop"]
+    assert names == ["silence", "no answer", "noise", "tone", "loop of words", "loop of codes"]
+    unknown = replace(exhibit, codes=None)
+    assert "loop of codes" not in [control.name for control in spoilt(unknown, SEVEN)], "it could fail nothing"
 
 
-def test_the_loop_of_a_control_shows_in_its_codes_alone(speech: np.ndarray) -> None:
+def test_each_loop_shows_alone(speech: np.ndarray) -> None:
+    """A check that saw only words, or only codes, would let the other loop pass."""
     codes = np.arange(8 * (len(speech) // FRAME_SAMPLES)).reshape(8, -1)
-    looped = replace(loop(Exhibit(speech, "we open", "", codes)), text="we open at seven")
-    assert "loops" in failed(looped)
+    going_round = Exhibit(speech, "seven " * 8, "", np.tile(codes[:, :6], 40)[:, : codes.shape[1]])
+    words = judge(loop_of_words(going_round), Expectation(), LIMITS)["loops"].reason
+    assert "a phrase 8 times" in words and "code" not in words
+    looped = judge(loop_of_codes(going_round), Expectation(), LIMITS)["loops"].reason
+    assert "codes in a loop" in looped and "phrase" not in looped
+    assert (
+        "a phrase 8 times"
+        in judge(loop_of_words(replace(going_round, text="!")), Expectation(), LIMITS)["loops"].reason
+    )
 
 
 def test_answers_are_exchanged_only_between_questions_that_want_other_words(speech: np.ndarray) -> None:
@@ -185,7 +202,12 @@ def test_on_a_gpu_engine_and_library_must_both_be_right_and_the_librarys_ways_th
     assert not agreement(replace(offline, text=((0, "at nine"),)), rounded, exact=False).passed
     assert not agreement(replace(offline, realtime=offline.realtime + 1), rounded, exact=False).passed
     wordless = replace(rounded, question=replace(SEVEN, expectation=Expectation()))
-    assert not agreement(offline, wordless, exact=False).passed, "nothing is known of which answer is right"
+    assert agreement(offline, wordless, exact=False).passed, "two words of four differ"
+    assert not agreement(offline, wordless, exact=True).passed
+    for text in ("we will open at seven", "at nine tonight", ""):
+        assert not agreement(offline, replace(wordless, text=((0, text),)), exact=False).passed, text
+    silent = replace(offline, text=())
+    assert not agreement(silent, replace(wordless, text=()), exact=False).passed, "nothing said is no answer"
 
 
 def test_chunks_are_the_reply(model: PersonaPlex, answers: list[Answer]) -> None:
@@ -231,6 +253,7 @@ def test_a_model_that_says_nonsense_fails_in_words(result: Result) -> None:
     assert "words: its text holds the expected words: 0% of 2 (75% expected)" in found
     assert not any("control" in trouble for trouble in found)
     by_name = {row.what.split(":")[0]: row for row in result.rows}
+    assert result.about["passed"] is False and result.about["reasons"] == found and result.about["seed"] == 1
     assert by_name[AGREES].value == 1 and by_name[AGREES].goal == 1
     assert by_name["heard"].goal == 0.75 and not by_name["heard"].met
 
@@ -242,8 +265,16 @@ def test_every_check_was_tried_on_what_must_fail_it(result: Result) -> None:
     assert all(row.n and row.value == 0 for row in rows.values())
     assert "another answer, " in tried["heard"] and "broken model" in tried[AGREES]
     controls = {item["control"] for item in result.items if "control" in item}
+    judged = [item for item in result.items if "question" in item]
+    assert len({item["item"] for item in judged}) == len(judged)
+    in_pairs = {row.what: row for row in result.rows if row.what in judged[0]["values"]}
+    assert len(in_pairs) == 9
+    for what, row in in_pairs.items():
+        added = [value for item in judged for value in item["values"][what]]
+        assert (float(np.mean(added)), len(added)) == (row.value, row.n), "a comparison in pairs needs it"
     assert controls == {
-        "another answer", "another answer's sound", "silence", "no answer", "noise", "tone", "loop", "broken model",
+        "another answer", "another answer's sound", "silence", "no answer", "noise", "tone",
+        "loop of words", "loop of codes", "broken model",
     }  # fmt: skip
 
 
@@ -255,6 +286,32 @@ def test_a_control_that_passes_fails_the_whole_in_words() -> None:
     assert re.match(r"the control 'another answer' and .*'silence'.* passed the check 'heard', so that", passed[0])
 
 
+def test_without_expected_words_the_table_says_so_and_the_broken_model_is_told_by_its_words() -> None:
+    one = asked()[0]
+    unknown = replace(one, question=replace(one.question, expectation=Expectation()))
+    result = verify(tiny(), [unknown], FakeEar("mumble"), {}, slots=1)
+    rows = {row.what: row for row in result.rows}
+    for what in ("words: its text holds the expected words", "heard: a recogniser hears the expected words"):
+        row = rows[f"{what}: not checked, none were given"]
+        assert math.isnan(row.value) and row.n == 0 and row.met is None
+    assert not any(row.what.startswith(("what must fail words", "what must fail heard")) for row in result.rows)
+    broken = next(item for item in result.items if item.get("control") == "broken model")
+    assert broken["must_fail"] == ["errors", AGREES]
+
+
+def test_where_rounding_is_forgiven_only_another_questions_answer_must_not_agree(
+    answers: list[Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = answers
+    again = replace(one, seed=2)
+    exhibit = Exhibit(one.sound, "", "")
+    evidence = [verification._Evidence(each, Settings(), exhibit, None) for each in (one, again, other)]
+    assert verification._another(evidence, 0) is again
+    monkeypatch.setattr(verification, "is_exact", lambda: False)
+    assert verification._another(evidence, 0) is other and verification._another(evidence, 2) is one
+    assert verification._another(evidence[:2], 0) is None
+
+
 def test_what_cannot_be_asked_counts_as_not_passed() -> None:
     bad = replace(asked()[1], settings=lambda seed: Settings(voice="NOBODY", seed=seed))
     result = verify(tiny(), [asked()[0], bad], FakeEar("mumble"), {}, slots=1)
@@ -263,10 +320,64 @@ def test_what_cannot_be_asked_counts_as_not_passed() -> None:
     assert (by_name["silence"].value, by_name["silence"].n) == (0.5, 2)
 
 
+class BrokenEar(FakeEar):
+    """Breaks down at the sounds that `fails` tells."""
+
+    def __init__(self, fails: Callable[[np.ndarray], bool]) -> None:
+        super().__init__("mumble")
+        self.fails = fails
+
+    def hear(self, pcm: np.ndarray) -> str:
+        if self.fails(pcm):
+            raise EngineError("the recogniser broke down")
+        return super().hear(pcm)
+
+
+def test_what_cannot_be_heard_counts_as_not_passed_and_the_rest_is_verified() -> None:
+    heard = iter(range(100))
+    result = verify(tiny(), asked(), BrokenEar(lambda _: next(heard) == 0), {}, slots=1)
+    assert [(f.item, f.reason) for f in result.failures] == [("opens (seed 1)", "the recogniser broke down")]
+    by_name = {row.what.split(":")[0]: row for row in result.rows}
+    assert (by_name["silence"].value, by_name["silence"].n) == (0.5, 2)
+
+
+def test_a_control_that_cannot_be_tried_fails_the_whole_in_words() -> None:
+    result = verify(tiny(), asked(), BrokenEar(lambda pcm: not pcm.any()), {}, slots=2)
+    assert {failure.item for failure in result.failures} == {"the control 'silence'", "the control 'no answer'"}
+    assert "the control 'silence' could not be tried: the recogniser broke down" in troubles(result)
+    by_name = {row.what.split(":")[0]: row for row in result.rows}
+    assert (by_name["silence"].value, by_name["silence"].n) == (1.0, 2), "no answer is lost by it"
+    assert any(item.get("control") == "tone" for item in result.items)
+
+
+def test_words_heard_where_none_are_said_are_errors(answers: list[Answer]) -> None:
+    said = [Exhibit(answers[0].sound, "at seven", "at seven"), Exhibit(answers[1].sound, "", "the the the")]
+    evidence = [verification._Evidence(answers[0], Settings(), each, None) for each in said]
+    row = verification._rows(evidence, verification._Controls(), 0, 0.75)[-1]
+    assert (row.what, row.value, row.n) == ("what is heard against what is said: WER", 1.5, 2)
+
+
+def test_what_the_library_does_not_answer_counts_as_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_one(model: PersonaPlex, answer: Answer, settings: Settings) -> Offline:
+        if answer.question is NINE:
+            raise EngineError("lost")
+        return run_offline(model, answer, settings)
+
+    monkeypatch.setattr(verification, "run_offline", run_one)
+    result = verify(tiny(), asked(), FakeEar("mumble"), {}, slots=2)
+    assert [(f.item, f.reason) for f in result.failures] == [("closes (seed 1)", "the library does not answer: lost")]
+    by_name = {row.what.split(":")[0]: row for row in result.rows}
+    assert (by_name[AGREES].value, by_name[AGREES].n) == (0.5, 2)
+
+
 def test_a_model_of_which_nothing_was_heard_does_not_pass() -> None:
     lost = [replace(each, settings=lambda seed: Settings(voice="NOBODY", seed=seed)) for each in asked()[:1]]
-    with pytest.raises(ConversationError, match="no question could be asked: unknown voice 'NOBODY'"):
-        verify(tiny(), [*lost, asked()[1]], FakeEar("mumble"), {}, slots=1, only_controls=["closes"])
+    result = verify(tiny(), [*lost, asked()[1]], FakeEar("mumble"), {}, slots=1, only_controls=["closes"])
+    assert isinstance(result.error, ConversationError)
+    assert (
+        "no answer could be measured; the first: unknown voice 'NOBODY'" in str(result.error)
+        and len(result.failures) == 1
+    )
 
 
 def test_a_question_for_controls_only_is_not_judged() -> None:
@@ -313,10 +424,14 @@ def test_the_command_fails_a_random_model_with_its_own_code(
     assert "does not pass" in err.splitlines()[-1] and "words: its text holds" in err.splitlines()[-1]
     assert "| agrees: live engine and library say the same | ≥ 1.000 | 1.000 |" in out
     saved = Result.load(tmp_path / "v.json")
-    assert saved.kind == "verify" and saved.about["seed"] == 1
+    assert saved.kind == "verify" and saved.about["seed"] == 0
     kept = sorted(path.name for path in tmp_path.glob("*.flac"))
-    assert kept == ["When---seed-1.flac", "control--opening-time--seed-1.flac"]
+    assert kept == ["When---seed-0.flac", "control--opening-time--seed-0.flac"]
     first = json.loads((tmp_path / "v.json").read_text())["items"][0]
+    assert first["kept"] == kept[0] and first["expected"] == "Saturday or Sunday"
+    beside = json.loads((tmp_path / "When---seed-0.json").read_text())
+    assert (beside["left"], beside["heard"], beside["voice"]) == ("agent", "mumble", "VOICE0")
+    assert beside["role"] == DEFAULT_PROMPT, "which was not named"
     assert first["question"] == first["asked"] == "When?" and first["asked_heard"] == "mumble"
     assert first["failed"]["words"].endswith("without 'Saturday' or 'Sunday'")
 
@@ -346,7 +461,6 @@ def test_the_command_passes_what_passes(
         (["--ask", "a", "--expect", "b|"], "--expect '' holds no word"),
         (["none.yaml"], "none.yaml does not exist"),
         (["--recogniser", "nobody"], "unknown recogniser 'nobody'"),
-        (["--keep", "nowhere"], "--keep nowhere is no folder"),
         (["--seed", "-1"], "seed"),
         (["--at-least", "2"], "2.0 is not in the range"),
     ],
@@ -377,5 +491,60 @@ def test_a_recording_that_cannot_be_asked(
         write_audio(path, np.zeros(24_000, np.float32))
     elif isinstance(content, bytes):
         path.write_bytes(content)
-    found, _, err = program(capsys, "--audio", str(path))
+    found, _, err = program(capsys, "--audio", str(path), "--json", str(tmp_path / "v.json"))
     assert found == code and message in err
+    assert [failure.item for failure in Result.load(tmp_path / "v.json").failures] == [f"{name} (seed 0)"]
+
+
+def kept_answer(text: str = "when do you open", seed: int = 3) -> Answer:
+    """Two frames of greeting, the question, and an answer that begins in frame 4."""
+    t = np.arange(8 * FRAME_SAMPLES) / 24_000
+    user, agent = (0.2 * np.sin(2 * np.pi * hertz * t).astype(np.float32) for hertz in (150, 250))
+    user[: 2 * FRAME_SAMPLES] = user[4 * FRAME_SAMPLES :] = agent[: 4 * FRAME_SAMPLES] = 0
+    question = replace(SEVEN, name=text, say=text, expectation=Expectation((("seven", "7"),), never=("nine",)))
+    return Answer(question, seed, 2, 4, user, agent, ((4, " at"), (6, " seven")))
+
+
+def test_a_kept_answer_is_a_recording_that_report_shows_right(tmp_path: Path) -> None:
+    answer, folder = kept_answer(), tmp_path / "deep" / "kept"
+    kept = KeptAnswers(folder, {"model": "tiny", "mode": "verify"})
+    name = kept.keep(answer, Settings(voice="VOICE0", prompt="You are Anna."), "and seven", None)
+    assert {path.name for path in folder.iterdir()} == {name, f"{Path(name).stem}.json"}
+    sources = Sources()
+    sources.read([folder], None)
+    (one,) = sources.conversations
+    assert np.allclose(one.agent, answer.agent, atol=1e-4) and np.allclose(one.user, answer.user, atol=1e-4)
+    assert one.source == "verify --keep" and not one.doubts and not any("earlier version" in lack for lack in one.lacks)
+    assert list(one.said) == [Said(0.32, " at"), Said(0.48, " seven")]
+    assert list(one.heard) == [Said(0.16, "when do you open")]
+    known = {"model": "tiny", "voice": "VOICE0", "role": "You are Anna.", "question": "when do you open", "seed": 3}
+    known |= {"heard": "and seven", "expected": "seven or 7; never nine"}
+    assert {name: one.about[name] for name in known} == known
+
+
+def test_kept_answers_do_not_replace_each_other_and_long_questions_have_short_names(tmp_path: Path) -> None:
+    kept = KeptAnswers(tmp_path, {})
+    names = [kept.keep(kept_answer(text), Settings(), None, None) for text in ("open?", "open!", "why " * 200)]
+    assert names[:2] == ["open---seed-3.flac", "open---seed-3-2.flac"]
+    assert len(names[2]) < 120 and names[2].endswith("seed-3.flac")
+    assert all((tmp_path / name).is_file() for name in names)
+
+
+def test_a_place_that_cannot_be_kept_in_is_told_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("personaplex.model.PersonaPlex.from_pretrained", never)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        assert main(["verify", "--keep", str(folder)]) == OutputError.exit_code
+        assert f"--keep {folder}: that, or a part of it, is a file; name a folder" in capsys.readouterr().err
+    monkeypatch.setattr("tempfile.mkstemp", _read_only)
+    assert main(["verify", "--keep", str(tmp_path / "new")]) == OutputError.exit_code
+    assert "Read-only file system; choose another place" in capsys.readouterr().err
+
+
+def _read_only(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")

@@ -7,6 +7,7 @@ import importlib
 import click
 
 COMMANDS = {
+    "all": "Every evaluation of one model, and one page of them.",
     "duplex": "When it speaks and when it listens: Full-Duplex-Bench's numbers.",
     "prompts": "Questions and the words of right answers, with many seeds.",
     "codec": "What the codec loses: recordings through it and back, beside Opus.",

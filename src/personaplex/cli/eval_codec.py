@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -36,6 +37,7 @@ def command(
     no_opus: bool,
     seed: int,
     json_file: Path | None,
+    quiet: bool,
 ) -> None:
     """Send recordings through the codec and back, and measure what was lost.
 
@@ -56,11 +58,10 @@ def command(
     if json_file is not None:
         check_writable(json_file)
     found = find_recordings(recordings) if recordings else synthesised(sentences or DEFAULT_SENTENCES, seed)
-    note_blas()
+    note_blas(quiet=quiet)
     folder = ModelFolder(resolve(model, CODEC_FILES))
     mimi = folder.load_mimi(codebooks)
     about = {"model": model, "codec": folder.codec_fingerprint}
-    show(
-        evaluate_codec(mimi, found, n_codebooks=codebooks, with_opus=not no_opus, seed=seed, about=about, say=note),
-        json_file,
-    )
+    say = partial(note, quiet=quiet)
+    result = evaluate_codec(mimi, found, n_codebooks=codebooks, with_opus=not no_opus, seed=seed, about=about, say=say)
+    show(result, json_file, quiet=quiet)

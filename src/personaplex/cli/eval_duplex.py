@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from personaplex.cli.evaluation import evaluation_options, recogniser_option, show, slots_option
 from personaplex.cli.options import TALKS_AS_ITSELF, find_voice, note, note_blas, role_prompt, some_of
-from personaplex.errors import AudioError, UsageError
+from personaplex.errors import UsageError
 from personaplex.files import check_writable
 
 if TYPE_CHECKING:
-    from personaplex.cascade.engine import Recogniser
     from personaplex.conversation import Settings
     from personaplex.evaluate.duplex.clips import Clip, Task
     from personaplex.evaluate.duplex.conversations import Talked
+    from personaplex.evaluate.hearing import EngineEar
     from personaplex.evaluate.result import Result
     from personaplex.runtime.engine import Engine
 
 CLIPS = 10
 """Clips of each kind in a set that is made when nobody says how many."""
 
-_MOST_TOLD = 10
 _TASKS = {
     "pause": "pause",
     "backchannel": "backchannel",
@@ -68,13 +68,7 @@ _TASKS = {
     type=click.Path(path_type=Path),
     help="People's backchannels, the benchmark's icc_gt_distribution.json (default: one beside the clips).",
 )
-@click.option(
-    "--recogniser",
-    metavar="NAME[:MODEL]",
-    envvar="PERSONAPLEX_RECOGNISER",
-    show_envvar=True,
-    help="What hears the words where there is no output.json (default: the best that is on this machine).",
-)
+@recogniser_option("What hears the words where there is no output.json (default: the best that is on this machine).")
 @click.option("--keep-words", is_flag=True, help="Write them as output.json; with --model they are kept anyway.")
 @click.option(
     "--agent-channel",
@@ -87,10 +81,8 @@ _TASKS = {
 @click.option("--system-prompt", metavar="NAME|FILE", help="Its role (default: PersonaPlex's for each task).")
 @click.option("--system-prompt-text", metavar="TEXT", help="Its role in your words; empty for none.")
 @click.option("--greedy", is_flag=True, help="Always the likeliest token.")
-@click.option("--slots", type=click.IntRange(1), default=4, show_default=True, help="Conversations at once.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the clips made and of what is said.")
-@click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="Write the result here.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the table, and errors on stderr.")
+@slots_option
+@evaluation_options
 def command(**options: Any) -> None:
     """Full-Duplex-Bench: pauses, backchannels, turns and interruptions (v1.0), overlaps (v1.5), without a judge.
 
@@ -155,15 +147,13 @@ def _evaluate(stack: ExitStack, folder: Path, options: dict[str, Any]) -> None:
     task: Any = _TASKS.get(options["task"])
     clips = find_clips(folder, options["out"], task, _only(options))
     human = find_human(clips, options["human"])
-    recogniser, name = _recogniser(stack, clips, options)
+    ear, name = _ear(stack, clips, options)
     talked = _talk(clips, options) if options["model"] is not None else None
     keeps = options["keep_words"] or talked is not None
-    scorer = Scorer(recogniser, name, human, options["agent_channel"], keeps)
+    scorer = Scorer(ear, name, human, options["agent_channel"], keeps)
     about = {"folder": None if options["folder"] is None else str(folder)} | _about(talked, options)
     with _progress(options) as say:
         result = evaluate(clips, scorer, about, talked.failures if talked else (), say)
-    if options["json_file"] is not None:
-        result.save(options["json_file"])
     _show(result, talked, options)
 
 
@@ -172,18 +162,19 @@ def _only(options: dict[str, Any]) -> list[Task]:
     return [known[name] for name in options["only"] or _TASKS]
 
 
-def _recogniser(stack: ExitStack, clips: list[Clip], options: dict[str, Any]) -> tuple[Callable[[], Recogniser], str]:
+def _ear(stack: ExitStack, clips: list[Clip], options: dict[str, Any]) -> tuple[Callable[[], EngineEar], str]:
     """What opens the recogniser when it is needed, and its name. Raises now if it will be and cannot be had."""
-    from personaplex.cascade.registry import default_recogniser, find_engine, open_recogniser, parse_choice
+    from personaplex.cascade.registry import default_recogniser, find_engine, parse_choice
+    from personaplex.evaluate.hearing import EngineEar
 
     name = options["recogniser"] or default_recogniser()
     if options["model"] is not None or any(not (clip.results / "output.json").exists() for clip in clips):
         find_engine("recogniser", parse_choice(name).name).check()
-    opened: list[Recogniser] = []
+    opened: list[EngineEar] = []
 
-    def open_once() -> Recogniser:
+    def open_once() -> EngineEar:
         if not opened:
-            opened.append(open_recogniser(name))
+            opened.append(EngineEar(name))
             stack.callback(opened[0].close)
         return opened[0]
 
@@ -249,8 +240,6 @@ def _about(talked: Talked | None, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(result: Result, talked: Talked | None, options: dict[str, Any]) -> None:
-    from personaplex.evaluate.row import as_markdown
-
     quiet = options["quiet"]
     if talked is not None:
         faster = talked.sound_seconds / talked.seconds
@@ -258,14 +247,7 @@ def _show(result: Result, talked: Talked | None, options: dict[str, Any]) -> Non
             f"{talked.sound_seconds:.0f} s of calls in {talked.seconds:.0f} s: {faster:.1f} times real time",
             quiet=quiet,
         )
-    for failure in result.failures[:_MOST_TOLD]:
-        note(f"not measured: {failure.item}: {failure.reason}", quiet=quiet)
-    if (more := len(result.failures) - _MOST_TOLD) > 0:
-        note(f"not measured: {more} clips more", quiet=quiet)
-    if not result.items:
-        n = len(result.failures)
-        raise AudioError(f"none of {n} clips could be measured; the first: {result.failures[0].reason}")
-    click.echo(as_markdown(result.rows))
+    show(result, options["json_file"], quiet=quiet)
     lines = result.about["left_out"]
     if lines:
         click.echo("\nOf the benchmark, but not here:")
@@ -280,8 +262,6 @@ def _show(result: Result, talked: Talked | None, options: dict[str, Any]) -> Non
         note(
             "note: the words are pocketsphinx's, which errs often; the benchmark uses parakeet-tdt-0.6b-v2", quiet=quiet
         )
-    if options["json_file"] is not None:
-        note(f"wrote {options['json_file']}", quiet=quiet)
 
 
 @contextmanager

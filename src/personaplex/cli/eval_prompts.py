@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from personaplex.cli.evaluation import recogniser_option, result_options, show, slots_option
 from personaplex.cli.options import (
     TALKS_AS_ITSELF,
     check_sampling,
@@ -18,7 +20,7 @@ from personaplex.cli.options import (
     sampling_changes,
     some_of,
 )
-from personaplex.errors import ConversationError, UsageError
+from personaplex.errors import UsageError
 from personaplex.files import check_writable
 
 if TYPE_CHECKING:
@@ -37,39 +39,25 @@ TESTS = (
 @click.option("--seeds", type=click.IntRange(1), metavar="N", help="Ask each question N times [default: the file's].")
 @click.option("--size", type=click.IntRange(1), metavar="N", help="nano: items for each row of its table [default: 4].")
 @click.option("--tests", callback=some_of(*TESTS), metavar="TEST,...", help="nano: only these [default: all but long].")
-@click.option(
-    "--slots", type=click.IntRange(1, 1024), metavar="N", default=8, show_default=True, help="Conversations at a time."
+@slots_option
+@recogniser_option(
+    "Hear the answers too: one of `personaplex engines`, or grammar, which knows all that nano can say and alone hears "
+    "nano's own test."
 )
-@click.option(
-    "--recogniser",
-    metavar="NAME[:MODEL]",
-    help="Hear the answers too: one of `personaplex engines`, or grammar, which knows all that nano can say.",
-)
-@click.option("--json", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the result (JSON).")
-@click.option("-q", "--quiet", is_flag=True, help="Only the table, and errors on stderr.")
+@result_options
 @repeatable_sampling_options
-def command(source: str, output: Path | None, quiet: bool, **options: Any) -> None:
+def command(source: str, json_file: Path | None, quiet: bool, **options: Any) -> None:
     """Ask a model questions aloud, with many seeds, and count the answers that say what they must.
 
     The questions, their roles and voices, and the words that must be in the answers are a YAML file's (its form:
     docs/evaluation/prompts.md), or those of a set in this package: basic, four facts; nano, the held-out test of the
     small model, of which --size items make each row. Prints a table with 95 % intervals.
     """
-    from personaplex.evaluate.row import as_markdown
-
     check_sampling(options)
-    if output is not None:
-        check_writable(output)
+    if json_file is not None:
+        check_writable(json_file)
     note_blas(quiet=quiet)
-    result = (_held_out if source == "nano" else _questions)(source, options, quiet)
-    if output is not None:
-        result.save(output)
-        note(f"wrote {output}", quiet=quiet)
-    click.echo(as_markdown(result.rows))
-    for failure in result.failures:
-        note(f"not measured: {failure.item}: {failure.reason}")
-    if result.failures and not result.items:
-        raise ConversationError(f"no question could be asked: {result.failures[0].reason}")
+    show((_held_out if source == "nano" else _questions)(source, options, quiet), json_file, quiet=quiet)
 
 
 def _about(source: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -84,9 +72,10 @@ def _about(source: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def _questions(source: str, options: dict[str, Any], quiet: bool) -> Result:
     from personaplex.evaluate.hearing import check_ear, open_ear
-    from personaplex.evaluate.prompts.evaluation import evaluate, prepare
+    from personaplex.evaluate.prompts.evaluation import KIND, evaluate, prepare
     from personaplex.evaluate.prompts.questions import read_questions, without_roles
     from personaplex.evaluate.prompts.spoken import Speakers
+    from personaplex.evaluate.result import Result
     from personaplex.runtime.engine import Engine
 
     for name in ("size", "tests"):
@@ -100,14 +89,16 @@ def _questions(source: str, options: dict[str, Any], quiet: bool) -> Result:
             ear = stack.enter_context(closing(open_ear(options["recogniser"], options["model"])))
         speakers = stack.enter_context(Speakers())
         # What can be wrong with a question shows before a model is loaded; its voices are known only afterwards.
-        prepare(questions, speakers, (), options["seed"], options["seeds"], {})
+        asked, failures, error = prepare(questions, speakers, (), options["seed"], options["seeds"], {})
+        about = _about(source, options, recogniser=None if ear is None else ear.name, seeds=options["seeds"])
+        if error is not None:
+            return Result(KIND, about, [], failures=failures, error=error)
         engine = stack.enter_context(Engine(options["model"], min(options["slots"], _most(questions, options))))
         if not engine.model.config.prompts:
             note(TALKS_AS_ITSELF, quiet=quiet)
             questions = without_roles(questions)
         voices, changes = engine.model.list_voices(), sampling_changes(options)
-        asked, failures = prepare(questions, speakers, voices, options["seed"], options["seeds"], changes)
-        about = _about(source, options, recogniser=None if ear is None else ear.name, seeds=options["seeds"])
+        asked, failures, _ = prepare(questions, speakers, voices, options["seed"], options["seeds"], changes)
         return evaluate(engine, asked, engine.slots, ear, about, failures, lambda text: note(text, quiet=quiet))
 
 
@@ -124,7 +115,10 @@ def _held_out(source: str, options: dict[str, Any], quiet: bool) -> Result:
 
     if options["seeds"] is not None:
         raise UsageError("--seeds is for questions of your own; nano's test has --size, and other questions per --seed")
-    if options["recogniser"] not in (None, GRAMMAR):
+    hears = options["recogniser"]
+    if click.get_current_context().get_parameter_source("recogniser") is ParameterSource.ENVIRONMENT:
+        hears = None  # it is set for what it can hear, which is not this
+    if hears not in (None, GRAMMAR):
         raise UsageError("nano's test is heard by its own grammar; leave --recogniser out, or say grammar")
     if sampling_changes(options):
         raise UsageError("nano's test has the text greedy and the sound sampled as the model has it; leave these out")
@@ -139,6 +133,6 @@ def _held_out(source: str, options: dict[str, Any], quiet: bool) -> Result:
         about,
         tests=tests,
         batch=options["slots"],
-        listens=options["recogniser"] is not None,
+        listens=hears is not None,
         tell=lambda text: note(text, quiet=quiet),
     )

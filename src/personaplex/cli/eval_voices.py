@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def command(
     max_seconds: float | None,
     seed: int,
     json_file: Path | None,
+    quiet: bool,
     **options: Any,
 ) -> None:
     """Have the model answer in each voice, and compare its own speech with every voice prompt.
@@ -80,12 +82,12 @@ def command(
         check_writable(json_file)
     role, teller = role_prompt(options), find_embedding(embedding)
     asked = find_recordings(recordings) if recordings else synthesised(questions or DEFAULT_QUESTIONS, seed)
-    note_blas()
+    note_blas(quiet=quiet)
     loaded, voices = _load(model, names)
     terms = Terms(teller, role if role is not None else loaded.default_prompt, seed, max_seconds)
     about = {"model": model, "fingerprint": loaded.folder.fingerprint, "embedding": embedding, "prompt": terms.prompt}
-    result = evaluate_voices(loaded, voices, asked, terms, about=about, say=note)
-    show(result, json_file)
+    result = evaluate_voices(loaded, voices, asked, terms, about=about, say=partial(note, quiet=quiet))
+    show(result, json_file, quiet=quiet)
     if taken := confusions(result.about["nearest"]):
         click.echo(f"\n{taken}")
 

@@ -80,8 +80,10 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one way 
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
         return _fail(error.format_message() + hint, error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; no file was written", EXIT_INTERRUPTED)
+    except (click.Abort, KeyboardInterrupt) as error:
+        # A command that keeps what is done says so itself.
+        said = str(error.args[0]) if isinstance(error, click.Abort) and error.args else "no file was written"
+        return _fail(f"interrupted; {said}", EXIT_INTERRUPTED)
     except PersonaPlexError as error:
         return _fail(str(error), error.exit_code)
     except (OSError, UnicodeError) as error:

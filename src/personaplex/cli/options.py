@@ -51,8 +51,8 @@ _SAMPLING = [
 _FRESH_SEED = click.option(
     "--seed", type=int, help="The same seed gives the same answer (default: a fresh one, reported)."
 )
-_FIXED_SEED = click.option(
-    "--seed", type=int, default=1, show_default=True, help="The same seed gives the same answers and numbers."
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="The same seed gives the same answers and numbers."
 )
 
 
@@ -99,7 +99,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def repeatable_sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose tokens, with a seed that is the same in every run."""
-    for option in reversed([*_SAMPLING, _FIXED_SEED]):
+    for option in reversed([*_SAMPLING, seed_option]):
         command = option(command)
     return command
 

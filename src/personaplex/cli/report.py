@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +25,16 @@ from personaplex.files import check_writable, whole_file
 from personaplex.text import PROMPTS
 
 if TYPE_CHECKING:
+    from personaplex.evaluate.recordings import Recording
     from personaplex.report.comparison import Comparison
     from personaplex.report.sources import Sources
 
 DEFAULT_OUTPUT = Path("report.html")
 DEFAULT_SEED = 0
+_OF_A_MODEL = (
+    "persona", "voice", "system_prompt", "system_prompt_text", "max_steps", "seed", "greedy", "text_temp", "text_top_k",
+    "audio_temp", "audio_top_k", "repetition_penalty",
+)  # fmt: skip
 
 
 @click.command("report")
@@ -106,6 +110,9 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("--compare takes two results and nothing else; make a report first, and compare its JSON")
     if options["audio"] and options["model"] is None:
         raise UsageError("--audio is what a model is to hear: name it with --model")
+    given = [name for name in _OF_A_MODEL if options[name] is not None and options[name] is not False]
+    if options["model"] is None and given:
+        raise UsageError(f"--{given[0].replace('_', '-')} is for --model, and none is named")
     if options["compare"] is None and not options["sources"] and options["model"] is None:
         raise UsageError("nothing to report on: name a recording, a result or a folder of them, or --model")
     if options["system_prompt"] is not None and options["system_prompt_text"] is not None:
@@ -118,24 +125,16 @@ def _check(options: dict[str, Any]) -> None:
         return
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {output}: the page is an .html file, and its numbers a .json beside it")
+    from personaplex.report.sources import is_written_here
+
     beside = output.with_suffix(".json")
     sources = {path.resolve() for path in (*options["sources"], *(options["compare"] or ()))}
-    if beside.resolve() in sources or (beside.is_file() and not _is_written_by_this(beside)):
+    if beside.resolve() in sources or (beside.is_file() and not is_written_here(beside)):
         raise UsageError(
             f"the numbers of {output} go into {beside}, which is there and is no report; choose another name"
         )
     check_writable(output)
     check_writable(beside)
-
-
-def _is_written_by_this(path: Path) -> bool:
-    """Whether a JSON file is an earlier page's: anything else may be a recording's only description."""
-    from personaplex.report.sources import read_json
-
-    try:
-        return read_json(path).get("kind") in ("report", "comparison")
-    except UsageError:
-        return False
 
 
 def _report(options: dict[str, Any]) -> None:
@@ -147,7 +146,7 @@ def _report(options: dict[str, Any]) -> None:
     quiet, output = options["quiet"], options["output"]
     sources = Sources()
     if options["sources"]:
-        sources.read(options["sources"], options["agent"])
+        sources.read(options["sources"], options["agent"], needed=options["model"] is None)
     about = _converse(sources, options) if options["model"] is not None else {}
     report = Report.of(sources, about)
     for failure in sources.failures:
@@ -165,8 +164,7 @@ def _report(options: dict[str, Any]) -> None:
 
 
 def _converse(sources: Sources, options: dict[str, Any]) -> dict[str, Any]:
-    """Have the model answer every recording; what was asked of it, and where. Raises the first error if all fail."""
-    from personaplex.audio import read_audio
+    """Have the model answer every recording; what was asked of it, and where. Raises if nothing came of anything."""
     from personaplex.bench.machine import describe_machine, mlx_version
     from personaplex.cli.respond import open_reply
     from personaplex.evaluate.result import Failure
@@ -179,43 +177,32 @@ def _converse(sources: Sources, options: dict[str, Any]) -> dict[str, Any]:
     seed = options["seed"] if options["seed"] is not None else DEFAULT_SEED
     asked = {"seed": seed, "verbose": False, "max_seconds": None, "stop_on_silence": True, "chunk_frames": 25}
     options = {**options, **asked, "prompt": role_prompt(options), "role": find_persona(options)}
-    files = list(_recordings(options["audio"]))
+    asked_about = _recordings(options["audio"])
     note(f"loading {options['model']}", quiet=quiet)
     model = PersonaPlex.from_pretrained(options["model"], kv_bits=int(options["kv_bits"]))
     persona = options["persona"] or DEFAULT_PERSONA
     about: dict[str, Any] = {"model": options["model"], "persona": persona, "seed": seed, **sampling_changes(options)}
     first: PersonaPlexError | None = None
-    n_answered = 0
-    for path in files:
+    for recording in asked_about:
         try:
-            user = read_audio(path)
-            stream = open_reply(model, user, dict(options))
-            sources.add(as_recorded(path, user, stream.reply, {"model": options["model"], "persona": persona}))
-            n_answered += 1
-            note(f"answered {path}: {stream.reply.text or '(nothing)'}", quiet=quiet)
+            user = recording.read()
+            reply = open_reply(model, user, dict(options)).reply
+            sources.add(as_recorded(recording.name, user, reply, {"model": options["model"], "persona": persona}))
+            note(f"answered {recording.name}: {reply.text or '(nothing)'}", quiet=quiet)
         except PersonaPlexError as error:
             first = first or error
-            sources.failures.append(Failure(printable(str(path)), printable(str(error))))
-    if first is not None and not n_answered:
+            sources.failures.append(Failure(printable(recording.name), printable(str(error))))
+    if first is not None and not len(sources):
         raise first
     return {**about, "machine": describe_machine(), "mlx": mlx_version()}
 
 
-def _recordings(paths: tuple[Path, ...]) -> Iterator[Path]:
+def _recordings(paths: tuple[Path, ...]) -> list[Recording]:
     """Recordings for the model to hear: those named, those in folders, or the short question."""
+    from personaplex.evaluate.recordings import find_recordings
     from personaplex.quality.thresholds import Thresholds
-    from personaplex.report.sources import SOUNDS
 
-    if not paths:
-        yield Thresholds.read().audio
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in SOUNDS and not one.name.startswith("."))
-        if not inside:
-            raise UsageError(f"the folder {path} holds no recording for the model to hear")
-        yield from inside
+    return find_recordings(paths or (Thresholds.read().audio,))
 
 
 def _compare(first: Path, second: Path, options: dict[str, Any]) -> None:

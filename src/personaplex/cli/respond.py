@@ -162,10 +162,11 @@ def _check(options: dict[str, Any]) -> None:
     else:
         check_stdout()
     if options["record"] is not None:
-        from personaplex.live.recording import check_recording
+        from personaplex.live.recording import check_alone, check_recording
 
         if options["record"].resolve() in (Path(options["output"]).resolve(), Path(options["source"]).resolve()):
             raise UsageError("--record names a file of its own, neither --input nor --output")
+        check_alone(options["record"], Path(options["output"]), Path(options["source"]))
         check_recording(options["record"])
     options["prompt"] = role_prompt(options)
     options["role"] = find_persona(options)

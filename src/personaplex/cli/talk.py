@@ -159,7 +159,7 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
     """Everything that can be known to be wrong before minutes of loading."""
     from personaplex.checkpoint.tensors import TensorFile
     from personaplex.live.echo import echo_for
-    from personaplex.live.recording import check_recording
+    from personaplex.live.recording import check_alone, check_recording
 
     _check_engines(options)
     rule = _voice_activity(options)
@@ -181,6 +181,7 @@ def _check(options: dict[str, Any]) -> VoiceActivity:
         check_format(options["output"])
         check_writable(options["output"])
     if options["record"] is not None:
+        check_alone(options["record"], *(Path(path) for path in (options["output"], options["source"]) if path))
         check_recording(options["record"])
     if options["echo"] is None:
         # One after the other there is nothing to cancel, and a file has no loudspeaker beside it.

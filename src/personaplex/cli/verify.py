@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from personaplex.cli.evaluation import recogniser_option, result_options, show, slots_option
+from personaplex.cli.kept_answers import KeptAnswers
 from personaplex.cli.options import (
     TALKS_AS_ITSELF,
     check_sampling,
@@ -19,11 +21,11 @@ from personaplex.cli.options import (
     repeatable_sampling_options,
     sampling_changes,
 )
-from personaplex.errors import UsageError, VerificationError
+from personaplex.errors import PersonaPlexError, UsageError, VerificationError
 from personaplex.files import check_writable
 
 if TYPE_CHECKING:
-    from personaplex.evaluate.prompts.asking import Answer, Asked
+    from personaplex.evaluate.prompts.asking import Asked
     from personaplex.evaluate.prompts.questions import Question
     from personaplex.evaluate.result import Failure, Result
     from personaplex.evaluate.verification.checks import Limits
@@ -52,10 +54,8 @@ _OF_ONE = ("ask", "audio", "expect", "voice", "system_prompt_text", "no_wait", "
     help="Likewise: listen so long [default: 12].",
 )
 @click.option("--speaker", metavar="NAME[:MODEL]", help="The synthesiser that asks [default: the file's, or flite].")
-@click.option(
-    "--recogniser",
-    metavar="NAME[:MODEL]",
-    help="Who hears the answers [default: this machine's best; for nano grammar, which knows all that it can say].",
+@recogniser_option(
+    "Who hears the answers [default: this machine's best; for nano grammar, which knows all that it can say]."
 )
 @click.option("--seeds", type=click.IntRange(1), metavar="N", help="Ask each question N times [default: the file's].")
 @click.option(
@@ -66,14 +66,16 @@ _OF_ONE = ("ask", "audio", "expect", "voice", "system_prompt_text", "no_wait", "
 )
 @click.option("--most-errors", type=click.FloatRange(0), metavar="RATE", help="Word errors of the ear [default: 0.5].")
 @click.option("--least-words", type=click.IntRange(1), metavar="N", help="Words of an answer [default: 3].")
+@slots_option
 @click.option(
-    "--slots", type=click.IntRange(1, 1024), metavar="N", default=4, show_default=True, help="Conversations at a time."
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Record each answer there, as `talk --record` does; `report DIR` shows them.",
 )
-@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Write both sides of each answer (.flac).")
-@click.option("--json", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the result (JSON).")
-@click.option("-q", "--quiet", is_flag=True, help="Only the table, and errors on stderr.")
+@result_options
 @repeatable_sampling_options
-def command(source: str | None, output: Path | None, quiet: bool, **options: Any) -> None:
+def command(source: str | None, json_file: Path | None, quiet: bool, **options: Any) -> None:
     """Verify a model by a round trip: speak to it, recognise what it answers, check both.
 
     Checks that the answer has words, that its text and its sound hold the expected ones, that a recogniser hears what
@@ -84,22 +86,20 @@ def command(source: str | None, output: Path | None, quiet: bool, **options: Any
     Asks the four questions of the set basic, those of a file (docs/evaluation/prompts.md), or one given by --ask or
     --audio. Exit code 13 for a model that does not pass.
     """
-    from personaplex.evaluate.row import as_markdown
     from personaplex.evaluate.verification.verification import troubles
 
     check_sampling(options)
-    if output is not None:
-        check_writable(output)
-    if options["keep"] is not None and not options["keep"].is_dir():
-        raise UsageError(f"--keep {options['keep']} is no folder; make it, or name another")
+    if json_file is not None:
+        check_writable(json_file)
+    questions = _questions(source, options)
+    kept = None
+    if options["keep"] is not None:
+        kept = KeptAnswers(options["keep"], {"model": options["model"], "mode": "verify"})
     note_blas(quiet=quiet)
-    result = _verified(_questions(source, options), options, quiet)
-    if output is not None:
-        result.save(output)
-        note(f"wrote {output}", quiet=quiet)
-    click.echo(as_markdown(result.rows))
-    for failure in result.failures:
-        note(f"not measured: {failure.item}: {failure.reason}")
+    result = _verified(questions, options, kept, quiet)
+    show(result, json_file, quiet=quiet)
+    if kept is not None:
+        note(f"wrote {kept.n} recordings into {options['keep']}", quiet=quiet)
     if found := troubles(result):
         for item in result.items:
             for check, reason in item["failed"].items() if "question" in item else ():
@@ -152,12 +152,12 @@ def _limits(options: dict[str, Any]) -> Limits:
     return Limits(**{name: value for name, value in given.items() if value is not None})
 
 
-def _verified(questions: list[Question], options: dict[str, Any], quiet: bool) -> Result:
+def _verified(questions: list[Question], options: dict[str, Any], kept: KeptAnswers | None, quiet: bool) -> Result:
     from personaplex.bench.machine import describe_machine
     from personaplex.evaluate.hearing import check_ear, open_ear
     from personaplex.evaluate.prompts.questions import without_roles
     from personaplex.evaluate.prompts.spoken import Speakers
-    from personaplex.evaluate.verification.verification import AT_LEAST, verify
+    from personaplex.evaluate.verification.verification import AT_LEAST, unmeasured, verify
     from personaplex.model import PersonaPlex
 
     check_ear(options["recogniser"])
@@ -167,24 +167,26 @@ def _verified(questions: list[Question], options: dict[str, Any], quiet: bool) -
         ear = stack.enter_context(closing(open_ear(options["recogniser"], options["model"])))
         speakers = stack.enter_context(Speakers())
         others = _other_question(questions)
-        _asked(questions, speakers, (), options)  # a question without a sound shows before loading
-        model = PersonaPlex.from_pretrained(options["model"])
-        if not model.config.prompts:
-            note(TALKS_AS_ITSELF, quiet=quiet)
-            questions, others = without_roles(questions), without_roles(others)
-        asked, failures = _asked([*questions, *others], speakers, model.list_voices(), options)
         about = {
             "questions": [question.name for question in questions], "model": options["model"],
             "seed": options["seed"], "seeds": options["seeds"], "sampling": sampling_changes(options),
             "recogniser": ear.name, "limits": dataclasses.asdict(limits), "at_least": at_least,
             "machine": describe_machine(),
         }  # fmt: skip
+        _, failures, error = _asked(questions, speakers, (), options)  # one without a sound shows before loading
+        if error is not None:
+            return unmeasured(about, failures, error)
+        model = PersonaPlex.from_pretrained(options["model"])
+        if not model.config.prompts:
+            note(TALKS_AS_ITSELF, quiet=quiet)
+            questions, others = without_roles(questions), without_roles(others)
+        asked, failures, _ = _asked([*questions, *others], speakers, model.list_voices(), options)
         return verify(
             model, asked, ear, about,
             limits=limits, at_least=at_least, slots=options["slots"], failures=failures,
             only_controls=[question.name for question in others],
             tell=lambda text: note(text, quiet=quiet),
-            keep=lambda answer: _keep(answer, options["keep"]),
+            keep=None if kept is None else kept.keep,
         )  # fmt: skip
 
 
@@ -212,20 +214,7 @@ def _other_question(questions: list[Question]) -> list[Question]:
 
 def _asked(
     questions: list[Question], speakers: Any, voices: Any, options: dict[str, Any]
-) -> tuple[list[Asked], list[Failure]]:
+) -> tuple[list[Asked], list[Failure], PersonaPlexError | None]:
     from personaplex.evaluate.prompts.evaluation import prepare
 
     return prepare(questions, speakers, voices, options["seed"], options["seeds"], sampling_changes(options))
-
-
-def _keep(answer: Answer, folder: Path | None) -> None:
-    """User left, agent right."""
-    if folder is None:
-        return
-    import numpy as np
-
-    from personaplex.audio import audio_file
-
-    name = "".join(c if c.isalnum() else "-" for c in answer.name).strip("-")
-    with audio_file(folder / f"{name}.flac", channels=2) as write:
-        write(np.stack([answer.user, answer.agent], axis=1))

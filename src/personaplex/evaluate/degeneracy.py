@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from personaplex.errors import AudioError
-from personaplex.evaluate.statistics import words_of
+from personaplex.evaluate.words import words_said
 from personaplex.guard import flatness, spectrum
 from personaplex.turns import QUIET_RMS
 from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS, SAMPLE_RATE
@@ -109,7 +109,7 @@ def measure(pcm: np.ndarray, *, codes: np.ndarray | None = None, text: str = "")
     if codes is not None and (codes.shape[0] != N_CODEBOOKS or abs(codes.shape[1] - len(frames)) > 1):
         raise AudioError(f"{len(frames)} frames of sound and codes {codes.shape}; expected [8, frames]")
     heard = None if codes is None else codes[:, : len(frames)][:, aloud[: codes.shape[1]]]
-    said = words_of(text)
+    said = words_said(text)
     return Measures(
         len(sound) / SAMPLE_RATE,
         is_finite,

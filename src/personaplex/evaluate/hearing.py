@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 
+from personaplex.cascade.engine import Recogniser, TimedWord
 from personaplex.cascade.registry import default_recogniser, find_engine, open_recogniser, parse_choice
-from personaplex.cascade.transcription import transcribe
+from personaplex.cascade.transcription import Utterance, transcribe
+from personaplex.errors import EngineError
+from personaplex.units import SAMPLE_RATE
 
 GRAMMAR = "grammar"
 """The ear of nano's own test: it knows every answer that nano can give, and not the question."""
@@ -28,14 +32,29 @@ class Ear(Protocol):
 class EngineEar:
     """Any recogniser of the cascade (NAME[:MODEL]), hearing the parts in which somebody speaks."""
 
-    def __init__(self, choice: str, language: str | None = "en") -> None:
+    def __init__(self, choice: str, language: str | None = "en", recogniser: Recogniser | None = None) -> None:
         self.name = choice
-        self._recogniser = open_recogniser(choice)
+        self._recogniser = recogniser or open_recogniser(choice)
         self._language = language if language in self._recogniser.languages else None
 
     def hear(self, pcm: np.ndarray) -> str:
         """The words of all utterances."""
-        return " ".join(said.text for said in transcribe([pcm.astype(np.float32)], self._recogniser, self._language))
+        return " ".join(said.text for said in self._utterances(pcm))
+
+    def hear_words(self, pcm: np.ndarray, begin: float = 0.0) -> list[TimedWord]:
+        """The words in [S] at 24 kHz from `begin` seconds on, timed from the recording's beginning.
+
+        Raises EngineError for a recogniser that fails, or does not time its words.
+        """
+        words: list[TimedWord] = []
+        for said in self._utterances(pcm[round(begin * SAMPLE_RATE) :]):
+            if not said.words:
+                raise EngineError("this recogniser does not say when its words were spoken; choose another")
+            words += [TimedWord(word.text, word.start + begin, word.end + begin) for word in said.words]
+        return words
+
+    def _utterances(self, pcm: np.ndarray) -> Iterator[Utterance]:
+        return transcribe([pcm.astype(np.float32)], self._recogniser, self._language)
 
     def close(self) -> None:
         """Free the model."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from personaplex.audio import read_audio
+from personaplex.audio import as_chunk, read_audio
 from personaplex.errors import AudioError
 
 SUFFIXES = frozenset(
@@ -24,8 +24,14 @@ class Recording(NamedTuple):
     sound: Path | np.ndarray
 
     def read(self) -> np.ndarray:
-        """float32 [S] at 24 kHz. Raises AudioError for a file that cannot be read."""
-        return self.sound if isinstance(self.sound, np.ndarray) else read_audio(self.sound)
+        """float32 [S] at 24 kHz. Raises AudioError for a file that cannot be read, or is beyond all loudness."""
+        if isinstance(self.sound, np.ndarray):
+            return self.sound
+        pcm = read_audio(self.sound)
+        try:
+            return as_chunk(pcm)
+        except AudioError as error:
+            raise AudioError(f"{self.name}: {error}") from error
 
 
 def find_recordings(paths: Sequence[Path]) -> list[Recording]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from personaplex import __version__
-from personaplex.errors import UsageError
+from personaplex.errors import PersonaPlexError, UsageError
 from personaplex.evaluate.row import Row, as_json, from_json
 from personaplex.files import whole_file
 
@@ -30,7 +30,8 @@ class Result:
     `about` holds whatever makes a number comparable: model, seed, machine, options. `items` are JSON objects, one for
     each thing measured, so that a number can be traced to what it was counted from. An item whose name is its `item`
     and whose `values` hold, by the `what` of a row, the list of numbers it adds to that row's mean or median can be
-    compared pair by pair with the item of that name in another result (`report --compare`).
+    compared pair by pair with the item of that name in another result (`report --compare`). `error` is there if nothing
+    at all could be measured, and says so: what was tried is worth keeping all the same. It is not in the file.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Result:
     rows: Sequence[Row]
     items: Sequence[Mapping[str, Any]] = ()
     failures: Sequence[Failure] = field(default=())
+    error: PersonaPlexError | None = field(default=None, compare=False)
 
     def save(self, path: Path) -> None:
         """Write the JSON file, whole or not at all. Raises OutputError."""
@@ -67,7 +69,7 @@ class Result:
             )
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(f"{path} is not the result of an evaluation; make one with `personaplex eval`") from error
 
 

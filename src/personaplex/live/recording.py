@@ -10,19 +10,35 @@ from typing import Any
 
 import numpy as np
 
-from personaplex.audio import audio_file
+from personaplex.audio import OUTPUT_FORMATS, audio_file
 from personaplex.errors import OutputError, UsageError
 from personaplex.files import check_writable, whole_file
 from personaplex.steps import StepMeasure, StepRecord
 from personaplex.units import SAMPLE_RATE
 
+_OTHER = "choose another name for --record"
+
 
 def check_recording(path: Path) -> None:
-    """Raise UsageError or OutputError if `path`, or the JSON file beside it, could not be written."""
+    """Raise UsageError or OutputError if `path`, or the JSON file beside it, could not be written, or is another's."""
     if path.suffix.lower() not in (".wav", ".flac"):
         raise UsageError(f"--record {path}: the suffix must be .wav or .flac")
+    check_alone(path, *(path.with_suffix(suffix) for suffix in OUTPUT_FORMATS if path.with_suffix(suffix).exists()))
+    beside = path.with_suffix(".json")
+    if beside.is_file() and not path.exists():
+        raise UsageError(
+            f"what is said in {path} goes into {beside}, which is there and is of something else; {_OTHER}"
+        )
     check_writable(path)
-    check_writable(path.with_suffix(".json"))
+    check_writable(beside)
+
+
+def check_alone(path: Path, *others: Path) -> None:
+    """Raise UsageError if the JSON file of the recording `path` would be taken for that of one of the others."""
+    for other in others:
+        if other.resolve() != path.resolve() and other.with_suffix("").resolve() == path.with_suffix("").resolve():
+            beside = path.with_suffix(".json")
+            raise UsageError(f"what is said in {path} goes into {beside}, which is for {other}; {_OTHER}")
 
 
 class Recording:

@@ -8,11 +8,13 @@ How a row is compared follows from what is known of it:
   `EXACT` items, else `ROUNDS` at random, with a fixed seed) and looks at the row's difference; for a median of items
   with one number each at Wilcoxon's signed ranks, because exchanges hardly move a median. The interval, of the row's
   difference, resamples pairs (bootstrap).
-- Shares otherwise: Newcombe's interval of a difference of two proportions (his method 10, of Wilson's intervals), and
-  the probability at which it begins to hold nought. R. G. Newcombe, Statistics in Medicine 17 (1998), 873-890.
+- Shares otherwise: Fisher's exact test, whose probability is never too small, however few were counted. The interval
+  is Newcombe's of a difference of two proportions (his method 10, of Wilson's intervals; R. G. Newcombe, Statistics in
+  Medicine 17 (1998), 873-890): it is nearly right, not exact, so it may miss nought where the test says noise.
 - Everything else by the intervals it came with, put together the same way (MOVER; G. Y. Zou and A. Donner, Statistics
-  in Medicine 27 (2008), 1693-1702). Of fewer than `FEWEST` no interval of 95 % can be told without assuming a
-  distribution, so nothing is said.
+  in Medicine 27 (2008), 1693-1702).
+
+Of fewer than `FEWEST` in one of them nothing is said, whatever the row is.
 
 Many rows at once find differences that are none: of twenty, one by chance. A difference is called more than noise only
 if it holds after Holm's correction for the number of rows compared (S. Holm, Scandinavian Journal of Statistics 6
@@ -34,8 +36,7 @@ import numpy as np
 from personaplex.errors import UsageError
 from personaplex.evaluate.result import Result
 from personaplex.evaluate.row import Row
-from personaplex.evaluate.statistics import Z95, Share
-from personaplex.report.summary import FEWEST
+from personaplex.evaluate.statistics import FEWEST, Z95, Share, fisher, mcnemar
 
 LEVEL = 0.05
 ROUNDS, RESAMPLES, EXACT = 9999, 2000, 12
@@ -78,10 +79,11 @@ class Difference:
     @property
     def better(self) -> bool | None:
         """Whether the second is better; None where the row has no direction, or there is no difference."""
-        has_direction = self.first.goal is not None or self.first.at_most
-        if not has_direction or not self.difference or math.isnan(self.difference):
+        # A result of an earlier version may not say it.
+        direction = self.first.better or self.second.better
+        if direction is None or not self.difference or math.isnan(self.difference):
             return None
-        return (self.difference < 0) is self.first.at_most
+        return (self.difference < 0) is (direction == "lower")
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -164,19 +166,15 @@ def _difference(name: str, a: Row, b: Row, first: Result, second: Result) -> Dif
     if paired is not None:
         return paired
     difference = b.value - a.value
-    counts = _share(a), _share(b)
-    if counts[0] is not None and counts[1] is not None:
-
-        def interval(z: float, one: Share = counts[0], other: Share = counts[1]) -> tuple[float, float]:
-            return _put_together(a.value, one.within(z), b.value, other.within(z))
-
-        method = "two proportions (Newcombe)"
-        return Difference(name, a.unit, a, b, difference, interval(Z95), _probability(interval), method)
     if not math.isfinite(difference) or not all(map(math.isfinite, (*a.interval, *b.interval))):
         return Difference(name, a.unit, a, b, difference, NOTHING, None, "no value or no interval in one of them")
     if min(a.n, b.n) < FEWEST:
         return Difference(name, a.unit, a, b, difference, NOTHING, None, f"fewer than {FEWEST} in one of them")
     ends = _put_together(a.value, a.interval, b.value, b.interval)
+    own, other = _share(a), _share(b)
+    if own is not None and other is not None:
+        method = "two proportions (Fisher; interval by Newcombe)"
+        return Difference(name, a.unit, a, b, difference, ends, fisher(own, other), method)
     reach = (difference - ends[0]) if difference > 0 else (ends[1] - difference)
     chance = 1.0 if difference == 0 else _two_sided(Z95 * abs(difference) / reach) if reach else 0.0
     return Difference(name, a.unit, a, b, difference, ends, chance, "by their intervals (MOVER)")
@@ -200,16 +198,6 @@ def _share(row: Row) -> Share | None:
 
 def _two_sided(z: float) -> float:
     return math.erfc(z / math.sqrt(2))
-
-
-def _probability(interval: Callable[[float], tuple[float, float]]) -> float:
-    """Two-sided probability at which an interval that widens with z begins to hold nought."""
-    low, high = 0.0, 12.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        begin, end = interval(middle)
-        low, high = (low, middle) if begin <= 0 <= end else (middle, high)
-    return _two_sided(high)
 
 
 # Pairs.
@@ -280,12 +268,6 @@ def _signed_ranks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     ranks = np.zeros(len(differences))
     ranks[differences != 0] = (np.cumsum(counts) - (counts - 1) / 2)[which]
     return np.asarray(np.sign(differences) * ranks)[:, None]
-
-
-def mcnemar(fell: int, rose: int) -> float:
-    """Two-sided exact probability of so uneven a change among items that changed."""
-    n, fewer = fell + rose, min(fell, rose)
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / (1 << n))
 
 
 def _exchanged(x: np.ndarray, y: np.ndarray, statistic: Statistic) -> float:

@@ -12,10 +12,11 @@ import numpy as np
 from personaplex.drawing.chart import Axis, Curve, chart, decades, grid, legend, round_step
 from personaplex.drawing.style import STYLE, page
 from personaplex.evaluate.result import Failure, Result
-from personaplex.report import tables, timeline
+from personaplex.report import answers, tables, timeline
+from personaplex.report.about import facts, settings
 from personaplex.report.quantised import STREAMS, Quantised
 from personaplex.report.report import Report
-from personaplex.report.summary import FRAME_MS, Shown, facts
+from personaplex.report.summary import FRAME_MS, Shown
 from personaplex.steps import STREAMS as KINDS
 
 MOST_DRAWN_SECONDS = 600.0
@@ -45,7 +46,8 @@ blockquote { margin: .5rem 0; padding-left: .8rem; border-left: 3px solid var(--
 
 def html(report: Report, most_seconds: float = MOST_DRAWN_SECONDS) -> str:
     """The whole page."""
-    name = report.about.get("model")
+    models = {str(name) for _, result in report.results if (name := result.about.get("model"))}
+    name = report.about.get("model") or (models.pop() if len(models) == 1 else None)
     return page(
         f"PersonaPlex report: {name}" if name else "PersonaPlex report",
         "\n".join(_parts(report, most_seconds)),
@@ -84,7 +86,7 @@ def _parts(report: Report, most_seconds: float) -> Iterator[str]:
 
 
 def _facts(about: Mapping[str, Any]) -> str:
-    known = facts(about)
+    known = facts(settings(about))
     if not known:
         return ""
     return f"<dl>{''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in known)}</dl>"
@@ -185,9 +187,20 @@ def _latencies(shown: Sequence[Shown], latencies: Sequence[Sequence[float]]) -> 
 
 def _evaluation(name: str, result: Result) -> Iterator[str]:
     yield f"<h2>{escape(result.kind)}: {escape(name)}</h2>"
+    yield answers.verdict(result)
+    yield _notes(list(_controls(result)), "bad", "What must be worse, and is not told from the real thing:")
     yield _facts(result.about)
     yield tables.of_rows(result.rows, f"Evaluation: {result.kind}") if result.rows else "<p>It has no rows.</p>"
+    yield answers.of_answers(result)
     yield _failures(result.failures, "Could not be measured")
+
+
+def _controls(result: Result) -> Iterator[str]:
+    """Every control that a measure does not find: with it that measure tells nothing."""
+    controls = result.about.get("controls")
+    for control in controls if isinstance(controls, list | tuple) else ():
+        if isinstance(control, Mapping) and control.get("held") is False:
+            yield f"{control.get('control')}, by {control.get('measure')}"
 
 
 def _quantised(one: Quantised) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -13,14 +13,12 @@ import numpy as np
 
 from personaplex.audio import LONGEST_SECONDS, read_audio, read_channels
 from personaplex.errors import AudioError, PersonaPlexError, UsageError
+from personaplex.evaluate.recordings import SUFFIXES
 from personaplex.evaluate.result import Failure, Result
 from personaplex.report.quantised import Quantised
 from personaplex.report.recorded import Mark, Recorded, Said, first_sound, looks_swapped, of_one_length
 from personaplex.steps import StepRecord
 from personaplex.units import FRAME_SECONDS, SAMPLE_RATE
-
-SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".webm"}
-"""Suffixes of recordings that are looked for in a folder; any other format can be named."""
 
 KNOWN = (
     "the result of an evaluation, a recording of `talk` or `respond`, what `respond --json` printed, the export of a "
@@ -50,20 +48,36 @@ class Sources:
     def __len__(self) -> int:
         return len(self.results) + len(self.quantised) + len(self.conversations)
 
-    def read(self, paths: Iterable[Path], agent: Channel | None, longest_seconds: float = LONGEST_SECONDS) -> None:
+    def read(
+        self,
+        paths: Iterable[Path],
+        agent: Channel | None,
+        longest_seconds: float = LONGEST_SECONDS,
+        *,
+        needed: bool = True,
+    ) -> None:
         """Read files, and folders of them (not the folders in those).
 
-        `agent` is the agent's channel whatever a recording says. Raises UsageError for a folder with nothing to read,
-        and the first file's error when not one of them could be read.
+        `agent` is the agent's channel whatever a recording says. If they are `needed`, because nothing else is
+        reported on, raises UsageError for a folder with nothing to read, and the first file's error when not one of
+        them could be read.
         """
         first: PersonaPlexError | None = None
-        for path in _files(paths):
+        files: dict[Path, None] = {}
+        for path in paths:
+            try:
+                files |= dict.fromkeys(_files([path]))
+            except UsageError as error:
+                if needed:
+                    raise
+                self.failures.append(Failure(printable(str(path)), printable(str(error))))
+        for path in _each_once(files):
             try:
                 self._take(path, agent, longest_seconds)
             except PersonaPlexError as error:
                 first = first or error
                 self.failures.append(Failure(printable(str(path)), printable(str(error))))
-        if first is not None and not len(self):
+        if needed and first is not None and not len(self):
             n = len(self.failures)
             raise first if n == 1 else type(first)(f"none of {n} files can be read; the first: {first}")
 
@@ -79,6 +93,8 @@ class Sources:
     def _take(self, path: Path, agent: Channel | None, longest_seconds: float) -> None:
         if path.suffix.lower() == ".json":
             entry = read_json(path)
+            if entry.get("kind") == "comparison":
+                raise UsageError(f"{path} is a comparison, which has its own page; name the results that it compares")
             if entry.get("kind") is not None and "rows" in entry:
                 self.results.append((printable(path.name), load_result(path)))
                 return
@@ -106,13 +122,21 @@ def _files(paths: Iterable[Path]) -> list[Path]:
             inside = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
         except OSError as error:
             raise UsageError(f"the folder {path} cannot be read: {error.strerror}") from error
-        described = [one for one in inside if one.suffix.lower() == ".json" and not _is_a_report(one)]
+        described = [one for one in inside if one.suffix.lower() == ".json" and not is_written_here(one)]
         spoken_of = {name for one in described for name in _sounds_of(one)}
-        sounds = [one for one in inside if one.suffix.lower() in SOUNDS and one.name not in spoken_of]
+        sounds = [one for one in inside if one.suffix.lower() in SUFFIXES and one.name not in spoken_of]
         if not described and not sounds:
             raise UsageError(f"the folder {path} holds nothing to report on: no recording, and no JSON file")
         found += [*described, *sounds]
     return list(dict.fromkeys(found))
+
+
+def _each_once(files: Iterable[Path]) -> list[Path]:
+    """Without a sound whose description is among them, or named under another path: that is one conversation."""
+    found = {path.resolve(): path for path in reversed(list(files))}
+    described = [path for path in found.values() if path.suffix.lower() == ".json"]
+    spoken_of = {(path.parent / name).resolve() for path in described for name in _sounds_of(path)}
+    return [path for whole, path in reversed(found.items()) if whole not in spoken_of]
 
 
 def read_json(path: Path) -> Entry:
@@ -135,6 +159,7 @@ def load_result(path: Path) -> Result:
     texts = [(r.what, r.unit) for r in result.rows] + [(f.item, f.reason) for f in result.failures]
     sound = all(isinstance(one, int | float) for row in numbers for one in row)
     sound = sound and all(isinstance(one, str) for pair in texts for one in pair)
+    sound = sound and all(row.better in ("higher", "lower", None) for row in result.rows)
     sound = sound and all(isinstance(one, Mapping) for one in (result.about, *result.items))
     if not sound or not isinstance(result.kind, str):
         raise UsageError(f"{path} is damaged: a number, or a text, of its rows, items or failures is none")
@@ -171,7 +196,7 @@ def _reader(entry: Entry) -> Callable[[Path, Entry, Channel | None, float], Reco
 
 def _sounds_of(path: Path) -> set[str]:
     """Names of sounds that a JSON file speaks of, as far as it can be read."""
-    beside = {path.with_suffix(suffix).name for suffix in SOUNDS}
+    beside = {path.with_suffix(suffix).name for suffix in SUFFIXES}
     try:
         entry = read_json(path)
     except UsageError:
@@ -181,10 +206,10 @@ def _sounds_of(path: Path) -> set[str]:
     return beside if _reader(entry) else set()
 
 
-def _is_a_report(path: Path) -> bool:
-    """Whether it is what `report` itself wrote: in a folder that is not a source."""
+def is_written_here(path: Path) -> bool:
+    """Whether a JSON file is what `report` itself wrote: in a folder that is not a source, and it may be replaced."""
     try:
-        return read_json(path).get("kind") == "report"
+        return read_json(path).get("kind") in ("report", "comparison")
     except UsageError:
         return False
 
@@ -200,7 +225,7 @@ def _whole(path: Path, read: Callable[[], T]) -> T:
 
 
 def _talk(path: Path, entry: Entry, agent: Channel | None, longest_seconds: float) -> Recorded:
-    """What `talk --record` and `respond --record` write."""
+    """What `talk --record`, `respond --record` and `verify --keep` write."""
     left, right = _two_channels(_beside(path), longest_seconds)
     channel = agent or ("left" if entry["left"] == "agent" else "right")
     events = [(_second(event["at"]), str(event["event"]), event) for event in entry["events"]]
@@ -213,12 +238,13 @@ def _talk(path: Path, entry: Entry, agent: Channel | None, longest_seconds: floa
     if steps is None:
         by_cascade = entry.get("model") == "cascade"
         why = "a cascade has no such steps" if by_cascade else "it was recorded by an earlier version"
+        why = "`verify` does not keep them" if entry.get("mode") == "verify" else why
         known = [f"{name} {entry[name]}" for name in ("step_ms_p50", "step_ms_p99") if not by_cascade and name in entry]
         lacks.append(
             f"step times frame by frame and token entropy: {why}" + (f" ({', '.join(known)})" if known else "")
         )
     about = {name: value for name, value in entry.items() if name not in ("left", "right", "events", "steps")}
-    source = "respond --record" if entry.get("mode") == "respond" else "talk --record"
+    source = {"respond": "respond --record", "verify": "verify --keep"}.get(str(entry.get("mode")), "talk --record")
     pcm = (left, right) if channel == "left" else (right, left)
     return Recorded(path.stem, source, *pcm, said, heard, marks, steps, None, about, lacks)
 
@@ -290,7 +316,7 @@ def _two_channels(path: Path, longest_seconds: float) -> tuple[np.ndarray, np.nd
 
 
 def _beside(path: Path, what: str = "the description of a recording") -> Path:
-    for suffix in (".wav", ".flac", *sorted(SOUNDS)):
+    for suffix in (".wav", ".flac", *sorted(SUFFIXES)):
         if path.with_suffix(suffix).is_file():
             return path.with_suffix(suffix)
     raise AudioError(f"{path} is {what}; no sound of that name lies beside it")
@@ -318,12 +344,3 @@ def _checked(recorded: Recorded) -> Recorded:
         return recorded
     doubt = "the channels look swapped: the agent's words were noted while the user's side sounds (--agent left|right)"
     return replace(recorded, doubts=[*recorded.doubts, doubt])
-
-
-def names(sources: Sources) -> Sequence[str]:
-    """What a report is made from, for its head."""
-    return [
-        *(name for name, _ in sources.results),
-        *(one.name for one in sources.quantised),
-        *(one.name for one in sources.conversations),
-    ]

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from personaplex.evaluate.span import Span
 from personaplex.turns import CHUNK_SECONDS, UserTurn, VoiceActivity
 from personaplex.units import SAMPLE_RATE
 from personaplex.vad import Detector, LevelDetector, new_detector
@@ -26,29 +27,22 @@ RULE = VoiceActivity(speech_seconds=SPEECH_SECONDS, silence_seconds=PAUSE_SECOND
 Side: TypeAlias = Literal["user", "agent"]
 
 
-class Span(NamedTuple):
-    """Speech from `begin` to `end`, in seconds, to the 32 ms of the detector."""
-
-    begin: float
-    end: float
-
-
 class Turn(NamedTuple):
-    """Spans of one side in a row: from the first one's begin to the last one's end."""
+    """Spans of one side in a row: from the first one's start to the last one's end."""
 
     side: Side
-    begin: float
+    start: float
     end: float
 
 
 class Overlap(NamedTuple):
-    """Both speak from `begin` to `end`; `second` is who began later.
+    """Both speak from `start` to `end`; `second` is who began later.
 
     `outlasts`: the second goes on when the first has ended: an interruption by the user, an early start of the
     agent's. Otherwise it was said within the other's speech.
     """
 
-    begin: float
+    start: float
     end: float
     second: Side
     outlasts: bool
@@ -57,7 +51,8 @@ class Overlap(NamedTuple):
     def what(self) -> str:
         """In words."""
         if not self.outlasts:
-            return f"the {self.second} speaks within the other's speech"
+            first = "user" if self.second == "agent" else "agent"
+            return f"the {self.second} speaks within the {first}'s speech"
         return "the user interrupts" if self.second == "user" else "the agent begins early"
 
 
@@ -81,15 +76,23 @@ class Speech:
     unanswered: int
 
     @property
+    def within(self) -> list[Turn]:
+        """What was said wholly within the other's speech, and is no turn of its own, in order."""
+        mine = [Turn("user", *span) for span in self.user if _is_within(span, self.agent)]
+        return sorted(
+            [*mine, *(Turn("agent", *span) for span in self.agent if _is_within(span, self.user))], key=_start
+        )
+
+    @property
     def stops(self) -> list[float]:
-        """Seconds from the begin of each interruption by the user until the agent is silent."""
-        return [overlap.end - overlap.begin for overlap in self.overlaps if overlap.what == "the user interrupts"]
+        """Seconds from the start of each interruption by the user until the agent is silent."""
+        return [overlap.end - overlap.start for overlap in self.overlaps if overlap.what == "the user interrupts"]
 
     @property
     def overlapped(self) -> float:
         """The share of speech, in time, in which both speak; NaN where nobody does."""
-        both = sum(overlap.end - overlap.begin for overlap in self.overlaps)
-        either = sum(span.end - span.begin for span in (*self.user, *self.agent)) - both
+        both = sum(overlap.end - overlap.start for overlap in self.overlaps)
+        either = sum(span.seconds for span in (*self.user, *self.agent)) - both
         return both / either if either else float("nan")
 
 
@@ -107,7 +110,7 @@ def find_speech(
     spoken, answered = spans(user, hears_user()), spans(agent, hears_agent())
     found = turns(spoken, answered)
     replies = [
-        Answer(after.begin, after.begin - before.end) for before, after in pairwise(found) if after.side == "agent"
+        Answer(after.start, after.start - before.end) for before, after in pairwise(found) if after.side == "agent"
     ]
     n_asked = sum(turn.side == "user" for turn in found)
     seconds = max(len(user), len(agent)) / SAMPLE_RATE
@@ -137,7 +140,7 @@ def turns(user: Sequence[Span], agent: Sequence[Span]) -> list[Turn]:
     found: list[Turn] = []
     mine = [("user", span) for span in user if not _is_within(span, agent)]
     theirs = [("agent", span) for span in agent if not _is_within(span, user)]
-    for side, span in sorted([*mine, *theirs], key=lambda one: (one[1].begin, one[0] == "agent")):
+    for side, span in sorted([*mine, *theirs], key=lambda one: (one[1].start, one[0] == "agent")):
         if found and found[-1].side == side:
             found[-1] = found[-1]._replace(end=span.end)
         else:
@@ -145,9 +148,13 @@ def turns(user: Sequence[Span], agent: Sequence[Span]) -> list[Turn]:
     return found
 
 
+def _start(turn: Turn) -> float:
+    return turn.start
+
+
 def _is_within(span: Span, others: Sequence[Span]) -> bool:
     """Whether it lies in one of `others`; of two that are the same neither does."""
-    return any(other.begin <= span.begin and span.end <= other.end and other != span for other in others)
+    return any(other.start <= span.start and span.end <= other.end and other != span for other in others)
 
 
 def overlaps(user: Sequence[Span], agent: Sequence[Span]) -> list[Overlap]:
@@ -155,9 +162,9 @@ def overlaps(user: Sequence[Span], agent: Sequence[Span]) -> list[Overlap]:
     found = []
     for u in user:
         for a in agent:
-            begin, end = max(u.begin, a.begin), min(u.end, a.end)
+            begin, end = max(u.start, a.start), min(u.end, a.end)
             if begin < end:
-                second: Side = "agent" if u.begin <= a.begin else "user"
+                second: Side = "agent" if u.start <= a.start else "user"
                 outlasts = a.end > u.end if second == "agent" else u.end > a.end
                 found.append(Overlap(begin, end, second, outlasts))
     return sorted(found)

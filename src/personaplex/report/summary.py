@@ -8,7 +8,7 @@ of its item), for paired comparisons.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,6 @@ from personaplex.steps import STREAMS
 from personaplex.units import FRAME_SECONDS
 
 FRAME_MS = 1000 * FRAME_SECONDS
-FEWEST = 6
-"""Of fewer values the least and the largest hold the median less than 95 times of 100: no interval is told."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Shown:
     def as_json(self) -> dict[str, Any]:
         """All that is known of it but the sound."""
         recorded, speech = self.recorded, self.speech
-        rounded = [(t.side, round(t.begin, 3), round(t.end, 3)) for t in speech.turns]
+        rounded = [(t.side, round(t.start, 3), round(t.end, 3)) for t in speech.turns]
         return {
             "type": "conversation",
             "item": recorded.name,
@@ -69,9 +67,10 @@ class Shown:
             "seconds": round(recorded.seconds, 3),
             "text": recorded.text,
             "turns": [{"side": side, "begin": begin, "end": end} for side, begin, end in rounded],
+            "within": [{"side": t.side, "begin": round(t.start, 3), "end": round(t.end, 3)} for t in speech.within],
             "answers": [{"at": round(a.at, 3), "latency_ms": round(1000 * a.latency, 1)} for a in speech.answers],
             "overlaps": [
-                {"begin": round(o.begin, 3), "end": round(o.end, 3), "second": o.second, "outlasts": o.outlasts}
+                {"begin": round(o.start, 3), "end": round(o.end, 3), "second": o.second, "outlasts": o.outlasts}
                 for o in speech.overlaps
             ],
             "unanswered": speech.unanswered,
@@ -123,19 +122,5 @@ def rows(shown: Sequence[Shown]) -> list[Row]:
         else:
             at_most = name in ("step time", "steps over 80 ms", "agent silent after interruption")
             middle, ends = quantile(values, 0.5), median_interval(values)
-            ends = ends if len(values) >= FEWEST else (math.nan, math.nan)
             made.append(Row(name, middle, ends, len(values), None, at_most, _MEDIANS[name]))
     return made
-
-
-def facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is known of a conversation, or of an evaluation, as a person reads it."""
-    return [(name.replace("_", " "), _said(value)) for name, value in about.items() if value not in (None, "", [], {})]
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_said(inner)}" for name, inner in value.items() if inner is not None)
-    if isinstance(value, list | tuple):
-        return ", ".join(_said(inner) for inner in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from personaplex.evaluate.row import Row
-from personaplex.report.recorded import Said, words
+from personaplex.evaluate.span import Span
+from personaplex.report.recorded import MATCH_SECONDS, Said, words
+from personaplex.report.speech import Side, Turn
 from personaplex.report.summary import Shown
 
 STYLE = """
@@ -81,28 +83,36 @@ def _share(row: Row) -> str:
 
 
 def of_turns(shown: Shown) -> str:
-    """What happened in a conversation, turn by turn: the time line in words."""
+    """What happened in a conversation, turn by turn: the time line in words.
+
+    What was said within the other's turn has a row of its own.
+    """
     speech = shown.speech
-    said = {"agent": words(shown.recorded.said), "user": words(shown.recorded.heard)}
+    rows = sorted([*speech.turns, *speech.within], key=lambda turn: turn.start)
+    spans: dict[Side, Sequence[Span]] = {"agent": speech.agent, "user": speech.user}
+    texts = {
+        **_said_in([row for row in rows if row.side == "agent"], spans["agent"], words(shown.recorded.said)),
+        **_said_in([row for row in rows if row.side == "user"], spans["user"], words(shown.recorded.heard)),
+    }
+    within = set(speech.within)
     latencies = {answer.at: answer.latency for answer in speech.answers}
     body = []
-    for i, turn in enumerate(speech.turns):
-        following = next((t.begin for t in speech.turns[i + 1 :] if t.side == turn.side), math.inf)
-        first = not any(t.side == turn.side for t in speech.turns[:i])
-        text = _between(said[turn.side], -math.inf if first else turn.begin - 0.5, following - 0.5)
-        latency = latencies.get(turn.begin) if turn.side == "agent" else None
+    for turn in rows:
+        other = "user" if turn.side == "agent" else "agent"
+        who = f"{turn.side}, in the {other}’s turn" if turn in within else turn.side
+        latency = latencies.get(turn.start) if turn.side == "agent" and turn not in within else None
         notes = "; ".join(
-            f"{overlap.what} ({overlap.end - overlap.begin:.2f} s)"
+            f"{overlap.what} ({overlap.end - overlap.start:.2f} s)"
             for overlap in speech.overlaps
-            if overlap.second == turn.side and turn.begin <= overlap.begin < turn.end
+            if overlap.start < turn.end and turn.start < overlap.end
         )
         body.append(
             [
-                f"{turn.begin:.2f} s",
-                f'<td class="left">{turn.side}</td>',
-                f"{turn.end - turn.begin:.2f} s",
+                f"{turn.start:.2f} s",
+                f'<td class="left">{who}</td>',
+                f"{turn.end - turn.start:.2f} s",
                 "" if latency is None else f"{1000 * latency:.0f} ms",
-                f'<td class="text">{escape(text) or "–"}</td>',
+                f'<td class="text">{escape(texts[turn]) or "–"}</td>',
                 f'<td class="text">{escape(notes)}</td>',
             ]
         )
@@ -111,5 +121,17 @@ def of_turns(shown: Shown) -> str:
     return table(["begins", "<who", "lasts", "latency", "<said", "<overlap"], body, "Turns")
 
 
-def _between(said: Sequence[Said], begin: float, end: float) -> str:
-    return " ".join(text for at, text in said if begin <= at < end)
+def _said_in(rows: Sequence[Turn], spans: Sequence[Span], said: Sequence[Said]) -> dict[Turn, str]:
+    """The words of each row of one side: those noted in its sound, or nearest to it."""
+    found: dict[Turn, list[str]] = {row: [] for row in rows}
+    if not rows:
+        return {}
+    for at, text in said:
+        span = min(spans, key=lambda one: (_distance(at, one), not one.start <= at < one.end))
+        found[next(row for row in rows if row.start <= span.start and span.end <= row.end)].append(text)
+    return {row: " ".join(own) for row, own in found.items()}
+
+
+def _distance(at: float, span: Span) -> float:
+    """Seconds from where a word was noted to a sound that it may be in: a text comes up to so much before its sound."""
+    return max(0.0, span.start - MATCH_SECONDS - at, at - span.end)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import groupby
 
 import numpy as np
 
@@ -75,12 +76,12 @@ def timeline(shown: Shown, most_seconds: float) -> str:
     sheet = _Sheet(seconds)
     _axis(sheet)
     _turns(sheet, shown)
-    both = [Mark(overlap.begin, _OVERLAPS[overlap.second, overlap.outlasts]) for overlap in shown.speech.overlaps]
+    both = [Mark(overlap.start, _OVERLAPS[overlap.second, overlap.outlasts]) for overlap in shown.speech.overlaps]
     told = [mark for mark in recorded.marks if mark.what in SHOWN_MARKS]
     _marks(sheet, sorted(mark for mark in (*told, *both) if mark.at < seconds))
     top = sheet.height
     for kind, pcm, said in (("agent", recorded.agent, recorded.said), ("user", recorded.user, recorded.heard)):
-        _words(sheet, kind, [one for one in words(said) if one.at < seconds])
+        _words(sheet, kind, [one for one in _noted_at_once(words(said)) if one.at < seconds])
         _sound(sheet, kind, pcm[: round(seconds * SAMPLE_RATE)])
     _overlaps(sheet, shown, top + 10)
     _steps(sheet, shown)
@@ -149,6 +150,11 @@ def _marks(sheet: _Sheet, marks: Sequence[Mark]) -> None:
         sheet.parts.append(f'<text class="told" x="{x + 3:.1f}" y="{y:.1f}">{escape(mark.what)}{title}</text>')
 
 
+def _noted_at_once(said: Sequence[Said]) -> list[Said]:
+    """Words of one moment as one text, such as a question of which only the beginning is known: not over each other."""
+    return [Said(at, " ".join(one.text for one in own)) for at, own in groupby(said, key=lambda one: one.at)]
+
+
 def _words(sheet: _Sheet, kind: str, said: Sequence[Said]) -> None:
     if not said:
         sheet.lane("", 0, gap=6)
@@ -197,11 +203,11 @@ def _envelope(pcm: np.ndarray, middle: float, reach: float) -> str:
 
 def _overlaps(sheet: _Sheet, shown: Shown, top: float) -> None:
     for overlap in shown.speech.overlaps:
-        if overlap.begin < sheet.seconds:
-            width = (min(overlap.end, sheet.seconds) - overlap.begin) * SECOND
-            title = f"<title>{overlap.what}, {overlap.begin:.2f} to {overlap.end:.2f} s</title>"
+        if overlap.start < sheet.seconds:
+            width = (min(overlap.end, sheet.seconds) - overlap.start) * SECOND
+            title = f"<title>{overlap.what}, {overlap.start:.2f} to {overlap.end:.2f} s</title>"
             box = (
-                f'x="{overlap.begin * SECOND:.1f}" y="{top:.1f}" width="{width:.1f}" height="{sheet.height - top:.1f}"'
+                f'x="{overlap.start * SECOND:.1f}" y="{top:.1f}" width="{width:.1f}" height="{sheet.height - top:.1f}"'
             )
             sheet.parts.append(f'<rect class="overlap" {box}>{title}</rect>')
 

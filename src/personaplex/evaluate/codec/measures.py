@@ -15,6 +15,7 @@ import numpy as np
 import soxr
 
 from personaplex.errors import BackendError
+from personaplex.evaluate.row import Better
 from personaplex.units import FRAME_SAMPLES, SAMPLE_RATE
 
 MEL_WINDOW, MEL_BANDS = 1024, 80
@@ -49,6 +50,11 @@ class Measure(NamedTuple):
         except ImportError:
             return self.install
         return None
+
+    @property
+    def better(self) -> Better:
+        """Which way it is."""
+        return "lower" if self.at_most else "higher"
 
     def advantage(self, ours: float, theirs: float) -> float:
         """How much better `ours` is than `theirs`: above 0 if it is."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from personaplex.evaluate.codec.measures import MEASURES, TELLING, Delay, Measur
 from personaplex.evaluate.codec.usage import Tally
 from personaplex.evaluate.recordings import Recording
 from personaplex.evaluate.result import Failure, Result
-from personaplex.evaluate.row import Row, mean
+from personaplex.evaluate.row import Better, Row, mean, share
+from personaplex.evaluate.statistics import is_above
 from personaplex.models.mimi import Mimi
 from personaplex.turns import QUIET_RMS
 from personaplex.units import SAMPLE_RATE
@@ -87,7 +89,8 @@ def evaluate_codec(
 
     What comes out is compared with what went in after one shift for all recordings, the codec's delay, which is
     measured and stated. A recording that cannot be read, is silent or too short is a Failure, and the rest is counted.
-    Raises AudioError when none can be measured, UsageError for a number of codebooks that the codec does not have.
+    When none can be measured, the result's `error` says so. Raises UsageError for a number of codebooks that the codec
+    does not have.
     """
     coder = MimiCoder(mimi, mimi.n_codebooks if n_codebooks is None else n_codebooks)
     run = _Run(coder, max(OPUS_LOWEST, coder.bits_per_second) if with_opus else None, seed)
@@ -105,11 +108,14 @@ def evaluate_codec(
         tally.add(codes)
         items.append(item)
         say(f"{number + 1} of {len(recordings)}: {recording.name}")
+    measured = share("recordings measured", [True] * len(items) + [False] * len(failures), better="higher")
+    about = {**(about or {}), "recordings": len(recordings), "seed": seed}
     if not items:
-        raise AudioError(f"none of {len(recordings)} recordings could be measured; the first: {failures[0].reason}")
-    rows = [*_rows(run, items, delays, tally), *_missing_rows()]
+        nothing = AudioError(f"none of {len(recordings)} recordings could be measured; the first: {failures[0].reason}")
+        return Result("codec", about, [measured], failures=failures, error=nothing)
+    items = [item | {"values": _added(run, item)} for item in items]
+    rows = [measured, *_rows(run, items, delays, tally), *_missing_rows()]
     facts = {
-        "recordings": len(recordings),
         "measured": len(items),
         "codebooks": coder.n_codebooks,
         "bits_per_second": coder.bits_per_second,
@@ -118,9 +124,8 @@ def evaluate_codec(
         "frames": tally.n_frames,
         "perplexity": [use.perplexity for use in tally.uses()],
         "controls": _controls(run, items),
-        "seed": seed,
     }
-    return Result("codec", {**(about or {}), **facts}, rows, items, failures)
+    return Result("codec", {**about, **facts}, rows, items, failures)
 
 
 def _usable(recording: Recording) -> np.ndarray:
@@ -144,25 +149,75 @@ def _measured(
     for name, sound in decoded.items():
         pair = aligned(pcm, sound, delays[name].samples)
         values[name] = {measure.name: measure.of(*pair) for measure in measures}
-    item = {"recording": recording.name, "seconds": len(pcm) / SAMPLE_RATE, "measures": values}
+    item = {"item": recording.name, "recording": recording.name, "seconds": len(pcm) / SAMPLE_RATE, "measures": values}
     return item | ({"opus_bits_per_second": opus_bits} if run.opus_bits is not None else {}), codes
 
 
-def _values(items: Sequence[dict[str, Any]], coder: str, measure: str) -> list[float]:
+class _Column(NamedTuple):
+    """A row that is a mean over recordings: what a recording's item adds to it, NaN for nothing."""
+
+    what: str
+    of: Callable[[Mapping[str, Any]], float]
+    unit: str
+    goal: float | None = None
+    better: Better | None = None
+
+    def row(self, items: Sequence[Mapping[str, Any]]) -> Row:
+        """The row of all recordings."""
+        return mean(self.what, [self.of(item) for item in items], self.goal, unit=self.unit, better=self.better)
+
+
+def _value(coder: str, measure: str, item: Mapping[str, Any]) -> float:
     # Infinite is what an exact copy would have: no number to take a mean of.
-    found = (item["measures"].get(coder, {}).get(measure, math.nan) for item in items)
-    return [value if math.isfinite(value) else math.nan for value in found]
+    value = float(item["measures"].get(coder, {}).get(measure, math.nan))
+    return value if math.isfinite(value) else math.nan
+
+
+def _advantage(measure: Measure, other: str, item: Mapping[str, Any]) -> float:
+    """How much better Mimi is than `other`."""
+    return measure.advantage(_value(MIMI, measure.name, item), _value(other, measure.name, item))
+
+
+def _title(run: _Run) -> str:
+    return f"Mimi, {run.coder.n_codebooks} codebooks"
+
+
+def _columns(run: _Run, coder: str) -> list[_Column]:
+    measures = [measure for measure in MEASURES if measure.missing is None]
+    if coder in (MIMI, OPUS):
+        title = _title(run) if coder == MIMI else "Opus"
+        own = [_Column(f"{title}: {m.name}", partial(_value, coder, m.name), m.unit, better=m.better) for m in measures]
+        if coder == MIMI:
+            return own
+        return own + [
+            _Column(f"Mimi better than Opus by {m.name}", partial(_advantage, m, OPUS), m.unit, better="higher")
+            for m in measures
+        ]
+    name = dict(_damaged(run))[coder]
+    return [
+        _Column(
+            f"control, {name}: worse by {m.name}", partial(_advantage, m, coder), m.unit,
+            0.0 if m.name in TELLING else None,
+        )
+        for m in measures
+    ]  # fmt: skip
+
+
+def _added(run: _Run, item: Mapping[str, Any]) -> dict[str, list[float]]:
+    """What a recording adds to each row, for comparisons in pairs."""
+    coders = [MIMI, *([OPUS] if run.opus_bits is not None else []), *dict(_damaged(run))]
+    found = {column.what: column.of(item) for coder in coders for column in _columns(run, coder)}
+    return {what: [value] for what, value in found.items() if not math.isnan(value)}
 
 
 def _rows(run: _Run, items: Sequence[dict[str, Any]], delays: dict[str, Delay], tally: Tally) -> list[Row]:
     coder, n = run.coder, len(items)
-    measures = [measure for measure in MEASURES if measure.missing is None]
-    kbits, title = coder.bits_per_second / 1000, f"Mimi, {coder.n_codebooks} codebooks"
+    kbits, title = coder.bits_per_second / 1000, _title(run)
     made = [
         Row(f"{title}: bit rate (kbit/s)", kbits, (kbits, kbits), n, unit="kbit/s"),
         _delay_row(title, delays[MIMI], n),
     ]
-    made += [mean(f"{title}: {m.name}", _values(items, MIMI, m.name), unit=m.unit) for m in measures]
+    made += [column.row(items) for column in _columns(run, MIMI)]
     made += tally.rows()
     if run.opus_bits is not None:
         lowest = ", the lowest it is specified for" if run.opus_bits == OPUS_LOWEST else ""
@@ -172,17 +227,16 @@ def _rows(run: _Run, items: Sequence[dict[str, Any]], delays: dict[str, Delay], 
             mean(f"{asked}: bit rate that it took (kbit/s)", took, unit="kbit/s"),
             _delay_row("Opus", delays[OPUS], n),
         ]
-        made += [mean(f"Opus: {m.name}", _values(items, OPUS, m.name), unit=m.unit) for m in measures]
-        made += [_against(items, m, OPUS, f"Mimi better than Opus by {m.name}") for m in measures]
-    for control, name in _damaged(run):
-        for m in measures:
-            made.append(_against(items, m, control, f"control, {name}: worse by {m.name}", must=m.name in TELLING))
+        made += [column.row(items) for column in _columns(run, OPUS)]
+    for control in dict(_damaged(run)):
+        made += [column.row(items) for column in _columns(run, control)]
     return made
 
 
 def _delay_row(title: str, delay: Delay, n: int) -> Row:
     how = "taken out before measuring" if delay.known else "none assumed, the waveforms are too unlike to show one"
-    return Row(f"{title}: delay, {how} (ms)", 1000 * delay.samples / SAMPLE_RATE, (math.nan, math.nan), n)
+    ms = 1000 * delay.samples / SAMPLE_RATE if delay.known else math.nan
+    return Row(f"{title}: delay, {how} (ms)", ms, (math.nan, math.nan), n if delay.known else 0, better="lower")
 
 
 def _damaged(run: _Run) -> Iterator[tuple[str, str]]:
@@ -192,24 +246,13 @@ def _damaged(run: _Run) -> Iterator[tuple[str, str]]:
     yield SHUFFLED, "codes in another order"
 
 
-def _advantages(items: Sequence[dict[str, Any]], measure: Measure, other: str) -> list[float]:
-    pairs = zip(_values(items, MIMI, measure.name), _values(items, other, measure.name), strict=True)
-    return [measure.advantage(ours, theirs) for ours, theirs in pairs]
-
-
-def _against(items: Sequence[dict[str, Any]], measure: Measure, other: str, what: str, *, must: bool = False) -> Row:
-    """How much better Mimi is than `other`, recording by recording."""
-    return mean(what, _advantages(items, measure, other), 0.0 if must else None, unit=measure.unit)
-
-
 def _controls(run: _Run, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Whether each damaged codec is told from the whole one, its interval above 0; None where there is no interval."""
     found = []
     for control, name in _damaged(run):
-        for measure in MEASURES:
-            if measure.name in TELLING and measure.missing is None:
-                low = _against(items, measure, control, "").interval[0]
-                held = None if math.isnan(low) else low > 0
+        for column, measure in zip(_columns(run, control), (m for m in MEASURES if m.missing is None), strict=True):
+            if column.goal is not None:
+                held = is_above([column.of(item) for item in items], 0.0)
                 found.append({"control": name, "measure": measure.name, "held": held})
     return found
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from personaplex.cascade.engine import TimedWord
-from personaplex.evaluate.duplex.speech_spans import Span
+from personaplex.evaluate.span import Span
 
 LONGEST_SECONDS = 3.0
 """A span beyond it is a turn, and nothing after it is looked at."""

@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from personaplex.errors import UsageError
+from personaplex.errors import AudioError, UsageError
 from personaplex.evaluate.duplex.clips import Clip
 from personaplex.evaluate.duplex.scores import SHORT_SECONDS, Human, Scorer, read_human
 from personaplex.evaluate.duplex.synthetic import ABOUT, HUMAN
-from personaplex.evaluate.duplex.table import left_out, rows
+from personaplex.evaluate.duplex.table import left_out, rows, with_values
 from personaplex.evaluate.duplex.transcript import read_json
 from personaplex.evaluate.result import Failure, Result
 from personaplex.vad import new_detector
@@ -50,7 +50,10 @@ def evaluate(
     failures: Sequence[Failure] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
-    """Score `clips`, but for those among `failures`; every clip is in the denominator of its subset's first row."""
+    """Score `clips`, but for those among `failures`; every clip is in the denominator of its subset's first row.
+
+    When none can be scored, the result's `error` says so.
+    """
     failed = {failure.item for failure in failures}
     items, more = scorer.score_all([clip for clip in clips if clip.id not in failed], say)
     known = {subset for subset, human in scorer.human.items() if human}
@@ -64,4 +67,8 @@ def evaluate(
         "shorter_than_input": sum((item["missing_seconds"] or 0.0) > SHORT_SECONDS for item in items),
         "left_out": left_out(clips, known),
     }
-    return Result("duplex", found, rows(clips, items), items, [*failures, *more])
+    failures = [*failures, *more]
+    error = None
+    if failures and not items:
+        error = AudioError(f"none of {len(clips)} clips could be measured; the first: {failures[0].reason}")
+    return Result("duplex", found, rows(clips, items), with_values(items), failures, error)

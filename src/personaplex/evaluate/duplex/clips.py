@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from personaplex.errors import UsageError
-from personaplex.evaluate.duplex.speech_spans import Span
 from personaplex.evaluate.duplex.transcript import read_json
+from personaplex.evaluate.span import Span
 
 Task = Literal[
     "pause",

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from personaplex.cascade.engine import TimedWord
-from personaplex.evaluate.duplex.speech_spans import Span, merged
+from personaplex.evaluate.duplex.speech_spans import merged
+from personaplex.evaluate.span import Span
 
 USER_GAP, AGENT_GAP = 0.6, 0.5
 """Speech of one side with no more silence between is one stretch."""

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from personaplex.cascade.engine import Recogniser, TimedWord
+from personaplex.cascade.engine import TimedWord
 from personaplex.errors import AudioError, PersonaPlexError, UsageError
 from personaplex.evaluate.duplex.backchannel import divergence, listen
 from personaplex.evaluate.duplex.channels import AgentChannel, agent_sound, user_sound
 from personaplex.evaluate.duplex.clips import Clip
 from personaplex.evaluate.duplex.overlap import before_and_after, overlaps, words_per_minute
-from personaplex.evaluate.duplex.speech_spans import Span, in_tenths, is_speaking, speech_spans, within
+from personaplex.evaluate.duplex.speech_spans import in_tenths, is_speaking, speech_spans, within
 from personaplex.evaluate.duplex.takeover import latency, takes_turn
-from personaplex.evaluate.duplex.transcript import hear_words, read_json, read_words, write_words
+from personaplex.evaluate.duplex.transcript import read_json, read_words, write_words
+from personaplex.evaluate.hearing import EngineEar
 from personaplex.evaluate.result import Failure
+from personaplex.evaluate.span import Span
 from personaplex.units import SAMPLE_RATE
 
 Human = Mapping[str, Sequence[float]]
@@ -30,13 +32,13 @@ SHORT_SECONDS = 1.0
 
 @dataclass
 class Scorer:
-    """Scores clips. `recogniser` is opened when the first clip without an `output.json` needs it.
+    """Scores clips. `ear` is opened when the first clip without an `output.json` needs it.
 
     `human` is by subset. `keep_words`: what is recognised is written beside the sound. `heard` counts the clips whose
     words were recognised here.
     """
 
-    recogniser: Callable[[], Recogniser]
+    ear: Callable[[], EngineEar]
     recogniser_name: str
     human: Mapping[str, Human] = field(default_factory=dict)
     agent_channel: AgentChannel = "auto"
@@ -148,7 +150,7 @@ class Scorer:
         path = clip.results / name
         if path.exists():
             return read_words(path)
-        words = hear_words(agent, self.recogniser(), begin)
+        words = self.ear().hear_words(agent, begin)
         self.heard += 1
         if self.keep_words:
             write_words(path, words, recogniser=self.recogniser_name)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from personaplex.evaluate.span import Span
 from personaplex.turns import CHUNK_SECONDS
 from personaplex.units import SAMPLE_RATE
 from personaplex.vad import Detector, new_detector
@@ -21,18 +21,6 @@ THRESHOLD, QUIET_THRESHOLD = 0.5, 0.35
 
 LEAST_SPEECH_SECONDS, LEAST_SILENCE_SECONDS, MARGIN_SECONDS = 0.25, 0.1, 0.03
 _CHUNK = round(CHUNK_SECONDS * SAMPLE_RATE)
-
-
-class Span(NamedTuple):
-    """Seconds from `start` to `end`."""
-
-    start: float
-    end: float
-
-    @property
-    def seconds(self) -> float:
-        """How long it is."""
-        return self.end - self.start
 
 
 def speech_spans(pcm: np.ndarray, detector: Detector | None = None) -> list[Span]:

@@ -23,8 +23,8 @@ from personaplex.cascade.engine import TimedWord
 from personaplex.errors import OutputError, SynthesisError, UsageError
 from personaplex.evaluate.duplex.backchannel import BIN_SECONDS
 from personaplex.evaluate.duplex.clips import TASKS, Task
-from personaplex.evaluate.duplex.speech_spans import Span
 from personaplex.evaluate.duplex.transcript import write_words
+from personaplex.evaluate.span import Span
 from personaplex.files import whole_file
 from personaplex.speech import Speaker, noise, say, user_speaker
 from personaplex.units import SAMPLE_RATE

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from personaplex.evaluate.duplex.clips import OVERLAPS, Clip
 from personaplex.evaluate.duplex.takeover import clamped
-from personaplex.evaluate.row import Row, mean, share
+from personaplex.evaluate.row import Better, Row, pooled, share
 
 Item = Mapping[str, Any]
 
@@ -21,95 +20,138 @@ LEFT_OUT = (
 )
 
 
+class Column(NamedTuple):
+    """A row of a task: `row` (a share or a mean) of what the clips add to it, each any number of values.
+
+    Clips are independent of each other, the values of one are not.
+    """
+
+    what: str
+    row: Callable[..., Row]
+    of: Callable[[Item], Sequence[float]]
+    better: Better | None = None
+
+
 def rows(clips: Sequence[Clip], items: Sequence[Item]) -> list[Row]:
     """The rows of each subset, in the order of `clips`; the first of them tells how many could be measured."""
     table: list[Row] = []
     for subset in dict.fromkeys(clip.subset for clip in clips):
-        of_subset = [item for item in items if item["subset"] == subset]
-        n_clips = sum(clip.subset == subset for clip in clips)
-        table.append(
-            _about(subset, share("clips measured", [True] * len(of_subset) + [False] * (n_clips - len(of_subset))))
-        )
+        n_clips, of_subset = sum(clip.subset == subset for clip in clips), _of(subset, items)
+        n_lost = n_clips - len(of_subset)
+        table.append(share(f"{subset}: clips measured", [True] * len(of_subset) + [False] * n_lost, better="higher"))
         for task in dict.fromkeys(item["task"] for item in of_subset):
-            made = _MAKERS.get(task, _overlap)([item for item in of_subset if item["task"] == task])
-            table += [_about(subset, row) for row in made]
+            own = [item for item in of_subset if item["task"] == task]
+            for column in _columns(task, own):
+                table.append(
+                    column.row(f"{subset}: {column.what}", [column.of(item) for item in own], better=column.better)
+                )
     return table
 
 
-def _about(subset: str, row: Row) -> Row:
-    return Row(f"{subset}: {row.what}", row.value, row.interval, row.n, row.goal, row.at_most, row.unit)
+def with_values(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Each item with what it adds to each row, for comparisons in pairs."""
+    made = []
+    for item in items:
+        own = [other for other in _of(item["subset"], items) if other["task"] == item["task"]]
+        added = {f"{item['subset']}: {column.what}": column.of(item) for column in _columns(item["task"], own)}
+        made.append({**item, "values": {what: [float(v) for v in values] for what, values in added.items() if values}})
+    return made
 
 
-def _takeover(items: Sequence[Item], wanted: str) -> Row:
-    return share(f"takeover rate ({wanted} is better)", [item["takeover"] for item in items])
+def _of(subset: str, items: Sequence[Item]) -> list[Item]:
+    return [item for item in items if item["subset"] == subset]
 
 
-def _latency(items: Sequence[Item]) -> list[Row]:
-    known = [item["latency"] for item in items if item["latency"] is not None]
-    early = share(
-        "of the takeovers, begun before the user's end (the latency counts them as 0 s)", [s < 0 for s in known]
-    )
-    return [
-        mean("latency of takeovers, s (lower is better)", [clamped(seconds) for seconds in known]),
-        mean("the same without clamping, s", known),
-        early,
-    ]
+def _columns(task: str, items: Sequence[Item]) -> list[Column]:
+    """The rows of a task's `items`."""
+    columns = _COLUMNS.get(task, _OVERLAP)
+    if task == "user interruption":  # in the other overlaps it is none of the agent's business to stop or to answer
+        return [column._replace(better="lower") if column in _OF_TIMES else column for column in columns]
+    if task == "interruption" and not any((item["latency"] or 0.0) < 0 for item in items):
+        # Only words after its end are heard: that none of them came before it says nothing of the agent.
+        return [column for column in columns if column not in _UNCLAMPED]
+    return columns
 
 
-def _pause(items: Sequence[Item]) -> list[Row]:
-    return [_takeover(items, "lower")]
+def _share(what: str, groups: Sequence[Sequence[Any]], *, better: Better | None = None) -> Row:
+    """No clip adds more than one outcome to a share."""
+    return share(what, [outcome for group in groups for outcome in group], better=better)
 
 
-def _turn(items: Sequence[Item]) -> list[Row]:
-    return [_takeover(items, "higher"), *_latency(items)]
+def _if_known(key: str) -> Callable[[Item], list[float]]:
+    return lambda item: [] if item[key] is None else [item[key]]
 
 
-def _interruption(items: Sequence[Item]) -> list[Row]:
-    spoke = share("agent speaking when the interruption began", [item["spoke"] for item in items])
-    talking = share(
-        "agent still talking when the interruption ended (its latency says little)",
-        [item["still_talking"] for item in items],
-    )
-    return [_takeover(items, "higher"), *_latency(items), spoke, talking]
+def _spans(key: str) -> Callable[[Item], list[float]]:
+    return lambda item: [end - start for start, end in item[key]]
 
 
-def _backchannel(items: Sequence[Item]) -> list[Row]:
-    return [
-        _takeover(items, "lower"),
-        mean("backchannels a second (higher is better)", [item["frequency"] for item in items]),
-        mean("JSD of their times to people's (lower is better; 1 for none)", _numbers(items, "jsd")),
-        share("clips with a backchannel", [bool(item["backchannels"]) for item in items]),
-        mean("backchannels a second as the scripts of 2025 counted", [item["frequency_2025"] for item in items]),
-    ]
+def _pace(when: str) -> Callable[[Item], list[float]]:
+    return lambda item: [] if item["words_per_minute"][when] is None else [item["words_per_minute"][when]]
 
 
-def _overlap(items: Sequence[Item]) -> list[Row]:
-    stops = [end - start for item in items for start, end in item["stops"]]
-    answers = [end - start for item in items for start, end in item["answers"]]
-    talking = [item for item in items if item["spoke"]]
-    return [
-        mean("stop latency, s: every time both spoke", stops),
-        mean("response latency, s: from each user's end to the agent's next start", answers),
-        share("agent speaking when the event began", [item["spoke"] for item in items]),
-        share("of these, silent before the event's end", [item["silent_after"] is not None for item in talking]),
-        mean("of these, seconds until silent", _numbers(talking, "silent_after")),
-        share("agent began to speak after the event", [item["answered_after"] is not None for item in items]),
-        mean("of these, seconds from the event's end", _numbers(items, "answered_after")),
-        *(
-            mean(f"words a minute {when}", _numbers([item["words_per_minute"] for item in items], key))
-            for key, when in _WHEN.items()
+def _takeover(wanted: Better) -> Column:
+    return Column(f"takeover rate ({wanted} is better)", _share, lambda item: [item["takeover"]], wanted)
+
+
+_latency = _if_known("latency")
+_CLAMPED = Column(
+    "latency of takeovers, s (lower is better)",
+    pooled,
+    lambda item: [clamped(seconds) for seconds in _latency(item)],
+    "lower",
+)
+_UNCLAMPED = [
+    Column("the same without clamping, s", pooled, _latency),
+    Column(
+        "of the takeovers, begun before the user's end (the latency counts them as 0 s)", _share,
+        lambda item: [seconds < 0 for seconds in _latency(item)], "lower",
+    ),
+]  # fmt: skip
+
+_COLUMNS = {
+    "pause": [_takeover("lower")],
+    "turn": [_takeover("higher"), _CLAMPED, *_UNCLAMPED],
+    "interruption": [
+        _takeover("higher"),
+        _CLAMPED,
+        *_UNCLAMPED,
+        Column("agent speaking when the interruption began", _share, lambda item: [item["spoke"]]),
+        Column(
+            "agent still talking when the interruption ended (its latency says little)",
+            _share,
+            lambda item: [item["still_talking"]],
+            "lower",
         ),
-    ]
+    ],
+    "backchannel": [
+        _takeover("lower"),
+        Column("backchannels a second (higher is better)", pooled, _if_known("frequency"), "higher"),
+        Column("JSD of their times to people's (lower is better; 1 for none)", pooled, _if_known("jsd"), "lower"),
+        Column("clips with a backchannel", _share, lambda item: [bool(item["backchannels"])], "higher"),
+        Column("backchannels a second as the scripts of 2025 counted", pooled, _if_known("frequency_2025"), "higher"),
+    ],
+}
 
-
-_WHEN = {"before": "until the event's end", "after": "from then on", "clean": "in the same call without the event"}
-
-
-def _numbers(items: Sequence[Item], key: str) -> list[float]:
-    return [math.nan if item[key] is None else item[key] for item in items]
-
-
-_MAKERS = {"pause": _pause, "turn": _turn, "interruption": _interruption, "backchannel": _backchannel}
+_OF_TIMES = [
+    Column("stop latency, s: every time both spoke", pooled, _spans("stops")),
+    Column("response latency, s: from each user's end to the agent's next start", pooled, _spans("answers")),
+]
+_OVERLAP = [
+    *_OF_TIMES,
+    Column("agent speaking when the event began", _share, lambda item: [item["spoke"]]),
+    Column(
+        "of these, silent before the event's end",
+        _share,
+        lambda item: [item["silent_after"] is not None] if item["spoke"] else [],
+    ),
+    Column("of these, seconds until silent", pooled, _if_known("silent_after")),
+    Column("agent began to speak after the event", _share, lambda item: [item["answered_after"] is not None]),
+    Column("of these, seconds from the event's end", pooled, _if_known("answered_after")),
+    Column("words a minute until the event's end", pooled, _pace("before")),
+    Column("words a minute from then on", pooled, _pace("after")),
+    Column("words a minute in the same call without the event", pooled, _pace("clean")),
+]
 
 
 def left_out(clips: Sequence[Clip], known: Collection[str] = ()) -> list[str]:

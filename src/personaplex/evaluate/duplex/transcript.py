@@ -1,4 +1,4 @@
-"""The words of a recording and their times: as a file of the benchmark has them, or as a recogniser hears them."""
+"""The words of a recording and their times, in a file of the benchmark's form."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from personaplex.cascade.engine import Recogniser, TimedWord
-from personaplex.cascade.transcription import transcribe
-from personaplex.errors import EngineError, UsageError
+from personaplex.cascade.engine import TimedWord
+from personaplex.errors import UsageError
 from personaplex.files import whole_file
-from personaplex.units import SAMPLE_RATE
-
-_PIECE = SAMPLE_RATE
 
 
 def read_words(path: Path) -> list[TimedWord]:
@@ -58,18 +52,3 @@ def write_words(path: Path, words: Sequence[TimedWord], **more: str) -> None:
     entry = {**more, "text": " ".join(word.text for word in words), "chunks": chunks}
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def hear_words(pcm: np.ndarray, recogniser: Recogniser, begin: float = 0.0) -> list[TimedWord]:
-    """The words in [S] at 24 kHz from `begin` seconds on, timed from the recording's beginning.
-
-    Raises EngineError for a recogniser that fails, or does not time its words.
-    """
-    rest = pcm[round(begin * SAMPLE_RATE) :]
-    pieces = (rest[at : at + _PIECE] for at in range(0, len(rest), _PIECE))
-    words: list[TimedWord] = []
-    for said in transcribe(pieces, recogniser, "en" if "en" in recogniser.languages else None):
-        if not said.words:
-            raise EngineError("this recogniser does not say when its words were spoken; choose another")
-        words += [TimedWord(word.text, word.start + begin, word.end + begin) for word in said.words]
-    return words

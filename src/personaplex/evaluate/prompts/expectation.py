@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from personaplex.dialogue.numbers import SPOKEN, numbers_in
-
-_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|(?<![^\W_])\d+(?=(?:am|pm)?\b)")
-"""Letters, or digits that stand alone: 7, 7:30 and 7pm hold a seven, x7y does not."""
-
-
-def words_said(text: str) -> list[str]:
-    """The words of a text in lower case, whole numbers below 100 as they are spoken: "At 7:30, O'Neil" is four words.
-
-    A model writes what it says in either way, and so do recognisers.
-    """
-    words = _WORD.findall(text.lower().replace("’", "'"))
-    return [part for word in words for part in (_spoken(word) if word.isdigit() else [word])]
-
-
-def _spoken(digits: str) -> list[str]:
-    value = int(digits) if len(digits) <= 2 else None
-    if value is None or (len(digits) == 2 and value < 10):
-        return [] if digits == "00" else [digits]  # 7:00 is said as 7
-    return SPOKEN[value].split()
-
-
-def holds(words: Sequence[str], phrase: Sequence[str]) -> bool:
-    """Whether the words of `phrase` stand in `words`, one behind the other: "part" is not in "party"."""
-    n = len(phrase)
-    return any(list(words[i : i + n]) == list(phrase) for i in range(len(words) - n + 1))
+from personaplex.dialogue.numbers import numbers_in
+from personaplex.evaluate.words import holds, words_said
 
 
 @dataclass(frozen=True)
@@ -62,6 +37,12 @@ class Expectation:
             found += [f"with the number {number!r}" for number in numbers_in(words) if number not in known]
         return found
 
+    def described(self) -> str:
+        """In words for a person; empty where nothing is expected."""
+        parts = [" or ".join(phrases) for phrases in self.wanted]
+        parts += [f"never {' or '.join(self.never)}"] if self.never else []
+        return "; ".join([*parts, "no other number"] if self.no_other_number else parts)
+
     def is_met(self, said: str) -> bool:
         """Whether an answer is right."""
         return not self.missing(said)
@@ -72,8 +53,10 @@ class Expectation:
         return frozenset(tuple(words_said(phrase)) for phrases in self.wanted for phrase in phrases)
 
     def differs_from(self, other: Expectation) -> bool:
-        """Whether an answer that meets one need not meet the other: they want nothing in common."""
-        return bool(self.wanted and other.wanted) and not self.phrases & other.phrases
+        """Whether an answer that meets one need not meet the other: no phrase of one is in one of the other's."""
+        return bool(self.wanted and other.wanted) and not any(
+            holds(mine, theirs) or holds(theirs, mine) for mine in self.phrases for theirs in other.phrases
+        )
 
 
 def wordless(phrases: Iterable[str]) -> list[str]:

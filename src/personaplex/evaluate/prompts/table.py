@@ -8,10 +8,15 @@ from typing import Any
 
 from personaplex.evaluate.degeneracy import measure, signs
 from personaplex.evaluate.prompts.asking import Answer
-from personaplex.evaluate.prompts.expectation import words_said
 from personaplex.evaluate.prompts.questions import Question
 from personaplex.evaluate.row import Row, median, share
 from personaplex.evaluate.statistics import ErrorRate
+from personaplex.evaluate.words import words_said
+
+RIGHT, HEARD_RIGHT = "answer right", "answer right as heard"
+WER = "what is heard against what is said: WER"
+NOTHING, DEGENERATE = "nothing is said", "degenerate speech"
+DELAY, EARLY = "first word after the question's end, median", "answered before the question's end"
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,29 @@ class Outcome:
     signs: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Of which question, with which seed."""
+        return f"{self.question.name} (seed {self.seed})"
+
+    @property
     def is_right(self) -> bool:
         """Whether the text says what it must."""
         return self.question.expectation.is_met(self.said)
+
+    @property
+    def values(self) -> dict[str, list[float]]:
+        """What it adds to the rows, for comparisons in pairs."""
+        found: dict[str, list[float]] = {
+            RIGHT: [self.is_right],
+            f"{self.question.name}: {RIGHT}": [self.is_right],
+            NOTHING: [not words_said(self.said)],
+            DEGENERATE: [bool(self.signs)],
+        }
+        if self.heard is not None:
+            found[HEARD_RIGHT] = [self.is_heard_right]
+        if self.delay_ms is not None:
+            found |= {DELAY: [self.delay_ms], EARLY: [self.delay_ms < 0]}
+        return {what: [float(value) for value in own] for what, own in found.items()}
 
     @property
     def is_heard_right(self) -> bool:
@@ -39,7 +64,10 @@ class Outcome:
         """One item of the result."""
         expectation = self.question.expectation
         return {
+            "item": self.name,
             "question": self.question.name,
+            "asked": self.question.say or str(self.question.audio or ""),
+            "expected": expectation.described(),
             "persona": self.question.persona,
             "seed": self.seed,
             "said": self.said,
@@ -49,6 +77,7 @@ class Outcome:
             "heard_right": None if self.heard is None else self.is_heard_right,
             "delay_ms": self.delay_ms,
             "signs": list(self.signs),
+            "values": self.values,
         }
 
 
@@ -62,25 +91,24 @@ def outcome(answer: Answer, heard: str | None) -> Outcome:
 def rows(outcomes: Sequence[Outcome], asked: Mapping[str, int]) -> list[Row]:
     """Every row. `asked` is how often each question was asked: what could not be measured counts as not right."""
     lost = sum(asked.values()) - len(outcomes)
-    made = [share("answer right", [o.is_right for o in outcomes] + [False] * lost)]
+    made = [share(RIGHT, [o.is_right for o in outcomes] + [False] * lost, better="higher")]
     listened = [o for o in outcomes if o.heard is not None]
     if listened:
-        made.append(share("answer right as heard", [o.is_heard_right for o in outcomes] + [False] * lost))
-        pairs = [(words_said(o.said), words_said(o.heard or "")) for o in listened if words_said(o.said)]
-        rate = ErrorRate.over(pairs)
-        made.append(Row("what is heard against what is said: WER", rate.value, rate.interval, rate.n))
-    made.append(share("nothing is said", [not words_said(o.said) for o in outcomes]))
-    made.append(share("degenerate speech", [bool(o.signs) for o in outcomes]))
+        made.append(share(HEARD_RIGHT, [o.is_heard_right for o in outcomes] + [False] * lost, better="higher"))
+        rate = ErrorRate.over((words_said(o.said), words_said(o.heard or "")) for o in listened)
+        made.append(Row(WER, rate.value, rate.interval, rate.n, better="lower"))
+    made.append(share(NOTHING, [not words_said(o.said) for o in outcomes], better="lower"))
+    made.append(share(DEGENERATE, [bool(o.signs) for o in outcomes], better="lower"))
     delays = [o.delay_ms for o in outcomes if o.delay_ms is not None]
     if delays:
-        made.append(median("first word after the question's end, median", delays))
-        made.append(share("answered before the question's end", [ms < 0 for ms in delays]))
+        made.append(median(DELAY, delays))
+        made.append(share(EARLY, [ms < 0 for ms in delays], better="lower"))
     chance = list(by_chance(outcomes))
     if chance:
         made.append(share("chance: another question's answer taken for this one's", chance))
     for name, n in asked.items():
         own = [o.is_right for o in outcomes if o.question.name == name]
-        made.append(share(f"{name}: answer right", own + [False] * (n - len(own))))
+        made.append(share(f"{name}: {RIGHT}", own + [False] * (n - len(own)), better="higher"))
     return made
 
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from personaplex.conversation import Settings
 from personaplex.evaluate.prompts.asking import Answer
+from personaplex.evaluate.statistics import word_errors
 from personaplex.evaluate.verification.checks import Finding
+from personaplex.evaluate.words import words_said
 from personaplex.model import OpeningOptions, PersonaPlex
 from personaplex.models.streams import AGENT, TEXT
 from personaplex.reply import Reply
@@ -21,6 +23,9 @@ CUT = "\N{REPLACEMENT CHARACTER} "
 
 MOST_DIFFERENCE = 1e-3
 """Between two samples of the same codes: rounding makes less than a hundredth of it, another code far more."""
+
+MOST_REWORDED = 0.5
+"""Word errors over words of the longer one, of two answers that are the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ def agreement(offline: Offline, streamed: Answer, *, exact: bool | None = None) 
 
     Where it is not `exact` (on a GPU, by default), a step of many conversations rounds otherwise than a step of one,
     and a token that hangs in the balance falls to the other side: there live engine and library need not use the same
-    words for the same answer, but both must give it.
+    words for the same answer, but both must give it: with expected words both must be right, without them at most
+    `MOST_REWORDED` of the words may differ.
     """
     reply, (sound, text) = offline.reply, offline.chunks
     own = {
@@ -86,11 +92,17 @@ def agreement(offline: Offline, streamed: Answer, *, exact: bool | None = None) 
     if reply.text.rstrip(CUT) != streamed.all_said.rstrip(CUT):
         differ.append(f"text (respond, live engine): {reply.text!r} and {streamed.all_said!r}")
     expected = streamed.question.expectation
-    rounded = not (is_exact() if exact is None else exact) and bool(expected.wanted)
-    both_right = expected.is_met(streamed.said) and expected.is_met(offline.said(streamed.began))
-    if not (rounded and both_right):
+    one, other = offline.said(streamed.began), streamed.said
+    same = expected.is_met(one) and expected.is_met(other) if expected.wanted else _is_reworded(one, other)
+    if (is_exact() if exact is None else exact) or not same:
         reasons += differ
     return Finding(not reasons, "; ".join(reasons))
+
+
+def _is_reworded(one: str, other: str) -> bool:
+    """Whether two texts, neither of them empty, are nearly the same words."""
+    mine, theirs = words_said(one), words_said(other)
+    return bool(mine and theirs) and word_errors(mine, theirs) <= MOST_REWORDED * max(len(mine), len(theirs))
 
 
 def _spoken(tokens: np.ndarray) -> np.ndarray:

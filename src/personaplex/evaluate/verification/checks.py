@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from personaplex.evaluate.degeneracy import Kind, Thresholds, measure, signs
-from personaplex.evaluate.prompts.expectation import Expectation, words_said
+from personaplex.evaluate.prompts.expectation import Expectation
 from personaplex.evaluate.statistics import word_errors
+from personaplex.evaluate.words import words_said
 
 CHECKS = {
     "answers": "the answer has words enough",

@@ -11,6 +11,7 @@ from personaplex.audio import rms
 from personaplex.errors import AudioError, PersonaPlexError, UsageError
 from personaplex.evaluate.recordings import Recording
 from personaplex.evaluate.result import Failure, Result
+from personaplex.evaluate.row import share
 from personaplex.evaluate.voices.embedding import SpeakerEmbedding, embedded
 from personaplex.evaluate.voices.own_sound import CodeFinder, decode
 from personaplex.evaluate.voices.table import Answer, controls, matrix, nearest_counts, rows
@@ -57,8 +58,9 @@ def evaluate_voices(
 ) -> Result:
     """Have `model` answer recordings in each of `voices`, and compare.
 
-    A recording that cannot be read, an answer without speech and a voice prompt that cannot be heard are Failures.
-    Raises AudioError when nothing could be compared, UsageError without voices, EngineError from the embedding.
+    A recording that cannot be read, an answer that cannot be made or is without speech, and a voice prompt that cannot
+    be heard are Failures. When nothing could be compared, the result's `error` says so. Raises UsageError without
+    voices, EngineError from the embedding of a voice prompt.
     """
     if not voices:
         raise UsageError("there is no voice to compare: this model has none, and none was named")
@@ -69,41 +71,46 @@ def evaluate_voices(
     prompts = {name: embedded(terms.embedding, reference.pcm) for name, reference in references.items()}
     for name in references:
         for number, (recording, pcm) in enumerate(heard):
-            reply = model.respond(
-                pcm, voice=voices[name], prompt=terms.prompt, seed=terms.seed + number, **_limit(terms)
-            )
-            speech = own_speech(reply.audio)
-            if len(speech) < LEAST_SECONDS * SAMPLE_RATE:
-                reason = (
-                    f"{len(speech) / SAMPLE_RATE:.1f} s of speech in it; it takes {LEAST_SECONDS} s to tell a voice"
-                )
-                failures.append(Failure(f"{name}: the answer to {recording}", reason))
-                say(f"not compared: {name}'s answer to {recording}: {reason}")
+            seed = terms.seed + number
+            try:
+                reply = model.respond(pcm, voice=voices[name], prompt=terms.prompt, seed=seed, **_limit(terms))
+                speech = own_speech(reply.audio)
+                seconds = len(speech) / SAMPLE_RATE
+                if seconds < LEAST_SECONDS:
+                    raise AudioError(f"{seconds:.1f} s of speech in it; it takes {LEAST_SECONDS} s to tell a voice")
+                vector = embedded(terms.embedding, speech)
+                likeness = {other: terms.embedding.similarity(vector, prompts[other]) for other in prompts}
+            except PersonaPlexError as error:
+                failures.append(Failure(f"{name}: the answer to {recording}", str(error)))
+                say(f"not compared: {name}'s answer to {recording}: {error}")
                 continue
-            vector = embedded(terms.embedding, speech)
-            likeness = {other: terms.embedding.similarity(vector, prompts[other]) for other in prompts}
-            seconds = len(speech) / SAMPLE_RATE
             answers.append(Answer(name, recording, seconds, likeness, pitch(speech), formants(speech), reply.text))
         say(f"{name}: {sum(answer.voice == name for answer in answers)} of {len(heard)} answers")
-    if not answers:
-        reason = f"; the first: {failures[0].item}: {failures[0].reason}" if failures else ""
-        raise AudioError(f"no answer could be compared with its voice prompt{reason}")
-    sounds = {name: (pitch(reference.pcm), formants(reference.pcm)) for name, reference in references.items()}
-    halves = [_halves(terms.embedding, reference.pcm) for reference in references.values()]
-    facts = {
+    n_lost = len(voices) * len(recordings) - len(answers)
+    measured = share("answers measured", [True] * len(answers) + [False] * n_lost, better="higher")
+    about = {
+        **(about or {}),
         "voices": list(voices),
         "recordings": len(recordings),
         "answers_expected": len(voices) * len(recordings),
         "answers": len(answers),
+        "seed": terms.seed,
+    }
+    if not answers:
+        reason = f"; the first: {failures[0].item}: {failures[0].reason}" if failures else ""
+        nothing = AudioError(f"no answer could be compared with its voice prompt{reason}")
+        return Result("voices", about, [measured], failures=failures, error=nothing)
+    sounds = {name: (pitch(reference.pcm), formants(reference.pcm)) for name, reference in references.items()}
+    halves = [_halves(terms.embedding, reference.pcm) for reference in references.values()]
+    facts = {
         "prompts_heard_as": {name: reference.how for name, reference in references.items()},
         "prompts": {name: {"pitch_hz": hz, "formants_hz": list(at)} for name, (hz, at) in sounds.items()},
         "similarity": matrix(answers),
         "nearest": nearest_counts(answers),
         "controls": controls(answers, terms.seed),
-        "seed": terms.seed,
     }
-    made = rows(answers, sounds, halves, terms.seed)
-    return Result("voices", {**(about or {}), **facts}, made, [answer.as_json() for answer in answers], failures)
+    made = [measured, *rows(answers, sounds, halves, terms.seed)]
+    return Result("voices", {**about, **facts}, made, [answer.as_json() for answer in answers], failures)
 
 
 def own_speech(pcm: np.ndarray) -> np.ndarray:
@@ -127,9 +134,14 @@ def _references(
         else:
             say(f"{name}: its codes cannot be found in its embeddings; heard instead: how the model greets with it")
             silence = np.zeros(FRAME_SAMPLES, np.float32)
-            reply = model.respond(
-                silence, voice=voice, prompt=terms.prompt, seed=terms.seed, max_seconds=GREETING_SECONDS
-            )
+            try:
+                reply = model.respond(
+                    silence, voice=voice, prompt=terms.prompt, seed=terms.seed, max_seconds=GREETING_SECONDS
+                )
+            except PersonaPlexError as error:
+                failures.append(Failure(f"the voice prompt {name}", str(error)))
+                say(f"not compared: the voice prompt {name}: {error}")
+                continue
             reference = Reference(reply.audio, "greeting")
         speech = own_speech(reference.pcm)
         if len(speech) < LEAST_SECONDS * SAMPLE_RATE:

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from personaplex.evaluate.row import Row, mean, share
-from personaplex.evaluate.statistics import mean_interval
+from personaplex.evaluate.statistics import is_above
+
+OWN, TO_ITS = "similarity to the own voice prompt", "similarity to its voice prompt"
+OTHERS = "control: similarity to the other voice prompts"
+
+
+def _nearest_of(n: int) -> str:
+    return f"nearest of {n} voice prompts is the own (by chance {1 / n:.3f})"
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,19 @@ class Answer:
         """The voice prompt it is most like."""
         return max(self.likeness, key=lambda name: self.likeness[name])
 
+    @property
+    def values(self) -> dict[str, list[float]]:
+        """What it adds to rows about likeness, for comparisons in pairs."""
+        found = {OWN: [self.own], f"{self.voice}: {TO_ITS}": [self.own]}
+        if self.others:
+            nearest = [float(self.nearest == self.voice)]
+            found |= {_nearest_of(len(self.likeness)): nearest, OTHERS: [float(np.mean(self.others))]}
+        return found
+
     def as_json(self) -> dict[str, Any]:
         """For the result's items."""
-        return asdict(self) | {"formants_hz": list(self.formants_hz), "nearest": self.nearest}
+        found = {"item": f"{self.voice}: {self.recording}", **asdict(self)}
+        return found | {"formants_hz": list(self.formants_hz), "nearest": self.nearest, "values": self.values}
 
 
 Sound = tuple[float, np.ndarray]
@@ -53,23 +70,18 @@ def rows(answers: Sequence[Answer], prompts: Mapping[str, Sound], halves: Sequen
     """Every row; `prompts` are the voice prompts' sounds, `halves` how alike the halves of each are."""
     names = list(prompts)
     made = [
-        mean("similarity to the own voice prompt", [answer.own for answer in answers]),
+        mean(OWN, [answer.own for answer in answers], better="higher"),
         mean("for comparison: a voice prompt's first half and its second, which are short", halves),
     ]
     if len(names) > 1:
         made += [
-            share(
-                f"nearest of {len(names)} voice prompts is the own (by chance {1 / len(names):.3f})",
-                [answer.nearest == answer.voice for answer in answers],
-            ),
-            mean("control: similarity to the other voice prompts", [float(np.mean(a.others)) for a in answers]),
+            share(_nearest_of(len(names)), [answer.nearest == answer.voice for answer in answers], better="higher"),
+            mean(OTHERS, [float(np.mean(a.others)) for a in answers]),
             _shuffled_row(answers, seed),
             _others_row(answers),
         ]
     made += _sound_rows(answers, prompts, seed)
-    made += [
-        mean(f"{name}: similarity to its voice prompt", [a.own for a in answers if a.voice == name]) for name in names
-    ]
+    made += [mean(f"{name}: {TO_ITS}", [a.own for a in answers if a.voice == name], better="higher") for name in names]
     return made
 
 
@@ -114,15 +126,22 @@ def controls(answers: Sequence[Answer], seed: int) -> list[dict[str, Any]]:
     )
     found = []
     for name, values, chance in checks:
-        low = mean_interval(values)[0]
-        found.append({"control": name, "measure": "similarity", "held": None if math.isnan(low) else low > chance})
+        found.append({"control": name, "measure": "similarity", "held": is_above(values, chance)})
     return found
 
 
 def _sound_rows(answers: Sequence[Answer], prompts: Mapping[str, Sound], seed: int) -> list[Row]:
     made = [
-        mean("pitch: off the voice prompt's (semitones)", [_semitones(a, prompts[a.voice]) for a in answers]),
-        mean("formants 1 to 3: off the voice prompt's (%)", [_formants_off(a, prompts[a.voice]) for a in answers]),
+        mean(
+            "pitch: off the voice prompt's (semitones)",
+            [_semitones(a, prompts[a.voice]) for a in answers],
+            better="lower",
+        ),
+        mean(
+            "formants 1 to 3: off the voice prompt's (%)",
+            [_formants_off(a, prompts[a.voice]) for a in answers],
+            better="lower",
+        ),
     ]
     if len(prompts) > 1:
         wrong = shuffled(list(prompts), seed)

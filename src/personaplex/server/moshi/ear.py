@@ -90,6 +90,7 @@ class Ear:
         while self._n_waiting > KEPT_SECONDS * SAMPLE_RATE:
             self._n_waiting -= len(self._waiting.popleft())
             dropped += 1
+        self._before = now, self._n_heard, self._n_waiting  # that it is less than before shedding says nothing
         self._session.overran(dropped)
 
     async def listen(self) -> None:
