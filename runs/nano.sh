@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes nano from nothing: synthesised speech, codec, clip bank, language model, package files, table of results.
+# Makes nano from nothing: synthesised speech, codec, clip bank, a first language model, what that one says itself, the
+# language model, package files, table of results.
 # `sh runs/nano.sh FOLDER` goes on where an earlier call in the same FOLDER stopped. On a CPU only a smaller
-# configuration is sensible: NANO_CONFIG=other/folder with nano-{clips,codec-1,codec-2,lm}.toml.
+# configuration is sensible: NANO_CONFIG=other/folder with nano-{clips,codec-1,codec-2,lm-1,lm}.toml; OWN_LINES says how many lines are new.
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:?name a folder for the runs}
@@ -24,7 +25,9 @@ done
 $train codec --config "$config/nano-codec-1.toml" --corpus "$out/corpus" --out "$out/codec-1"
 $train codec --config "$config/nano-codec-2.toml" --corpus "$out/corpus" --out "$out/codec" --start-from "$out/codec-1/mimi.safetensors"
 [ -f "$out/bank.npz" ] || $train bank --int8 --takes 3 "$@" --codec "$out/codec" --out "$out/bank.npz"
-$train lm --config "$config/nano-lm.toml" --bank "$out/bank.npz" --tokenizer "$tokenizer" --out "$out/lm"
+$train lm --config "$config/nano-lm-1.toml" --bank "$out/bank.npz" --tokenizer "$tokenizer" --out "$out/lm-1"
+[ -f "$out/own.npz" ] || $train own --bank "$out/bank.npz" --model "$out/lm-1" --tokenizer "$tokenizer" --out "$out/own.npz" --lines "${OWN_LINES:-4000}"
+$train lm --config "$config/nano-lm.toml" --bank "$out/bank.npz" --bank "$out/own.npz" --tokenizer "$tokenizer" --out "$out/lm" --start-from "$out/lm-1/model.safetensors"
 
 model=${NANO_MODEL:-src/personaplex/nano}
 "$python" scripts/pack_nano.py --codec "$out/codec" --lm "$out/lm" --bank "$out/bank.npz" --tokenizer "$tokenizer" --out "$model"

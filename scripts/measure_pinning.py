@@ -59,9 +59,9 @@ def measure(model: PersonaPlex, bank: Bank, calls: int, windows: int, seed: int)
     lm, context = model.lm, model.config.lm.context
     length = context * windows
     alone = Composition(n_frames=length, context=context, pinned=1.0, service=1.0, noisy=0.0, quiet_calls=0.0)
-    composer = Composer(
-        bank, model.tokenizer, replace(alone, interruptions=0.0, backchannels=0.0, long_silence=0.0), seed
-    )
+    plain = replace(alone, interruptions=0.0, backchannels=0.0, long_silence=0.0)
+    # Clips of synthesisers, which every bank has; that they answer what was asked, and that their facts are counted.
+    composer = Composer(bank, model.tokenizer, replace(plain, natural=1.0, natural_text=1.0, unasked=0.0), seed)
     edges = [0, *sorted({context, 2 * context, 4 * context, length})]
     right, asked = np.zeros((len(WAYS), len(edges) - 1)), np.zeros(len(edges) - 1, int)
     for number in range(calls):

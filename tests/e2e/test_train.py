@@ -28,6 +28,7 @@ def nano(folder: Path) -> subprocess.CompletedProcess[str]:
         "NANO_CONFIG": str(CONFIG),
         "NANO_MODEL": str(folder / "model"),
         "NANO_EVALUATE": "no",
+        "OWN_LINES": "2",
         # What is freed stays with the process: half a minute of work is a third page faults otherwise.
         "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
@@ -56,20 +57,20 @@ def test_a_model_comes_out_that_answers(made: Path) -> None:
 
 
 def test_clips_can_be_read_in_parts(made: Path) -> None:
-    whole = [clip for clip, _ in read_clips(made / "clips")]
-    parts = [clip for part in range(3) for clip, _ in read_clips(made / "clips", part, 3)]
+    whole = [clip for clip, _ in read_clips(made / "nano-clips")]
+    parts = [clip for part in range(3) for clip, _ in read_clips(made / "nano-clips", part, 3)]
     assert len(whole) > 100 and parts == whole
 
 
 def test_every_run_left_a_log_and_a_picture(made: Path) -> None:
-    for run, steps in (("codec-1", 4), ("codec", 6), ("lm", 2)):
+    for run, steps in (("codec-1", 4), ("codec", 6), ("lm-1", 1), ("lm", 2)):
         last = json.loads((made / run / "log.jsonl").read_text().splitlines()[-1])
         assert last["step"] == steps and last["loss"] > 0
         assert (made / run / "loss.svg").read_text().startswith("<svg")
 
 
 def test_a_second_call_goes_on_where_the_first_stopped(made: Path) -> None:
-    (made / "clips" / "clips-0001.json").unlink()
+    (made / "nano-clips" / "clips-0001.json").unlink()
     before = (made / "lm" / "log.jsonl").read_text()
     done = nano(made)
     assert done.returncode == 0, done.stdout + done.stderr

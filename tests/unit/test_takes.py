@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from personaplex.train.clips import Clip
-from personaplex.train.takes import FASTEST, Take, draw, heard, moved
+from personaplex.train.takes import FASTEST, Take, _filters, draw, heard, moved
 from personaplex.units import FRAME_SAMPLES
 
 LEAD = 2 * FRAME_SAMPLES
@@ -65,3 +65,13 @@ def test_noise_gain_and_colour_are_what_they_say() -> None:
     high = mx.array((0.1 * np.sin(2 * np.pi * 11_500 * t)).astype(np.float32)[None])
     dull = PLAIN._replace(colour=np.array([0.0] * 8 + [-15.0]))
     assert float(mx.square(heard(high, 0, [dull], 0, 24_000)).mean() / mx.square(high).mean()) < 0.06
+
+
+def test_a_take_sounds_as_a_convolution_would() -> None:
+    rng = np.random.default_rng(3)
+    pcm = rng.normal(0, 0.05, (3, 5000)).astype(np.float32)
+    takes = [PLAIN._replace(colour=rng.uniform(-9, 6, 9)) for _ in pcm]
+    played = np.array(heard(mx.array(pcm), 0, takes, 0, 5000))
+    for row, take, sound in zip(pcm, takes, played, strict=True):
+        expected = np.convolve(row, 10 ** (take.colour / 20) @ _filters(), "same")
+        np.testing.assert_allclose(sound, expected, atol=1e-5)

@@ -21,7 +21,7 @@ from personaplex.models.streams import AGENT, TEXT, USER
 from personaplex.nn.state import parameters
 from personaplex.nn.tables import TokenTables
 from personaplex.text import EPAD, PAD, Tokenizer
-from personaplex.train.bank import Bank, join
+from personaplex.train.bank import OWN, Bank, join
 from personaplex.train.compose import NEEDED, Batch, Composer, Composition, _Call
 from personaplex.train.feed import feed
 from personaplex.train.init import initialise
@@ -39,12 +39,13 @@ SMALL = LMConfig(
 TOKENIZER = Path(__file__).parents[1] / "fixtures" / "parity" / "tokenizer_spm_32k_3.model"
 
 
-def toy_bank(voices: int = 1, users: int = 3000) -> Bank:
-    """A bank whose clips hold random codes, 1 frame for every letter or so."""
+def toy_bank(voices: int = 1, users: int = 3000, own: bool = True) -> Bank:
+    """A bank whose clips hold random codes, 1 frame for every letter or so; `own`: every line as the model's, too."""
     rng = np.random.default_rng(0)
     clips: list[tuple[str, int, Line | None]] = []
     for voice in range(voices):
-        clips += [("agent", voice, line) for line in agent_plan(np.random.default_rng(voice))]
+        for kind in ("agent", OWN)[: 1 + own]:
+            clips += [(kind, voice, line) for line in agent_plan(np.random.default_rng(voice))]
     clips += [("user", -1, line) for line in user_plan(rng, users)]
     clips += [("sound", -1, None), ("bed", -1, None)]
     vocabulary = sorted({word for _, _, line in clips if line for word in line.text.split()})
@@ -112,11 +113,14 @@ def test_every_answer_is_the_right_one(composer: Composer) -> None:
         for _ in range(5):
             user, reply = call._question(call.start)
             asked = composer.bank.lines[user]
+            if call.unasked:
+                continue
             assert asked
             right = answer_key(asked[0], asked[1], call.facts, call.memory)
             assert right is not None and is_right(reply.line.text, right.intent, right.key)
-            _, words = call._said(reply)
-            assert " ".join(word for word, _ in words) == reply.line.text
+            words = composer.bank.words_of(reply.clip)[:, 0]
+            assert " ".join(composer.bank.vocabulary[word] for word in words) == reply.line.text
+            assert (composer.bank.kinds[reply.clip] == OWN) != call.natural
             kinds.add(right.intent)
     assert {"price", "has_item", "address", "ask_name", "arithmetic", "unknown"} <= kinds
 
@@ -130,8 +134,7 @@ def test_calls_teach_either_what_to_say_or_how_it_sounds(composer: Composer) -> 
         weighty = words & (talk.text_weight > 0)
         seen[talk.natural] += 1
         if talk.natural:
-            assert not talk.fact.any() or weighty.sum() < 0.6 * words.sum()
-            assert weighty.sum() < 0.6 * words.sum()
+            assert weighty.sum() <= 0.6 * words.sum()
         else:
             assert (weighty == words).all()
     assert min(seen.values()) > 8
@@ -143,21 +146,12 @@ def test_calls_teach_either_what_to_say_or_how_it_sounds(composer: Composer) -> 
         assert (spoken & counted).any() == natural
 
 
-def test_a_role_has_names_and_companies_that_no_clip_holds_together(composer: Composer) -> None:
-    free = Composer(composer.bank, composer.tokenizer, replace(composer.config, natural=0, service=1), seed=1)
-    pairs = {line[1] for line in composer.bank.lines if line and line[0] == "greet"}
-    drawn = set()
-    for i in range(60):
-        facts = _Call(free, np.random.default_rng(i)).facts
-        drawn.add((facts.name, facts.company))
-    assert len(drawn - pairs) > 20
-
-
 def test_a_bank_without_answers_is_an_error_and_no_endless_search(composer: Composer) -> None:
     config = replace(composer.config, fact_questions=0, service=1, no_role=0)
     mute = Composer(composer.bank, composer.tokenizer, config, seed=0)
-    mute._clips = {of: keys for of, keys in mute._clips.items() if of[0] < 0 or of[1] in NEEDED}
-    mute.intents = {voice: set() for voice in mute.intents}
+    mute._said = {
+        natural: {of: keys for of, keys in said.items() if of[1] in NEEDED} for natural, said in mute._said.items()
+    }
     with pytest.raises(TrainingError, match="no answer to what its users say"):
         mute.batch(0, 8)
 
@@ -363,6 +357,8 @@ def test_a_bank_is_read_as_written(tmp_path: Path) -> None:
     read = Bank.read(tmp_path / "bank.npz")
     assert read.lines == bank.lines and read.vocabulary == bank.vocabulary
     np.testing.assert_array_equal(read.codes, bank.codes)
+    replace(bank, codes=np.asfortranarray(bank.codes)).save(tmp_path / "bank.npz")
+    np.testing.assert_array_equal(Bank.read(tmp_path / "bank.npz").codes, bank.codes)
     (tmp_path / "bank.npz").write_bytes(b"not a bank")
     with pytest.raises(TrainingError, match="no clip bank"):
         Bank.read(tmp_path / "bank.npz")

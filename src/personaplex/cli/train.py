@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from personaplex.train.bank import Bank
     from personaplex.train.run import Run
     from personaplex.train.team import Team
 
@@ -20,7 +21,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 def command() -> None:
     """Train a codec and a language model on synthesised speech (see docs/training.md).
 
-    The steps, in order: clips, corpus, codec, bank, lm. Each can be interrupted and run again: it goes on where it was.
+    The steps, in order: clips, corpus, codec, bank, lm, own, lm. Each can be interrupted and run again: it goes on
+    where it was.
     """
     # In training TF32 is exact enough, and several times faster; MLX reads this when it is loaded.
     os.environ["MLX_ENABLE_TF32"] = "1"
@@ -119,7 +121,14 @@ def codec(
 @click.option("--codec", type=_FOLDER, required=True, help="The run that trained the codec, or a model's folder.")
 @click.option("--out", type=_FILE, required=True, help="The bank, an .npz file.")
 @click.option("--int8", is_flag=True, help="Hear as the codec will when it is stored as int8.")
-def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool) -> None:
+@click.option(
+    "--part",
+    type=(click.IntRange(0), click.IntRange(1)),
+    default=(0, 1),
+    metavar="I N",
+    help="Only part I (from 0) of N, for several processes on one device; `train lm` takes all parts as banks.",
+)
+def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool, part: tuple[int, int]) -> None:
     """Run every clip through the codec."""
     import os
     from itertools import chain
@@ -128,15 +137,25 @@ def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool
     os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "8192")
 
     from personaplex.files import check_writable
-    from personaplex.train.bank import Bank, encode_bank, join, load_codec
+    from personaplex.train.bank import encode_bank, load_codec
     from personaplex.train.clips import read_clips
     from personaplex.train.team import Team
 
     team = Team.join()
     if team.rank == 0:
         check_writable(out)
-    every = chain.from_iterable(read_clips(folder, team.rank, team.size) for folder in clips)
-    made = encode_bank(load_codec(codec, int8=int8), every, click.echo, takes, seed=team.rank)
+    number, parts = part[0] * team.size + team.rank, part[1] * team.size
+    if number >= parts:
+        raise click.UsageError(f"part {part[0]} of {part[1]}: parts are numbered from 0 to {part[1] - 1}")
+    every = chain.from_iterable(read_clips(folder, number, parts) for folder in clips)
+    made = encode_bank(load_codec(codec, int8=int8), every, click.echo, takes, seed=number)
+    _save(team, made, out)
+
+
+def _save(team: Team, made: Bank, out: Path) -> None:
+    """Write what a team has made as one bank; its first process joins them."""
+    from personaplex.train.bank import Bank, join
+
     if team.size > 1:
         parts = [out.with_suffix(f".{rank}.npz") for rank in range(team.size)]
         made.save(parts[team.rank])
@@ -150,8 +169,39 @@ def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool
 
 
 @command.command()
+@click.option("--bank", type=_FILE, required=True, help="What `train bank` made: the lines, their times, the voices.")
+@click.option(
+    "--model", type=_FOLDER, required=True, help="The run that trained a language model, or a model's folder."
+)
+@click.option("--tokenizer", type=_FILE, required=True, help="The SentencePiece model.")
+@click.option("--out", type=_FILE, required=True, help="The clips, an .npz file as `train bank` writes.")
+@click.option("--lines", type=click.IntRange(0), help="New lines of each voice, beside the bank's; default: 4000.")
+@click.option("--batch", type=click.IntRange(1), help="Lines that are said at a time; default: 256.")
+def own(bank: Path, model: Path, tokenizer: Path, out: Path, lines: int | None, batch: int | None) -> None:
+    """Let a trained model say agents' lines, to learn text from its own voice."""
+    import mlx.core as mx
+
+    from personaplex.files import check_writable
+    from personaplex.text import Tokenizer
+    from personaplex.train.bank import Bank
+    from personaplex.train.own_voice import OwnLines, OwnVoice, load_speaker, say_lines, scripts
+    from personaplex.train.team import Team
+
+    team = Team.join()
+    if team.rank == 0:
+        check_writable(out)
+    wishes = {name: value for name, value in (("lines", lines), ("batch", batch)) if value is not None}
+    config = OwnLines(compile=mx.default_device().type == mx.DeviceType.gpu, **wishes)
+    clips, lm = Bank.read(bank), load_speaker(model)
+    voice = OwnVoice(lm, Tokenizer(tokenizer, lm.config.text_card), clips, config)
+    _save(team, say_lines(voice, scripts(clips, config), click.echo, team.rank, team.size), out)
+
+
+@command.command()
 @click.option("--config", type=_FILE, required=True, help="TOML; see runs/nano-lm.toml.")
-@click.option("--bank", type=_FILE, required=True, help="What `train bank` made.")
+@click.option(
+    "--bank", type=_FILE, required=True, multiple=True, help="What `train bank` and `train own` made; may be repeated."
+)
 @click.option("--tokenizer", type=_FILE, required=True, help="The SentencePiece model.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder of the run; one that holds a run goes on with it.")
 @click.option("--start-from", type=_FILE, help="Begin with the weights of this model.safetensors.")
@@ -159,19 +209,22 @@ def bank(clips: tuple[Path, ...], takes: int, codec: Path, out: Path, int8: bool
 @click.option("--processes", type=click.IntRange(0), help="How many compose batches; default: all cores but two.")
 def lm(
     config: Path,
-    bank: Path,
+    bank: tuple[Path, ...],
     tokenizer: Path,
     out: Path,
     start_from: Path | None,
     minutes: float | None,
     processes: int | None,
 ) -> None:
-    """Train the language model on dialogues composed from the bank."""
+    """Train the language model on dialogues composed from the banks."""
+    from contextlib import ExitStack
+    from tempfile import TemporaryDirectory
+
     import mlx.core as mx
 
     from personaplex.errors import TrainingError
     from personaplex.text import Tokenizer
-    from personaplex.train.bank import Bank
+    from personaplex.train.bank import Bank, join
     from personaplex.train.compose import Batch, Composer, ComposerFiles
     from personaplex.train.feed import feed
     from personaplex.train.lm import LMTraining, train_lm
@@ -179,14 +232,21 @@ def lm(
 
     wanted, team = _config(config, LMTraining), Team.join()
     # Read once here: what is wrong with a file is said here, not by the processes that compose.
-    clips = Bank.read(bank)
+    clips = join([Bank.read(path) for path in bank])
     if (most := int(clips.codes.max())) >= wanted.lm.card:
-        raise TrainingError(f"{bank} holds the code {most}, but lm.card is {wanted.lm.card}: another codec made it")
+        raise TrainingError(f"{bank[0]} holds the code {most}, but lm.card is {wanted.lm.card}: another codec made it")
     composer = Composer(clips, Tokenizer(tokenizer, wanted.lm.text_card), wanted.composition, wanted.seed)
     run, size = _run(team, out, wanted), team.share(wanted.batch)
-    files = ComposerFiles(bank, tokenizer, wanted.lm.text_card, wanted.composition, wanted.seed, size)
     restored = run.restore()
-    with feed(team.deal(files), _processes(processes, team.size), restored[0] if restored else 0) as made:
+    with ExitStack() as stack:
+        whole = bank[0]
+        if len(bank) > 1:  # one file that all processes map, and none has to join
+            whole = Path(stack.enter_context(TemporaryDirectory(prefix=".bank.", dir=out))) / "bank.npz"
+            clips.save(whole)
+        files = ComposerFiles(whole, tokenizer, wanted.lm.text_card, wanted.composition, wanted.seed, size)
+        made = stack.enter_context(
+            feed(team.deal(files), _processes(processes, team.size), restored[0] if restored else 0)
+        )
         train_lm(
             run,
             wanted,

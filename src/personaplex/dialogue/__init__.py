@@ -16,7 +16,7 @@ from personaplex.dialogue.line import (
     user_line,
     with_key,
 )
-from personaplex.dialogue.plan import agent_plan, invented_facts, user_plan
+from personaplex.dialogue.plan import agent_plan, invented_facts, own_plan, user_plan
 from personaplex.dialogue.world import USER_INTENTS, USER_KEYS, VALUES, Key, Split
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "is_new",
     "is_right",
     "key_words",
+    "own_plan",
     "phrases",
     "phrasings",
     "remember",

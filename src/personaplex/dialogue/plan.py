@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from personaplex.dialogue.facts import Facts, sample_address
+from personaplex.dialogue.facts import Facts, sample_address, sample_facts
 from personaplex.dialogue.invented import Inventor
 from personaplex.dialogue.line import TOLD, Line, agent_line, agent_lines, answer_key, filled, phrasings
 from personaplex.dialogue.numbers import SPOKEN
@@ -130,6 +130,32 @@ def agent_plan(rng: np.random.Generator, invented: float = 0.0) -> list[Line]:
     every += [(intent, ()) for intent in WITHOUT_KEY]
     return [agent_line(rng, *answer) for answer in once] + [line for answer in every for line in agent_lines(*answer)]
 
+
+def own_plan(rng: np.random.Generator, n: int, invented: float) -> list[Line]:
+    """n lines of roles that come from nowhere: any name with any company, any item with any price, any time of day.
+
+    What the roles hold is training's, `invented` of it nobody's (`invented_facts`).
+    """
+    lines: list[Line] = []
+    while len(lines) < n:
+        facts = invented_facts(rng, sample_facts(rng, "train"), invented)
+        assert facts.name and facts.company
+        answers: list[tuple[str, Key]] = [("greet", (facts.name, facts.company)), ("ask_name", (facts.name,))]
+        answers += [("ask_company", (facts.company,)), *(("price", pair) for pair in facts.prices)]
+        answers += [(what, (time,)) for what, time in (("opens", facts.opens), ("closes", facts.closes)) if time]
+        if facts.opens and facts.closes:
+            answers.append(("hours", (facts.opens, facts.closes)))
+        if facts.address:
+            answers.append(("address", (facts.address,)))
+        if rng.random() < OF_USERS:
+            told = NAMES[rng.integers(len(NAMES))]
+            answers += [(f"{verb}_name", (told,)) for verb in ("tell", "recall")]
+        lines += [agent_line(rng, *answer) for answer in answers]
+    return lines[:n]
+
+
+OF_USERS = 0.5
+"""Of the roles of `own_plan`, the share that somebody tells a name."""
 
 WITHOUT_KEY = (
     "greeting",

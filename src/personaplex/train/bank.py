@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 import tempfile
 import zipfile
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,14 @@ from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
 
 Key = tuple[str, ...]
 
+OWN = "own"
+"""The kind of an agent's clip that a model said itself (see `own_voice`)."""
+
+Index = dict[tuple[int, str], dict[Key, list[int]]]
+
 _BATCH_FRAMES = 4_000
+_BEGUN = 2
+"""Batches that the device may be busy with while others are prepared."""
 _START_FRAMES = 40
 RING_FRAMES = 26
 """Frames of digital silence after a clip whose codes still depend on it: the codec's window and a little more."""
@@ -72,26 +80,43 @@ class Bank:
 
     def words_of(self, index: int) -> np.ndarray:
         """Words of one clip [n, 4]: vocabulary index, first frame, last frame, 16ths of a frame into the first."""
-        return self.words[self.word_begins[index] : self.word_begins[index + 1]]
+        return self.words[self.word_begins[index] : self.word_begins[index + 1]].astype(np.int64)
 
-    def index(self) -> dict[tuple[int, str], dict[Key, list[int]]]:
-        """Clips by (agent's voice or -1, intent), then by key; sounds and beds are under (-1, kind)."""
-        found: dict[tuple[int, str], dict[Key, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for i, (kind, voice, line) in enumerate(zip(self.kinds, self.voices, self.lines, strict=True)):
-            intent, key = (line[0], line[1]) if line else (kind, ())
-            found[int(voice), intent][key].append(i)
-        return {at: dict(keys) for at, keys in found.items()}
+    def stretch(self, clips: Iterable[int], n_frames: int) -> np.ndarray:
+        """Codes [n_frames, 8] of clips, one after the other until there are enough."""
+        parts, drawn, length = [], iter(clips), 0
+        while length < n_frames:
+            parts.append(self.clip(next(drawn)))
+            length += len(parts[-1])
+        return np.concatenate(parts)[:n_frames]
+
+    def index(self, *, own: bool = False) -> Index:
+        """Clips by (agent's voice or -1, intent), then by key; sounds and beds are under (-1, kind).
+
+        Those that were synthesised, or the model's `own`.
+        """
+        found: Index = {}
+        chosen = np.flatnonzero((np.array(self.kinds) == OWN) == own)
+        for i, voice in zip(chosen.tolist(), self.voices[chosen].tolist(), strict=True):
+            line = self.lines[i]
+            intent, key = (line[0], line[1]) if line else (self.kinds[i], ())
+            found.setdefault((voice, intent), {}).setdefault(key, []).append(i)
+        return found
 
     def save(self, path: Path) -> None:
         """Write the bank as one NumPy archive: processes that only read it need no device."""
-        text = {"kinds": self.kinds, "lines": self.lines, "vocabulary": self.vocabulary}
+        kinds, lines = list(dict.fromkeys(self.kinds)), list(dict.fromkeys(self.lines))
+        kind, line = ({value: i for i, value in enumerate(values)} for values in (kinds, lines))
+        text = {"kinds": kinds, "lines": lines, "vocabulary": self.vocabulary}
         arrays = {
-            "codes": self.codes.astype(np.uint16),
+            "codes": np.ascontiguousarray(self.codes, np.uint16),
             "begins": self.begins.astype(np.int64),
+            "kind": np.array([kind[value] for value in self.kinds], np.uint8),
             "voices": self.voices.astype(np.int16),
+            "line": np.array([line[value] for value in self.lines], np.uint32),
             "rings": self.rings.astype(np.uint8),
             "pauses": self.pauses.astype(np.uint16),
-            "words": self.words.astype(np.uint16),
+            "words": self.words.astype(np.min_scalar_type(self.words.max(initial=0))),
             "word_begins": self.word_begins.astype(np.int64),
             "start": self.start.astype(np.uint16),
             "silence": self.silence.astype(np.uint16),
@@ -103,28 +128,45 @@ class Bank:
 
     @classmethod
     def read(cls, path: Path) -> Bank:
-        """Read what `save` wrote. Raises TrainingError when it is not there or damaged."""
+        """Read what `save` wrote; the codes stay in the file. Raises TrainingError when it is not there or damaged."""
         try:
             with np.load(path) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+                arrays = {name: archive[name] for name in archive.files if name != "codes"}
             text = json.loads(arrays.pop("text").tobytes())
             lines = [line and (line[0], tuple(line[1]), line[2]) for line in text["lines"]]
-            arrays["begins"] = arrays["begins"].astype(np.int64)
-            arrays["rings"], arrays["words"], arrays["pauses"] = (
-                arrays[name].astype(np.int64) for name in ("rings", "words", "pauses")
+            return cls(
+                codes=_mapped(path, "codes"),
+                kinds=[text["kinds"][i] for i in arrays.pop("kind").tolist()],
+                lines=[lines[i] for i in arrays.pop("line").tolist()],
+                vocabulary=text["vocabulary"],
+                **arrays,
             )
-            return cls(kinds=text["kinds"], lines=lines, vocabulary=text["vocabulary"], **arrays)
-        except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise TrainingError(f"{path} is no clip bank ({error}); make it with `personaplex train bank`") from error
+
+
+def _mapped(path: Path, name: str) -> np.ndarray:
+    """An array of an archive, mapped: the processes that compose from a bank of a gigabyte hold it once."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        np.lib.format.read_magic(member)
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
+        begin = archive.getinfo(f"{name}.npy").header_offset
+        with path.open("rb") as file:
+            # A member's own header may be longer than the one in the directory: its name and extra field lie between.
+            file.seek(begin + 26)
+            begin += 30 + sum(struct.unpack("<HH", file.read(4))) + member.tell()
+    return np.memmap(path, dtype, "r", begin, shape, "F" if by_columns else "C").view(np.ndarray)
 
 
 def join(banks: Sequence[Bank]) -> Bank:
     """One bank of several that the same codec made, in their order."""
+    if len(banks) == 1:
+        return banks[0]
     vocabulary = sorted({word for bank in banks for word in bank.vocabulary})
     number = {word: i for i, word in enumerate(vocabulary)}
 
     def renumbered(bank: Bank) -> np.ndarray:
-        known = np.array([number[word] for word in bank.vocabulary] or [0])
+        known = np.array([number[word] for word in bank.vocabulary] or [0], np.int64)
         return np.concatenate([known[bank.words[:, :1]], bank.words[:, 1:]], axis=1)
 
     def ends(of: Sequence[np.ndarray]) -> np.ndarray:
@@ -179,6 +221,7 @@ def encode_bank(
     about: list[Clip] = []
     coded: dict[int, np.ndarray] = {}
     waiting: dict[int, list[tuple[int, np.ndarray, Take | None]]] = defaultdict(list)
+    begun: deque[tuple[list[int], mx.array]] = deque()
     rng = np.random.default_rng(seed)
 
     def flush(n_frames: int) -> None:
@@ -192,14 +235,21 @@ def encode_bank(
         if drawn:
             sound = heard(sound, LEAD_FRAMES * FRAME_SAMPLES, drawn, int(rng.integers(1 << 31)), n_samples)
         found, _ = mimi.encode_step(sound[:, :n_samples], mimi.init_encoder(len(group)))
-        codes = np.array(found.astype(mx.uint16))
-        for (index, _, _), row in zip(group, codes, strict=True):
+        codes = found.astype(mx.uint16)
+        mx.async_eval(codes)  # type: ignore[no-untyped-call]
+        begun.append(([index for index, _, _ in group], codes))
+        if len(begun) > _BEGUN:
+            end()
+
+    def end() -> None:
+        indices, codes = begun.popleft()
+        for index, row in zip(indices, np.array(codes), strict=True):
             coded[index] = row.T[LEAD_FRAMES:][: _kept(about[index])]
 
     def wait(clip: Clip, samples: np.ndarray, take: Take | None) -> None:
         about.append(clip)
         n_frames = LEAD_FRAMES + _kept(clip)
-        n_frames += -n_frames % 8
+        n_frames += -n_frames % 16  # few lengths: for each, a device prepares every convolution anew
         # Below nought: clips as they are never share a batch with takes.
         at = n_frames if take is None else -n_frames
         waiting[at].append((len(about) - 1, samples, take))
@@ -216,6 +266,8 @@ def encode_bank(
             say(f"bank: {index + 1} clips")
     for at in list(waiting):
         flush(at)
+    while begun:
+        end()
     return _collected(mimi, about, [coded[i] for i in range(len(about))])
 
 

@@ -192,7 +192,7 @@ def _make(job: Job, config: ClipsConfig) -> tuple[Clip, np.ndarray]:
         pcm = noise(rng, (LEAD_FRAMES + config.bed_frames) * FRAME_SAMPLES)
         return Clip("bed", -1, None, (), LEAD_FRAMES, config.bed_frames), _int16(pcm)
     # A user may begin anywhere within a frame. What an agent says begins with one, so that lines which begin alike have
-    # their words at the same place in a frame, and can be joined there (train/splice.py).
+    # their words at the same times (train/beginnings.py).
     offset, pause = 0 if job.kind == "agent" else int(rng.integers(FRAME_SAMPLES)), (0, 0)
     if job.speaker is not None and job.line is not None:
         said = say(job.speaker, job.line.text)

@@ -9,6 +9,7 @@ The batch of a step depends on the seed and the step alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,24 +19,20 @@ from personaplex.dialogue import (
     Facts,
     Line,
     Memory,
-    agent_line,
     answer_key,
     assistant_prompt,
-    invented_facts,
     key_words,
     remember,
     role_prompt,
     sample_facts,
-    with_key,
 )
 from personaplex.dialogue.line import TOLD
 from personaplex.dialogue.plan import WEIGHTS
 from personaplex.engine.prompt import SPACER_FRAMES
 from personaplex.errors import TrainingError
 from personaplex.text import Tokenizer
-from personaplex.train.bank import Bank, Key
-from personaplex.train.murmur import Murmur
-from personaplex.train.splice import Splicer
+from personaplex.train.bank import OWN, Bank, Index, Key
+from personaplex.train.beginnings import Beginnings
 from personaplex.train.timeline import Timeline
 from personaplex.units import N_CODEBOOKS
 
@@ -61,11 +58,12 @@ class Composition:
 
     The text of what an agent says is `text_lead` frames ahead of its sound, so that the pieces of a word are there
     before it is heard; `answer_delay` is that of the text, now and then a later one: who was not sure whether the user
-    had finished may still answer. A call is of one of three kinds. In `natural` calls the agent's lines are whole
-    clips, whose sound is learned from, and of whose text no more than how an answer begins: a clip's first codes tell
-    its last word. In `murmured` calls they are heard as something else, and in the others they are said from pieces;
-    there the text is learned from, and the sound is not. `invented` facts of murmured calls are nobody else's. In
-    `eager` calls the user speaks before a service role has greeted.
+    had finished may still answer. A call is of one of two kinds. In `natural` calls the agent says synthesised clips,
+    whose sound is learned from; of their text, what begins an answer, and the rest `natural_text` times as much as
+    elsewhere: a clip's first codes tell its last word. In a share of them, `unasked`, it says anything, so that the
+    sound has to be read from the text and cannot be guessed from what was asked; there no word is learned. In the
+    others it says the model's own clips (`own_voice`), whose text is learned from and whose sound is not. In `eager`
+    calls the user speaks before a service role has greeted.
     """
 
     n_frames: int = 512
@@ -77,8 +75,8 @@ class Composition:
     tells: float = 0.08
     recalls: float = 0.35
     natural: float = 0.42
-    murmured: float = 0.46
-    invented: float = 0.4
+    natural_text: float = 0.0
+    unasked: float = 0.4
     eager: float = 0.1
     pinned: float = 0.5
     noisy: float = 0.45
@@ -116,39 +114,50 @@ class Batch(NamedTuple):
 
 
 class Composer:
-    """Draws dialogues from a bank. Raises TrainingError when the bank lacks a kind of clip altogether."""
+    """Draws dialogues from a bank; `words` are those that its users say.
+
+    Raises TrainingError when the bank lacks a kind of clip altogether.
+    """
 
     def __init__(self, bank: Bank, tokenizer: Tokenizer, config: Composition, seed: int) -> None:
         self.bank, self.tokenizer, self.config, self.seed = bank, tokenizer, config, seed
-        self._clips = bank.index()
-        self._voices = sorted({voice for voice, _ in self._clips if voice >= 0})
-        self.intents = {voice: {intent for of, intent in self._clips if of == voice} for voice in self._voices}
-        self._tokens = {word: tokenizer.tokens(word) for word in bank.vocabulary}
-        users = {intent: keys for (voice, intent), keys in self._clips.items() if voice == -1}
+        clips = bank.index()
+        self._tokens: dict[str, list[int]] = {}
+        said = np.unique(bank.words[np.repeat(bank.voices < 0, np.diff(bank.word_begins)), 0])
+        self.words = [bank.vocabulary[word] for word in said]
+        self._heard_as = np.full(len(bank.vocabulary), -1)
+        self._heard_as[said] = np.arange(len(said))
+        users = {intent: keys for (voice, intent), keys in clips.items() if voice == -1}
         self._beds = users.pop("bed", {}).get((), [])
         self._sounds = users.pop("sound", {}).get((), [])
         self._backchannels = users.pop("backchannel", {}).get((), [])
         self._users = {intent: (list(keys), keys) for intent, keys in users.items()}
+        self._voices = sorted({voice for voice, _ in clips if voice >= 0})
         if not (self._voices and self._users and self._beds and self._sounds and self._backchannels):
             raise TrainingError("the clip bank lacks agents, users, sounds, backgrounds or backchannels; make it anew")
-        for voice in self._voices:
-            if lacking := [intent for intent in NEEDED if (voice, intent) not in self._clips]:
-                raise TrainingError(
-                    f"the clip bank's agent {voice} says no {lacking[0]!r}; make it with more agent_lines"
-                )
-        agents = np.flatnonzero(bank.voices >= 0).tolist()
-        self.splicer, self.murmur = Splicer(bank, agents), Murmur(bank, agents)
+        own = bank.index(own=True) if config.natural < 1 else {}
+        if config.natural < 1 and not own:
+            raise TrainingError(
+                "the clip bank holds nothing that a model said itself; give what `personaplex train own` made as well, "
+                "or set composition.natural to 1"
+            )
+        self._said = {natural: _said(of, self._voices) for natural, of in ((True, clips), (False, own)) if of}
+        synthesised = np.array(bank.kinds) == "agent"
+        self._lines = {v: np.flatnonzero(synthesised & (bank.voices == v)).tolist() for v in self._voices}
+        self.beginnings = Beginnings(bank, np.flatnonzero(np.array(bank.kinds) == OWN), config.text_lead)
         self._general = _Weighted([i for i in self._users if i not in FACT_QUESTIONS])
         self._asked = _Weighted([i for i in self._users if i in FACT_QUESTIONS])
 
     @property
     def first_pieces(self) -> list[int]:
-        """The first text piece of each word of the bank's vocabulary."""
-        return [self._tokens[word][0] for word in self.bank.vocabulary]
+        """The first text piece of each of `words`."""
+        return [self.tokens(word)[0] for word in self.words]
 
     def tokens(self, word: str) -> list[int]:
-        """A word's text pieces; words that no clip holds are not kept."""
-        return self._tokens.get(word) or self.tokenizer.tokens(word)
+        """A word's text pieces."""
+        if word not in self._tokens:
+            self._tokens[word] = self.tokenizer.tokens(word)
+        return self._tokens[word]
 
     def batch(self, step: int, size: int) -> Batch:
         """The batch of a step, as NumPy arrays (a process that makes batches does not touch the device)."""
@@ -200,8 +209,20 @@ class Composer:
         return _Call(self, rng).compose()
 
 
+Said = dict[tuple[int, str], tuple[list[Key], dict[Key, list[int]]]]
+"""What agents say by (voice, intent): the keys, and the clips of each."""
+
+
+def _said(index: Index, voices: list[int]) -> Said:
+    """The agents' half of an index. Raises TrainingError where a voice cannot say what all must."""
+    for voice in voices:
+        if lacking := [intent for intent in NEEDED if (voice, intent) not in index]:
+            raise TrainingError(f"the clip bank's agent {voice} says no {lacking[0]!r}; make it with more agent_lines")
+    return {at: (list(keys), keys) for at, keys in index.items() if at[0] >= 0}
+
+
 class Reply(NamedTuple):
-    """What an agent says: a line, and a clip of that line or of the same wording with other values; -1 for none."""
+    """What an agent says: a clip, and the line in it."""
 
     clip: int
     line: Line
@@ -224,12 +245,13 @@ class _Call:
     def __init__(self, composer: Composer, rng: np.random.Generator) -> None:
         self.composer, self.rng, self.config, self.bank = composer, rng, composer.config, composer.bank
         self.voice = int(rng.choice(composer._voices))
-        kind = rng.random()
-        self.natural = bool(kind < self.config.natural)
-        self.murmured = bool(self.config.natural <= kind < self.config.natural + self.config.murmured)
+        self.natural = bool(rng.random() < self.config.natural)
+        self.unasked = bool(self.natural and rng.random() < self.config.unasked)
         self.memory: Memory = {}
         self.told: list[str] = []
         self.facts, self.greeting, tokens = self._role()
+        if self.unasked and self.greeting is not None:
+            self.greeting = self._anything()
         noisy = rng.random() < self.config.noisy
         background = self._background(noisy)
         self.line = Timeline(self.config.n_frames, self.bank.silence, background, natural=self.natural)
@@ -242,25 +264,18 @@ class _Call:
     def _pick(self, values: list[int]) -> int:
         return values[self.rng.integers(len(values))]
 
-    def _clips(self, intent: str) -> dict[Key, list[int]]:
-        return self.composer._clips.get((self.voice, intent), {})
+    def _clips(self, intent: str) -> tuple[list[Key], dict[Key, list[int]]]:
+        return self.composer._said[self.natural].get((self.voice, intent), ([], {}))
 
     def _key(self, intent: str) -> Key:
-        keys = list(self._clips(intent))
+        keys, _ = self._clips(intent)
         return keys[self.rng.integers(len(keys))]
 
     def _reply(self, clip: int) -> Reply:
         return Reply(clip, Line(*self.bank.lines[clip]))  # type: ignore[misc]
 
-    def _freely(self, intent: str, key: Key) -> Reply | None:
-        """An answer in any wording of this voice's with the key's values; None when it has no clips of these."""
-        if self.murmured:
-            return Reply(-1, agent_line(self.rng, intent, key))
-        keys = self._clips(intent)
-        own = list(keys)
-        donor = self._reply(self._pick(keys[own[self.rng.integers(len(own))]]))
-        reply = Reply(donor.clip, with_key(donor.line, key))
-        return reply if self.composer.splicer.can_say(self.voice, reply.line) else None
+    def _anything(self) -> Reply:
+        return self._reply(self._pick(self.composer._lines[self.voice]))
 
     def _role(self) -> tuple[Facts, Reply | None, list[int]]:
         """Facts that this voice can say, the greeting of a service role, and the tokens of the role prompt."""
@@ -273,8 +288,6 @@ class _Call:
                 text = role_prompt(rng, facts, "train")
             else:
                 facts, greeting = Facts(name=self._key("ask_name")[0] if rng.random() < 0.5 else None), None
-                if self.murmured and facts.name:
-                    facts = Facts(name=invented_facts(rng, facts, self.config.invented).name)
                 text = assistant_prompt(rng, facts.name, "train")
             tokens = self.composer.tokenizer.role_tokens(text)
             if len(tokens) <= self.config.longest_prompt:
@@ -283,17 +296,10 @@ class _Call:
     def _service(self) -> tuple[Facts, Reply]:
         """The shape of drawn facts (which are given, how many), filled with values that this voice has clips of."""
         shape = sample_facts(self.rng, "train")
-        if self.murmured:
-            facts = invented_facts(self.rng, shape, self.config.invented)
-            return facts, Reply(-1, agent_line(self.rng, "greet", (facts.name or "", facts.company or "")))
-        greeting = None
-        if not self.natural and "ask_company" in self.composer.intents[self.voice]:
-            greeting = self._freely("greet", (self._key("ask_name")[0], self._key("ask_company")[0]))
-        greeting = greeting or self._reply(self._pick(self._clips("greet")[self._key("greet")]))
+        greeting = self._reply(self._greeting(*self._clips("greet")))
         name, company = greeting.line.key
-        priced = [self._key("price") for _ in shape.prices]
-        prices = {item: price if self.natural else self._key("price")[1] for item, price in priced}
-        opens, closes = self._key("hours") if self._clips("hours") else (None, None)
+        prices: dict[str, str] = dict(self._key("price") for _ in shape.prices)  # type: ignore[misc]
+        opens, closes = self._key("hours") if self._clips("hours")[0] else (None, None)
         facts = Facts(
             name=name,
             company=company,
@@ -313,11 +319,12 @@ class _Call:
         return np.concatenate([bed] * (n // len(bed) + 2))[self.rng.integers(len(bed)) :][:n]
 
     def _voice_prompt(self) -> np.ndarray:
-        n_frames = int(self.rng.integers(22, 38))
-        parts: list[np.ndarray] = []
-        while sum(map(len, parts)) < n_frames:
-            parts.append(self.bank.clip(self._pick(self._clips("greet")[self._key("greet")])))
-        return np.concatenate(parts)[:n_frames]
+        # In every call that of the synthesiser, as in use.
+        greetings, n_frames = self.composer._said[True][self.voice, "greet"], int(self.rng.integers(22, 38))
+        return self.bank.stretch((self._greeting(*greetings) for _ in count()), n_frames)
+
+    def _greeting(self, keys: list[Key], clips: dict[Key, list[int]]) -> int:
+        return self._pick(clips[keys[self.rng.integers(len(keys))]])
 
     def compose(self) -> tuple[Timeline, int]:
         """Talk until the frames are full."""
@@ -415,13 +422,11 @@ class _Call:
             if answer.intent in ("unknown_fact", "not_told") and rng.random() > c.unknown_facts:
                 continue
             user = self._pick(clips[key])
+            if self.unasked:
+                return user, self._anything()
             if intent == "again" and "last" in self.memory:
                 return user, self.last
-            if self.murmured:
-                return user, Reply(-1, agent_line(rng, *answer))
-            if not self.natural and answer.intent == "price" and (freely := self._freely("price", answer.key)):
-                return user, freely
-            if replies := self._clips(answer.intent).get(answer.key):
+            if replies := self._clips(answer.intent)[1].get(answer.key):
                 return user, self._reply(self._pick(replies))
         raise TrainingError(
             f"the clip bank's agent {self.voice} has no answer to what its users say; make it with more user_clips"
@@ -435,31 +440,25 @@ class _Call:
             self.line.decide(at + int(first), at + int(last) + 1)
         words = self.bank.words_of(clip)
         for word, _, last, _ in words:
-            self.line.hear(at + int(last) + HEARING_FRAMES, int(word))
+            self.line.hear(at + int(last) + HEARING_FRAMES, int(self.composer._heard_as[word]))
         return int(at + words[-1, 2] + 1)
 
     def _agent(self, reply: Reply, at: int) -> int:
         """Say an agent's line, text first, from frame `at`; returns the frame after."""
-        facts = set(key_words(reply.line))
-        codes, words = self._said(reply)
+        facts, bank = set(key_words(reply.line)), self.bank
+        words = [(bank.vocabulary[word], first) for word, first, *_ in bank.words_of(reply.clip).tolist()]
+        codes = bank.clip(reply.clip)
+        if not self.natural:
+            parted = [i for i, (word, _) in enumerate(words) if word in facts]
+            codes = self.composer.beginnings.say(self.rng, reply.clip, parted)
         end = self.line.agent(codes, at + self.config.text_lead)
         for word, first in words:
             self.line.word(self.composer.tokens(word), at + first, fact=word in facts)
         if self.natural:
-            # Of its text, how it begins comes before any sound of it.
-            self.line.trust(at + len(self.composer.tokens(words[0][0])), end)
+            # Of an answer's text, how it begins comes before any sound of it.
+            known = 0 if self.unasked else len(self.composer.tokens(words[0][0]))
+            self.line.trust(at + known, end, 0.0 if self.unasked else self.config.natural_text)
         return end
-
-    def _said(self, reply: Reply) -> tuple[np.ndarray, list[tuple[str, int]]]:
-        """A reply's codes [F, 8], and each word with the frame it begins in."""
-        if self.murmured:
-            return self.composer.murmur.say(self.rng, self.voice, reply.line.text)
-        vocabulary = self.bank.vocabulary
-        if not self.natural:
-            codes, said = self.composer.splicer.say(self.rng, *reply)
-            return codes, [(vocabulary[word], first) for word, first in said]
-        words = self.bank.words_of(reply.clip)
-        return self.bank.clip(reply.clip), [(vocabulary[int(word)], int(first)) for word, first, *_ in words]
 
 
 @dataclass(frozen=True)

@@ -95,10 +95,10 @@ class Timeline:
         self.fact[at:end] = fact
         self._text_free = end
 
-    def trust(self, begin: int, end: int) -> None:
-        """From `begin` to `end` the words could be read off the sound that goes with them: they teach nothing."""
-        self.text_weight[begin:end] = 0
-        self.fact[begin:end] = False
+    def trust(self, begin: int, end: int, weight: float) -> None:
+        """From `begin` to `end` the words could be read off the sound that goes with them: they count so much."""
+        self.text_weight[begin:end] *= weight
+        self.fact[begin:end] &= weight > 0
 
     def interrupt(self, at: int) -> None:
         """The agent falls silent at frame `at`: what it had still to say is gone."""

@@ -93,6 +93,10 @@ def _agents_speech(n: int, seed: int) -> list[tuple[str, np.ndarray]]:
     ]
 
 
+_SLT = Speaker("slt", "flite", "slt", 150.0, rate=0.85, formant=1.04)
+"""No agent's voice any more, but many users'."""
+
+
 def rows(mimi: Mimi, per_row: int, seed: int, *, processes: int = 0) -> list[Row]:
     """Every row about the codec alone."""
     natural = HELDOUT["awb"]
@@ -106,7 +110,7 @@ def rows(mimi: Mimi, per_row: int, seed: int, *, processes: int = 0) -> list[Row
     held_out = [value for group in list(groups)[:2] for value in measured[group]]
     made = [mean("codec: STOI, held-out voices", held_out, 0.88)]
     made += [mean(f"codec: STOI, {group}", values) for group, values in measured.items()]
-    flite = {"slt": AGENTS["NATF1"], "rms": AGENTS["NATM0"], "kal16": AGENTS["NATM1"], "awb": natural}
+    flite = {"slt": _SLT, "rms": AGENTS["NATM0"], "kal16": AGENTS["NATM1"], "awb": natural}
     n = max(1, per_row // len(flite))
     before, after = words_lost(mimi, list(flite.values()), n, seed + 1, processes=processes)
     made.append(added_row("codec: word error rate added, flite voices", before, after, 0.05))
