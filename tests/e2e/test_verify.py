@@ -184,7 +184,8 @@ def test_a_model_that_takes_no_roles_talks_as_itself(
 def test_the_same_seed_gives_the_same_table(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables, said = [], []
     for slots in ("1", "3"):
-        assert main(["eval", "prompts", "basic", "--seed", "4", "--slots", slots, "--json", "r.json", "-q"]) == 0
+        how = ["--seed", "4", "--seeds", "1", "--slots", slots, "--json", "r.json", "-q"]
+        assert main(["eval", "prompts", "basic", *how]) == 0
         tables.append(capsys.readouterr().out)
         said.append([item["said"] for item in Result.load(desk / "r.json").items])
     assert tables[0] == tables[1] and said[0] == said[1], "whatever ran beside it"

@@ -97,7 +97,7 @@ def _failures(failures: Sequence[Failure], title: str) -> str:
         return ""
     body = [[f'<td class="text">{escape(f.item)}</td>', f'<td class="text">{escape(f.reason)}</td>'] for f in failures]
     heading = f'<h2 class="bad">{title}: {len(failures)}</h2>'
-    return heading + tables.table(["<what", "<why"], body, "They are not in any number below")
+    return heading + tables.table(["<what", "<why"], body, "They are in no other number than how many were measured")
 
 
 def _notes(lines: Sequence[str], kind: str, title: str) -> str:
