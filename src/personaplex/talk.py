@@ -36,10 +36,11 @@ class Talk:
         """Give the user's next frame [1920], get the agent's."""
         began = time.perf_counter()
         frame, self._state = self._duplex.step(mx.array(pcm, mx.float32)[None], self._state)
-        settle(frame, self._state)
+        drawn_from = step_entropies(frame.step.text_logits, frame.step.audio_logits)
+        settle(frame, self._state, drawn_from)
         tokens, audio = np.array(frame.step.tokens[0]), np.array(frame.pcm[0])
         spoke = bool(frame.step.valid[0].item())
-        entropies = np.array(step_entropies(frame.step.text_logits, frame.step.audio_logits))[0]
+        entropies = np.array(drawn_from)[0]
         step_ms = 1000 * (time.perf_counter() - began)
         index, self.n_frames, self.last_step = self.n_frames, self.n_frames + 1, frame.step
         text = self._text.push(int(tokens[0])) if spoke else ""

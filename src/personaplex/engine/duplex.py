@@ -96,6 +96,6 @@ class Duplex:
         return self._step_active(pcm, active, forced, state)
 
 
-def settle(frame: Frame, state: DuplexState) -> None:
-    """Evaluate a step's results and its state: the one synchronisation of a frame."""
-    mx.eval(frame.pcm, frame.step.tokens, frame.step.valid, arrays(state))
+def settle(frame: Frame, state: DuplexState, *more: mx.array) -> None:
+    """Evaluate a step's results, its state and what `more` is to be read: the one synchronisation of a frame."""
+    mx.eval(frame.pcm, frame.step.tokens, frame.step.valid, arrays(state), more)

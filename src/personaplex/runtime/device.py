@@ -154,9 +154,10 @@ class Device:
             tokens[slot] = forced.get(slot, UNGENERATED)
         machine, given = self._machine(open_now), (mx.array(active), mx.array(tokens))
         frame, self._state = machine.step(mx.array(pcm), self._state, *given)
-        settle(frame, self._state)
+        drawn_from = step_entropies(frame.step.text_logits, frame.step.audio_logits)
+        settle(frame, self._state, drawn_from)
         audio, said, valid = np.array(frame.pcm), np.array(frame.step.tokens), np.array(frame.step.valid)
-        entropies = np.array(step_entropies(frame.step.text_logits, frame.step.audio_logits))
+        entropies = np.array(drawn_from)
         # All that the encoder makes of a frame goes through these few numbers; its codes are codes, whatever they are.
         latent = np.array(self._state.encoder.downsample[0])
         seconds = time.perf_counter() - began
