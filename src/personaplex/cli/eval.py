@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from personaplex.cli.group import LazyGroup
 
 COMMANDS = {
     "all": "Every evaluation of one model, and one page of them.",
@@ -15,24 +15,6 @@ COMMANDS = {
 }
 
 
-class Evaluations(click.Group):
-    """Imports an evaluation when it is called: `eval --help` needs none."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002, D102
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002, D102
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(f"personaplex.cli.eval_{cmd_name.replace('-', '_')}").command
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002, D102
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group("eval", cls=Evaluations)
+@click.group("eval", cls=LazyGroup, commands_help=COMMANDS, prefix="eval_")
 def command() -> None:
     """Measure how good a model, a codec or a voice is: tables with 95 % intervals, and JSON to compare."""

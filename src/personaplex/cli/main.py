@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 
@@ -10,6 +9,7 @@ import click
 
 from personaplex import __version__
 from personaplex.accelerator import explain
+from personaplex.cli.group import LazyGroup
 from personaplex.errors import EXIT_INTERRUPTED, OutputError, PersonaPlexError
 
 COMMANDS = {
@@ -34,26 +34,9 @@ COMMANDS = {
 }
 
 
-class Program(click.Group):
-    """Imports a command when it is called, so that `--help` answers at once."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002, D102
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002, D102
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(f"personaplex.cli.{cmd_name.replace('-', '_')}").command
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002, D102
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
 @click.group(
-    cls=Program,
+    cls=LazyGroup,
+    commands_help=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 2 wrong usage, 3 unusable recording, 4 unusable model, 5 unknown voice or prompt, "
     "6 unwritable output, 7 no working MLX backend, 8 training that cannot go on, 9 no speech synthesiser, "
