@@ -27,7 +27,6 @@ from personaplex.dialogue import (
     is_new,
     is_right,
     key_words,
-    phrases,
     phrasings,
     remember,
     role_prompt,
@@ -35,7 +34,6 @@ from personaplex.dialogue import (
     user_line,
     user_plan,
     vocabulary,
-    with_key,
 )
 from personaplex.dialogue.facts import PRESETS
 from personaplex.dialogue.line import filled
@@ -370,13 +368,3 @@ def _edits(one: list[str], other: list[str]) -> int:
 
 def _example(phrasing: str) -> str:
     return re.sub(r"{\w+}", "thing", phrasing)
-
-
-def test_a_line_falls_into_fixed_words_and_values() -> None:
-    line = Line("greet", ("anna", "blue door"), "welcome to blue door my name is anna how can i help")
-    assert phrases(line) == [
-        ("", "welcome to"), ("company", "blue door"), ("", "my name is"), ("name", "anna"), ("", "how can i help"),
-    ]  # fmt: skip
-    assert with_key(line, ("tom", "red hill")).text == "welcome to red hill my name is tom how can i help"
-    with pytest.raises(ValueError, match="no wording"):
-        phrases(Line("greet", ("anna", "blue door"), "hello"))

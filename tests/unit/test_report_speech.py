@@ -104,8 +104,8 @@ WORDS = [Said(0.6 + 0.3 * i, f" word{i}") for i in range(6)]
 def test_swapped_channels_are_seen_by_where_the_words_are() -> None:
     agent, user = sound(6, (0.5, 2.5)), sound(6, (3.5, 5.5))
     right = recorded(user, agent, said=WORDS)
-    assert not looks_swapped(right) and looks_swapped(right.swapped())
-    assert not looks_swapped(recorded(user, agent, said=WORDS[:3]).swapped()), "three words say nothing"
+    assert not looks_swapped(right) and looks_swapped(recorded(agent, user, said=WORDS))
+    assert not looks_swapped(recorded(agent, user, said=WORDS[:3])), "three words say nothing"
     both = sound(6, (0.2, 5.5))
     assert not looks_swapped(recorded(both, both, said=WORDS)), "while both sound, nothing can be told"
 

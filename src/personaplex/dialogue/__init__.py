@@ -10,11 +10,9 @@ from personaplex.dialogue.line import (
     agent_line,
     agent_lines,
     answer_key,
-    phrases,
     phrasings,
     remember,
     user_line,
-    with_key,
 )
 from personaplex.dialogue.plan import agent_plan, invented_facts, own_plan, user_plan
 from personaplex.dialogue.world import USER_INTENTS, USER_KEYS, VALUES, Key, Split
@@ -40,7 +38,6 @@ __all__ = [
     "is_right",
     "key_words",
     "own_plan",
-    "phrases",
     "phrasings",
     "remember",
     "role_prompt",
@@ -49,5 +46,4 @@ __all__ = [
     "user_line",
     "user_plan",
     "vocabulary",
-    "with_key",
 ]

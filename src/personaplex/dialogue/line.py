@@ -145,28 +145,6 @@ def parts(wording: str) -> list[str]:
     return re.findall(r"\[(?:an? |the )?(.*?)\]", wording)
 
 
-def phrases(line: Line) -> list[tuple[str, str]]:
-    """An agent's line in parts: (slot, words), where the slot is "" for words that do not depend on the key.
-
-    Raises ValueError for a line that is no wording of its answer.
-    """
-    slots = _slots(AGENT_FIELDS.get(line.intent, ()), line.key)
-    for template in templates(line.intent, line.key):
-        if plain(template).format_map(slots) == line.text:
-            fixed_and_slots = re.split(r"\{(\w+)\}", plain(template))
-            named = ((name, slots[name]) if i % 2 else ("", name.strip()) for i, name in enumerate(fixed_and_slots))
-            return [(slot, words) for slot, words in named if words]
-    raise ValueError(f"{line.text!r} is no wording of the answer {line.intent} {line.key}")
-
-
-def with_key(line: Line, key: Key) -> Line:
-    """An agent's line in the same wording for another key. Raises ValueError as `phrases` does."""
-    for old, new in zip(agent_lines(line.intent, line.key), agent_lines(line.intent, key), strict=True):
-        if old.text == line.text:
-            return new
-    raise ValueError(f"{line.text!r} is no wording of the answer {line.intent} {line.key}")
-
-
 def agent_lines(intent: str, key: Key) -> list[Line]:
     """Every wording of an answer as a line."""
     return [Line(intent, key, plain(wording)) for wording in wordings(intent, key)]

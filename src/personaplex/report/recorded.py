@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,10 +61,6 @@ class Recorded:
     def text(self) -> str:
         """What the agent said."""
         return "".join(one.text for one in self.said).strip()
-
-    def swapped(self) -> Recorded:
-        """The same with the channels the other way round."""
-        return replace(self, agent=self.user, user=self.agent)
 
 
 def of_one_length(agent: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

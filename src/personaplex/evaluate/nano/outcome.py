@@ -106,12 +106,6 @@ def stop_ms(item: Item, conversation: Conversation, turn: int) -> float | None:
     return math.inf
 
 
-def spoke_on(item: Item, conversation: Conversation, turn: int, frames: int = 6) -> bool:
-    """Whether the agent is still heard `frames` frames after the user's end of `turn`, a backchannel."""
-    at = ends(item, conversation, turn) // FRAME_SAMPLES
-    return any(level >= QUIET_DB for level in conversation.level[at : at + frames])
-
-
 def sound_of_answer(conversation: Conversation) -> np.ndarray:
     """The last answer's samples (int16 [S]), silence around it cut; empty when it made no sound."""
     frames = conversation.pcm.reshape(-1, FRAME_SAMPLES)
