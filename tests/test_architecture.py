@@ -14,6 +14,7 @@ LEVELS = [
     {"accelerator", "config", "files", "voice"},
     {"steps", "turns"},
     {"audio", "text", "speech", "dialogue", "guard", "vad"},
+    {"cuda"},
     {"nn"},
     {"models"},
     {"engine", "checkpoint"},

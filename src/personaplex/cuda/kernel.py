@@ -1,0 +1,129 @@
+"""A CUDA kernel that MLX builds when it is first called, and where kernels are used at all."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, cast
+
+import mlx.core as mx
+
+from personaplex.errors import BackendError
+
+Constant = int | bool | mx.Dtype
+
+
+@cache
+def on_card() -> bool:
+    """Whether this process computes on an NVIDIA card."""
+    return bool(mx.cuda.is_available()) and mx.default_device().type == mx.DeviceType.gpu
+
+
+def enabled() -> bool:
+    """Whether kernels are to be used: on an NVIDIA card, unless PERSONAPLEX_KERNELS is `stock`."""
+    return launch is not on_device or (on_card() and os.environ.get("PERSONAPLEX_KERNELS") != "stock")
+
+
+@cache
+def multiprocessors() -> int:
+    """Multiprocessors of the card: as many blocks run at once at least, and may wait for each other."""
+    # MLX does not tell; the driver that it loaded does.
+    driver, device, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_int()
+    multiprocessor_count = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+    failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
+    failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(count), multiprocessor_count, device)
+    if failed:
+        raise BackendError(f"the NVIDIA driver does not answer (error {failed}); check nvidia-smi")
+    return count.value
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A device function in `source/`, called with the pointers of its inputs, then of its outputs.
+
+    `function` is the call's head with the constants it needs, such as `normed_matvec<T, N_ROWS>`; `sources` are the
+    files it needs, in order; `shared` bytes of dynamic shared memory.
+    """
+
+    name: str
+    function: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    sources: tuple[str, ...]
+    shared: int = 0
+
+    def __call__(
+        self,
+        inputs: Sequence[mx.array],
+        outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+        *,
+        blocks: int,
+        threads: int,
+        **constants: Constant,
+    ) -> list[mx.array]:
+        """Run `blocks` of `threads`; inputs are made contiguous, outputs are (shape, type).
+
+        Inputs that a kernel writes to (rings) must be contiguous already, or the writes are lost in a copy.
+        """
+        return launch(self, inputs, outputs, blocks, threads, constants)
+
+    @property
+    def body(self) -> str:
+        """The kernel's whole body."""
+        return f"{self.function}({', '.join(self.inputs + self.outputs)});"
+
+    @property
+    def header(self) -> str:
+        """All that stands before it."""
+        return "".join(source(name) for name in self.sources)
+
+
+@cache
+def source(name: str) -> str:
+    """A file of `source/`."""
+    return files("personaplex.cuda").joinpath("source", name).read_text(encoding="utf-8")
+
+
+@cache
+def _built(kernel: Kernel) -> Any:
+    # MLX keeps built kernels on disk by name alone: the name must change with the source.
+    text = hashlib.sha256((kernel.header + kernel.body).encode()).hexdigest()[:12]
+    return mx.fast.cuda_kernel(
+        name=f"{kernel.name}_{text}",
+        input_names=list(kernel.inputs),
+        output_names=list(kernel.outputs),
+        header=kernel.header,
+        source=kernel.body,
+        shared_memory=kernel.shared,
+    )
+
+
+def on_device(
+    kernel: Kernel,
+    inputs: Sequence[mx.array],
+    outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+    blocks: int,
+    threads: int,
+    constants: Mapping[str, Constant],
+) -> list[mx.array]:
+    """Launch a kernel on the card."""
+    return cast(
+        "list[mx.array]",
+        _built(kernel)(
+            inputs=list(inputs),
+            output_shapes=[shape for shape, _ in outputs],
+            output_dtypes=[dtype for _, dtype in outputs],
+            template=list(constants.items()),
+            grid=(blocks * threads, 1, 1),
+            threadgroup=(threads, 1, 1),
+        ),
+    )
+
+
+launch: Callable[..., list[mx.array]] = on_device
+"""How kernels are run; the tests put their emulator here."""
