@@ -21,8 +21,6 @@ from personaplex.engine.sampling import (
     Draws,
     Sampling,
     SlotSampling,
-    each,
-    frame_keys,
     penalise,
     session_key,
 )
@@ -47,8 +45,6 @@ PREFILL_COLUMNS = 256
 """Columns per call when a prompt is prefilled: bounds the memory of its attention."""
 
 _SPOKEN = slice(TEXT, AGENT.stop)
-_DRAWS = 1 + 2 * N_CODEBOOKS
-"""Keys per frame: text and every step a checkpoint may have, so that 8 and 16 steps draw alike."""
 
 
 def check_kv_bits(kv_bits: int) -> None:
@@ -261,14 +257,11 @@ class Generator:
         Tokens given in `wanted` [B, 17] are kept, and later ones are conditioned on them.
         """
         s = state.sampling
-        keys = frame_keys(state.key, position, _DRAWS)
-        of_text = Draws.open(keys[:, :1], self.config.lm.text_card, s.text_temperature, s.text_top_k, ceiling.text)
-        audio_keys = keys[:, 1 : 1 + self.lm.depformer.n_steps]
-        of_audio = Draws.open(audio_keys, self.config.lm.card, s.audio_temperature, s.audio_top_k, ceiling.audio)
-        given, free = each(wanted), each(wanted == UNGENERATED)
-
-        def keep(stream: int, drawn: mx.array) -> mx.array:
-            return mx.where(free[stream], drawn, given[stream])
+        drawn, steps = (state.key, position), self.lm.depformer.n_steps
+        of_text = Draws.open(*drawn, range(1), self.config.lm.text_card, s.text_temperature, s.text_top_k, ceiling.text)
+        of_audio = Draws.open(
+            *drawn, range(1, 1 + steps), self.config.lm.card, s.audio_temperature, s.audio_top_k, ceiling.audio
+        )
 
         def penalised(stream: int, logits: mx.array, spared: tuple[int, ...]) -> mx.array:
             if ceiling.penalty and stream < AGENT.stop:
@@ -278,11 +271,11 @@ class Generator:
         def choose(step: int, logits: mx.array) -> mx.array:
             stream = AGENT.start + step
             logits = penalised(stream, logits, (self.config.silence_codes[step % N_CODEBOOKS],))
-            return keep(stream, of_audio.draw(step, logits))
+            return of_audio.draw(step, logits, wanted, stream)
 
         text_logits = self.lm.text_head(z)
         favoured = penalised(TEXT, text_logits, self._spared_text)
-        text = keep(TEXT, of_text.draw(0, favoured))
+        text = of_text.draw(0, favoured, wanted, TEXT)
         codes, audio_logits = self.lm.depformer.generate(z, text, choose)
         return mx.concatenate([text[:, None], codes[:, :N_CODEBOOKS]], axis=1), text_logits, audio_logits
 
