@@ -16,9 +16,14 @@ DRAW = Kernel(
     ("warp.cuh", "sampling.cuh"),
 )
 NOISE = Kernel(
-    "draw_noise", "frame_noise<V, DRAWS, FIRST, ALL_DRAWS>", ("key", "position"), ("noise",), ("warp.cuh", "noise.cuh")
+    "draw_noise",
+    "frame_noise<V, DRAWS, FIRST, ALL_DRAWS, BLOCKS>",
+    ("key", "position"),
+    ("noise",),
+    ("warp.cuh", "noise.cuh"),
 )
-_NOISE_THREADS = 256
+DRAW_THREADS = 512
+NOISE_THREADS = 256
 
 
 def draw(
@@ -31,7 +36,7 @@ def draw(
     which: int,
     column: int,
     free: int,
-    threads: int = 512,
+    threads: int | None = None,
 ) -> mx.array:
     """logits [B, V] (bfloat16 or float32) and `noise` [B, n, V] float32, of draw `which` -> tokens [B] int32.
 
@@ -44,7 +49,7 @@ def draw(
         [logits, temperature if noise is None else noise, temperature, top_k, wanted, _pair(which, column)],
         [((slots,), mx.int32)],
         blocks=slots,
-        threads=threads,
+        threads=threads or DRAW_THREADS,
         V=vocabulary,
         DRAWS=0 if noise is None else noise.shape[1],
         COLUMNS=wanted.shape[1],
@@ -59,16 +64,19 @@ def noise(key: mx.array, position: mx.array, draws: range, n_draws: int, vocabul
 
     The numbers of mx.random.gumbel with the keys that mx.random.split makes of a session's.
     """
-    slots, chunks = key.shape[0], -(-(vocabulary - vocabulary // 2) // _NOISE_THREADS)
+    slots, threads = key.shape[0], NOISE_THREADS
+    # Two numbers a thread, until there are many slots.
+    blocks = -(-(vocabulary - vocabulary // 2) // (threads * min(slots, 8)))
     (made,) = NOISE(
         [key, position],
         [((slots, len(draws), vocabulary), mx.float32)],
-        blocks=slots * len(draws) * chunks,
-        threads=_NOISE_THREADS,
+        blocks=slots * len(draws) * blocks,
+        threads=threads,
         V=vocabulary,
         DRAWS=len(draws),
         FIRST=draws.start,
         ALL_DRAWS=n_draws,
+        BLOCKS=blocks,
     )
     return made
 

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from personaplex.config import ModelConfig
+from personaplex.cuda.kernel import enabled
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import (
     PENALTY_FRAMES,
@@ -38,6 +39,7 @@ from personaplex.models.streams import (
     initial_column,
 )
 from personaplex.nn.sinks import Sinks, due_shift, follow, open_sinks
+from personaplex.nn.state import copied
 from personaplex.nn.transformer import TransformerState
 from personaplex.units import N_CODEBOOKS
 
@@ -175,6 +177,9 @@ class Generator:
         recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
         n_frames = 0 if prefix is None else cast(int, prefix.temporal.position.item())
         temporal = self._empty() if prefix is None else prefix.temporal
+        if prefix is not None and enabled():
+            # Kernels write rings in place, and a prefix may begin any number of conversations.
+            temporal = copied(temporal, 0)
         # A copy: a compiled step may not be given as state what it also holds as a constant.
         sinks = open_sinks(temporal.rings, self.pins, self.lm.dtype)
         state = GeneratorState(
@@ -227,6 +232,8 @@ class Generator:
 
         `forced` [B, 17] gives tokens of the *next* column instead of drawing them (UNGENERATED: draw); its user
         streams are ignored. Stepping through a prompt's columns this way equals `open`.
+
+        A state that was stepped is spent: on a card its rings are written in place, and belong to the state after it.
         """
         position = state.temporal.position
         first = (position == 0)[:, None]

@@ -34,18 +34,19 @@ __device__ inline float gumbel(uint32_t bits) {
 }
 
 // Noise [B, DRAWS, V] for draws FIRST ... of the ALL that a frame may have, at `position` [B] of sessions with `key`
-// [B, 2]: gumbel(V) with the keys split(session's key, its first word crossed with the position; ALL).
-template <int V, int DRAWS, int FIRST, int ALL_DRAWS>
+// [B, 2]: gumbel(V) with the keys split(session's key, its first word crossed with the position; ALL). BLOCKS for each.
+template <int V, int DRAWS, int FIRST, int ALL_DRAWS, int BLOCKS>
 __device__ inline void frame_noise(const uint32_t* key, const int32_t* position, float* noise) {
-  constexpr int HALF = V / 2, SECOND = V - HALF, BLOCKS = (SECOND + 255) / 256;
-  const int i = blockIdx.x % BLOCKS * 256 + threadIdx.x, draw = blockIdx.x / BLOCKS % DRAWS;
+  constexpr int HALF = V / 2, SECOND = V - HALF;
+  const int draw = blockIdx.x / BLOCKS % DRAWS;
   const size_t slot = blockIdx.x / (BLOCKS * DRAWS);
-  if (i >= SECOND) return;
   const uint2 session{key[2 * slot] ^ uint32_t(position[slot]), key[2 * slot + 1]};
   const uint32_t at = 2 * (FIRST + draw);
   const uint2 mine{word(session, at, 2 * ALL_DRAWS), word(session, at + 1, 2 * ALL_DRAWS)};
-  const uint2 bits = threefry(mine, uint2{uint32_t(i), i < HALF ? uint32_t(SECOND + i) : 0});
   float* to = noise + (slot * DRAWS + draw) * V;
-  to[i] = gumbel(bits.x);
-  if (i < HALF) to[SECOND + i] = gumbel(bits.y);
+  for (int i = blockIdx.x % BLOCKS * blockDim.x + threadIdx.x; i < SECOND; i += BLOCKS * blockDim.x) {
+    const uint2 bits = threefry(mine, uint2{uint32_t(i), i < HALF ? uint32_t(SECOND + i) : 0});
+    to[i] = gumbel(bits.x);
+    if (i < HALF) to[SECOND + i] = gumbel(bits.y);
+  }
 }
