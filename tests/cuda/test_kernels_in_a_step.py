@@ -150,7 +150,8 @@ def test_a_conversation_cannot_tell_who_is_beside_it(generator: Generator, kerne
 def test_a_slot_that_waited_goes_on_as_if_it_had_not(generator: Generator, kernels: pytest.MonkeyPatch) -> None:
     choice = FREE
     expected, _ = talk(generator, opened(generator, choice, (3, 4)), range(STEPS), choice, slot=1)
-    state, said = opened(generator, choice, (3, 4)), []
+    said: list[list[int]] = []
+    state = opened(generator, choice, (3, 4))
     for turn in count():
         active = turn % 6 != 2
         result, after = step(generator, state, len(said) if active else 1000 + turn, choice)
@@ -163,17 +164,15 @@ def test_a_slot_that_waited_goes_on_as_if_it_had_not(generator: Generator, kerne
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_what_was_captured_stays_as_it_was(slots: int, generator: Generator, kernels: pytest.MonkeyPatch) -> None:
+def test_what_was_captured_stays_as_it_was(slots: int, kernels: pytest.MonkeyPatch) -> None:
     """Its ring is full, and written over afterwards: one slot's is all there is of the array it was taken from."""
-    choice, slot = FREE, slots - 1
-    state = opened(generator, choice, (3, 4)[:slots])
-    # As if it had been going on for long: what lies in the rows is then of no matter here.
-    full = state.temporal._replace(position=state.temporal.position + 100)
-    _, state = talk(generator, state._replace(temporal=full), range(1), choice)
+    generator = Generator(FOLDER.load_lm(dtype=mx.float32), FOLDER.config)
+    choice, slot, full = FREE, slots - 1, FOLDER.config.lm.context
+    _, state = talk(generator, opened(generator, choice, (3, 4)[:slots]), range(full), choice)
     captured = trim(extract(state, slot))
     mx.eval(arrays(captured))
-    first, state = talk(generator, state, range(STEPS), choice, slot)
-    again, _ = talk(generator, insert(state, slot, captured), range(STEPS), choice, slot)
+    first, state = talk(generator, state, range(5), choice, slot)
+    again, _ = talk(generator, insert(state, slot, captured), range(5), choice, slot)
     assert again == first
 
 
@@ -189,11 +188,15 @@ def test_a_slot_that_was_set_back_says_the_same_again(generator: Generator, kern
 def test_a_prefix_begins_any_number_of_conversations(generator: Generator, kernels: pytest.MonkeyPatch) -> None:
     choice = FREE
     prefix = generator.read(prompt(3))
-    spoken = [generator.begin(prefix, seed=seed, sampling=choice)[1] for seed in (1, 2, 1)]
-    said: list[list[list[int]]] = []
-    for state in spoken:
-        said.append(talk(generator, state, range(STEPS), choice)[0])
-    assert said[0] == said[2] != said[1]
+    begun = [generator.begin(prefix, seed=seed, sampling=choice)[1] for seed in (1, 2)]
+    said: list[list[list[int]]] = [[], []]
+    for n in range(4):
+        for i, state in enumerate(begun):
+            frame, begun[i] = talk(generator, state, range(n, n + 1), choice)
+            said[i] += frame
+    for seed, found in zip((1, 2), said, strict=True):
+        alone = generator.open(prompt(3), seed=seed, sampling=choice)
+        assert talk(generator, alone, range(4), choice)[0] == found
 
 
 def test_two_states_of_one_conversation_need_a_copy(generator: Generator, kernels: pytest.MonkeyPatch) -> None:
