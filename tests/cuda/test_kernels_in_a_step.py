@@ -14,10 +14,11 @@ from personaplex.checkpoint.folder import ModelFolder
 from personaplex.cuda import ring, sampling
 from personaplex.cuda.kernel import Kernel, on_device
 from personaplex.cuda.ring import Tuning
+from personaplex.engine.columns import begin_column, end_column
 from personaplex.engine.generator import Generator, GeneratorState, Step
 from personaplex.engine.prompt import Prompt, compose
 from personaplex.engine.sampling import Ceiling, Sampling
-from personaplex.models.streams import UNGENERATED
+from personaplex.models.streams import UNGENERATED, initial_column
 from personaplex.nn.state import advance_active, arrays, copied, extract, insert, set_back, stack, trim, without_rings
 from tests.conftest import WINDOW
 from tests.cuda.emulator import emulate
@@ -212,3 +213,23 @@ def test_two_states_of_one_conversation_need_a_copy(generator: Generator, kernel
     _, fresh = talk(generator, opened(generator, choice, (3,)), range(3), choice)
     expected, _ = talk(generator, fresh, range(8), choice)
     assert here + talk(generator, way, range(4, 8), choice)[0] == expected
+
+
+def test_columns_are_those_of_the_stock_path(kernels: pytest.MonkeyPatch) -> None:
+    """Number for number, at position 0 and behind it."""
+    rng = np.random.default_rng(0)
+
+    def tokens(*shape: int) -> mx.array:
+        return mx.array(rng.integers(UNGENERATED, 90, shape).astype(np.int32))
+
+    initial, position = mx.array([initial_column(FOLDER.config.lm)], mx.int32), mx.array([0, 1, 77])
+    user = mx.array(rng.integers(0, 90, (3, 8)).astype(np.uint32))
+    opening = (initial, user, tokens(3, 17), position, tokens(3, 17))
+    text, codes, recent = tokens(3), tokens(3, 8), tokens(3, 30, 9)
+    mine = begin_column(*opening)
+    said = end_column(*mine, position, text, codes, recent)
+    kernels.setattr("personaplex.cuda.kernel.launch", on_device)
+    theirs = begin_column(*opening)
+    for one, other in zip((*mine, *said), (*theirs, *end_column(*theirs, position, text, codes, recent)), strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(np.array(one), np.array(other))
