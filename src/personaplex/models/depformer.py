@@ -12,6 +12,8 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import LMConfig
+from personaplex.cuda.depformer import Choice, LayerWeights, Weights, draw_frame, serves
+from personaplex.cuda.kernel import enabled
 from personaplex.nn.few import RMSNorm, attend
 from personaplex.nn.tables import PerStepLinear, TokenTables
 
@@ -91,6 +93,20 @@ class DepformerLayer(nn.Module):
         return self.feedforward.onto(x, self.norm2(x), step)
 
 
+    @property
+    def weights(self) -> LayerWeights:
+        """The layer as a kernel takes it."""
+        attention, feedforward = self.attention, self.feedforward
+        return LayerWeights(
+            self.norm1.weight,
+            attention.in_proj.matrix,
+            attention.out_proj.matrix,
+            self.norm2.weight,
+            feedforward.linear_in.matrix,
+            feedforward.linear_out.matrix,
+        )
+
+
 class Depformer(nn.Module):
     """`n_steps` of the checkpoint's steps: 8 for the agent's codebooks, 16 to predict the user's as well."""
 
@@ -136,3 +152,16 @@ class Depformer(nn.Module):
             token = choose(step, logits[-1])
             codes.append(token)
         return mx.stack(codes, axis=1), mx.stack(logits, axis=1)
+
+    @property
+    def weights(self) -> Weights:
+        """All of it as a kernel takes it."""
+        return Weights(
+            self.n_steps,
+            self.layers[0].attention.n_heads,
+            self.input_proj.matrix,
+            self.text_emb.matrix,
+            self.audio_emb.matrix,
+            self.heads.matrix,
+            tuple(layer.weights for layer in self.layers),
+        )

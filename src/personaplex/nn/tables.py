@@ -7,6 +7,7 @@ from typing import cast
 import mlx.core as mx
 from mlx import nn
 
+from personaplex.cuda.depformer import Matrix
 from personaplex.nn.few import applies
 
 ZERO = -1
@@ -49,6 +50,11 @@ class TokenTables(nn.Module):
         rows = self._rows(mx.maximum(tokens, 0) + starts)
         return mx.where((tokens >= 0)[..., None], rows, 0)
 
+    @property
+    def matrix(self) -> Matrix:
+        """The tables as a kernel takes them."""
+        return Matrix(self.weight)
+
     def _rows(self, index: mx.array) -> mx.array:
         return self.weight.reshape(-1, self.weight.shape[2])[index]
 
@@ -64,6 +70,10 @@ class QuantizedTokenTables(TokenTables):
         super().__init__(0, 0, 0)
         self.group_size, self.bits = group_size, bits
         self.weight, self.scales, self.biases = mx.quantize(weight, group_size, bits)
+
+    @property
+    def matrix(self) -> Matrix:
+        return Matrix(self.weight, self.scales, self.biases, self.bits, self.group_size)
 
     def _rows(self, index: mx.array) -> mx.array:
         weight, scales, biases = (a.reshape(-1, a.shape[2])[index] for a in (self.weight, self.scales, self.biases))
@@ -97,6 +107,11 @@ class PerStepLinear(nn.Module):
         n_steps, n_out, n_in = self.weight.shape
         return list(mx.split(x @ self.weight.reshape(n_steps * n_out, n_in).T, n_steps, axis=1))
 
+    @property
+    def matrix(self) -> Matrix:
+        """The maps as a kernel takes them."""
+        return Matrix(self.weight)
+
     def _transposed(self) -> list[mx.array]:
         """Each step's weight [in, out]: views, made once, because cutting them out takes as long as using them."""
         if self._views_of is not self.weight:
@@ -119,6 +134,10 @@ class QuantizedPerStepLinear(PerStepLinear):
         super().__init__(0, 0, 0)
         self.group_size, self.bits = group_size, bits
         self.weight, self.scales, self.biases = mx.quantize(weight, group_size, bits)
+
+    @property
+    def matrix(self) -> Matrix:
+        return Matrix(self.weight, self.scales, self.biases, self.bits, self.group_size)
 
     def _map(self, x: mx.array, steps: slice) -> mx.array:
         packed = (self.weight[steps], self.scales[steps], self.biases[steps])
