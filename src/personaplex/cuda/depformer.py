@@ -4,7 +4,7 @@ One caller's frame is 8 steps of 6 small layers: two thousand operations of whic
 takes to be started. Here they are one. What bounds it is reading the weights (8 x 83 million in the 7B: 0.3 ms in
 bfloat16 on a card that reads 4.3 TB/s) and 201 meetings of all blocks, about 1 us each.
 
-It relies on all blocks being on the card at once: at most as many as multiprocessors, of at most 512 threads and 48 KB
+It relies on all blocks being on the card at once: at most as many as multiprocessors, of 256 threads and at most 48 KB
 of shared memory each, so that a second kernel beside it leaves them room. If they are not, the launch ends after
 seconds with `failed` set, and does not hang.
 """
@@ -84,8 +84,7 @@ class Weights(NamedTuple):
     @property
     def maps(self) -> list[Matrix]:
         """All that is packed like the layers: they and the input map."""
-        of_layers = [[one.in_proj, one.out_proj, one.linear_in, one.linear_out] for one in self.layers]
-        return [self.input_proj, *sum(of_layers, [])]
+        return [self.input_proj, *(each for layer in self.layers for each in layer if isinstance(each, Matrix))]
 
 
 class Choice(NamedTuple):
@@ -124,7 +123,7 @@ def draw_frame(
     choice: Choice,
     *,
     blocks: int | None = None,
-    threads: int = 512,
+    threads: int = 256,
     rows: int = 2,
     ahead: int = 2,
     early: bool = True,

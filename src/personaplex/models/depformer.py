@@ -12,8 +12,7 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import LMConfig
-from personaplex.cuda.depformer import Choice, LayerWeights, Weights, draw_frame, serves
-from personaplex.cuda.kernel import enabled
+from personaplex.cuda.depformer import LayerWeights, Weights
 from personaplex.nn.few import RMSNorm, attend
 from personaplex.nn.tables import PerStepLinear, TokenTables
 

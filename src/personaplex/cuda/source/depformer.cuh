@@ -81,6 +81,15 @@ __device__ inline void read_fresh(const T* from, float (&x)[CHUNK]) {
   unpack<T>(words, x);
 }
 
+// CHUNK numbers as they are.
+template <typename T>
+__device__ inline void copy_fresh(const T* from, T* to) {
+#pragma unroll
+  for (int i = 0; i < WORDS_OF<T> / 4; ++i) {
+    reinterpret_cast<uint4*>(to)[i] = __ldcg(reinterpret_cast<const uint4*>(from) + i);
+  }
+}
+
 __device__ inline float2 read_fresh_pair(const __nv_bfloat16* from) {
   uint32_t word = __ldcg(reinterpret_cast<const uint32_t*>(from));
   return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
@@ -176,8 +185,8 @@ struct Matrix {
   __device__ static void near(const void* from, int bytes) {
 #ifndef EMULATED
     // Whole 16 bytes within the range: what is cut off at its ends is only read later.
-    uintptr_t start = (reinterpret_cast<uintptr_t>(from) + 15) / 16 * 16;
-    uintptr_t end = (reinterpret_cast<uintptr_t>(from) + bytes) / 16 * 16;
+    size_t start = (reinterpret_cast<size_t>(from) + 15) / 16 * 16;
+    size_t end = (reinterpret_cast<size_t>(from) + bytes) / 16 * 16;
     constexpr uint32_t PIECE = 4096;
     for (start += threadIdx.x * PIECE; start < end; start += WARP * PIECE) {
       uint32_t size = end - start < PIECE ? uint32_t(end - start) : PIECE;
@@ -195,33 +204,37 @@ struct Share {
 };
 
 // The block's share of a product with N vectors. A warp takes N_ROWS rows at a time, with PARTS 2 as many more from
-// the matrix's second half: its lanes hold AT_ONCE chunks of each row before they use the first.
+// the matrix's second half: its lanes hold AT_ONCE chunks of each row, and load the next when those are used.
 template <typename M, typename T, int K, int PARTS, int N_ROWS, int AT_ONCE, int N>
 struct Product {
+  static constexpr int STRIDE = AT_ONCE * WARP * CHUNK;
+
   M matrix;
   Share share;
   int rows;  // in one part
-  bool begun = false;
   typename M::Chunk held[PARTS * N_ROWS][AT_ONCE];
 
   __device__ Product(const M& matrix, int rows) : matrix(matrix), share(rows), rows(rows) {}
 
   // Load the first of what will be needed; the vectors need not be known.
   __device__ void begin() {
-    begun = true;
-    if (mine() < share.last) load(mine(), 0);
+    // Chunks that are not loaded below must not seem to hold what they held before: registers would be kept for that.
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i) {
+#pragma unroll
+      for (int r = 0; r < PARTS * N_ROWS; ++r) held[r][i] = {};
+    }
+    load(mine(), 0);
   }
 
-  // x: N vectors of K numbers. `take(row, vector, products of its parts)` is called once for each.
+  // x: N vectors of K numbers. `take(row, vector, products of its parts)` is called once for each. After `begin`.
   template <typename F>
   __device__ void run(const T* x, F take) {
-    const int lane = threadIdx.x % WARP;
-    for (int row = mine(); row < share.last; row += int(blockDim.x / WARP) * N_ROWS) {
+    const int lane = threadIdx.x % WARP, stride = int(blockDim.x / WARP) * N_ROWS;
+    for (int row = mine(); row < share.last; row += stride) {
       float sums[PARTS * N_ROWS][N] = {};
 #pragma unroll 1
-      for (int from = 0; from < K; from += AT_ONCE * WARP * CHUNK) {
-        if (!begun) load(row, from);
-        begun = false;
+      for (int from = 0; from < K; from += STRIDE) {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
           const int k = from + (i * WARP + lane) * CHUNK;
@@ -236,6 +249,11 @@ struct Product {
             for (int r = 0; r < PARTS * N_ROWS; ++r) sums[r][n] += M::dot(held[r][i], of_x, total);
           }
         }
+        if (from + STRIDE < K) {
+          load(row, from + STRIDE);
+        } else {
+          load(row + stride, 0);
+        }
       }
 #pragma unroll
       for (int r = 0; r < N_ROWS; ++r) {
@@ -249,13 +267,13 @@ struct Product {
         }
       }
     }
-    begun = false;
   }
 
  private:
   __device__ int mine() const { return share.first + int(threadIdx.x / WARP) * N_ROWS; }
 
   __device__ void load(int row, int from) {
+    if (row >= share.last) return;
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
       const int k = from + (i * WARP + int(threadIdx.x % WARP)) * CHUNK;
@@ -319,9 +337,9 @@ struct Depformer {
   __device__ void project(const T* z) {
     Of<OfLayer<Z_DIM>, Z_DIM, 1, N_ROWS> product(OfLayer<Z_DIM>(table, 0), N_STEPS * DIM);
     product.begin();
+#pragma unroll 1
     for (int i = threadIdx.x * CHUNK; i < N * Z_DIM; i += blockDim.x * CHUNK) {
-      *reinterpret_cast<uint4*>(vector + i) = *reinterpret_cast<const uint4*>(z + i);
-      if (sizeof(T) == 4) *reinterpret_cast<uint4*>(vector + i + 4) = *reinterpret_cast<const uint4*>(z + i + 4);
+      copy_fresh(z + i, vector + i);
     }
     __syncthreads();  // `vector` is whole
     product.run(vector, [&](int row, int n, const float (&sum)[1]) {
@@ -333,6 +351,7 @@ struct Depformer {
   __device__ void hear(int step, const int* tokens) {
     for (int n = 0; n < N; ++n) {
       const int token = tokens[n];
+#pragma unroll 1
       for (int k = threadIdx.x * CHUNK; k < DIM; k += blockDim.x * CHUNK) {
         float of_z[CHUNK], of_token[CHUNK] = {};
         read_fresh(projected + (step * N + n) * DIM + k, of_z);
@@ -354,10 +373,9 @@ struct Depformer {
   // The residual stream as all blocks have written it.
   __device__ void reread() {
     for (int n = 0; n < N; ++n) {
+#pragma unroll 1
       for (int k = threadIdx.x * CHUNK; k < DIM; k += blockDim.x * CHUNK) {
-        float fresh[CHUNK];
-        read_fresh(residual + n * DIM + k, fresh);
-        write(x + n * DIM + k, fresh);
+        copy_fresh(residual + n * DIM + k, x + n * DIM + k);
       }
     }
   }
@@ -367,6 +385,7 @@ struct Depformer {
     float squares[N] = {};
 #pragma unroll
     for (int n = 0; n < N; ++n) {
+#pragma unroll 1
       for (int k = threadIdx.x * CHUNK; k < DIM; k += blockDim.x * CHUNK) {
         float of_x[CHUNK];
         read(x + n * DIM + k, of_x);
@@ -379,6 +398,7 @@ struct Depformer {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const float factor = rsqrtf(squares[n] / DIM + 1e-8f);
+#pragma unroll 1
       for (int k = threadIdx.x * CHUNK; k < DIM; k += blockDim.x * CHUNK) {
         float of_x[CHUNK], gain[CHUNK];
         read(x + n * DIM + k, of_x);
@@ -449,10 +469,9 @@ struct Depformer {
       // The same for all threads of the block: nobody misses a barrier.
       if (tokens[n] == UNGENERATED) {
         const T* of_step = logits + (n * N_STEPS + step) * CARD;
+#pragma unroll 1
         for (int i = threadIdx.x * CHUNK; i < CARD; i += blockDim.x * CHUNK) {
-          float fresh[CHUNK];
-          read_fresh(of_step + i, fresh);
-          write(vector + i, fresh);
+          copy_fresh(of_step + i, vector + i);
         }
         __syncthreads();  // `vector` is whole
         Selection* scratch = reinterpret_cast<Selection*>(vector + CARD);
@@ -495,6 +514,7 @@ struct Depformer {
     if (AHEAD) fetch(product + AHEAD);
     if (EARLY) next.begin();
     grid.wait();
+    if (!EARLY) next.begin();
   }
 
   __device__ void run(const T* z, const int32_t* text, const Choice& choice, T* logits, int32_t* codes) {
@@ -538,10 +558,9 @@ struct Depformer {
 
         Of<OfLayer<HIDDEN>, HIDDEN, 1, 1> down(OfLayer<HIDDEN>(layer + DOWN, step * DIM), DIM);
         meet(down, product++);  // the gated vector
+#pragma unroll 1
         for (int i = threadIdx.x * CHUNK; i < N * HIDDEN; i += blockDim.x * CHUNK) {
-          float fresh[CHUNK];
-          read_fresh(gated + i, fresh);
-          write(vector + i, fresh);
+          copy_fresh(gated + i, vector + i);
         }
         __syncthreads();  // `vector` is whole
         down.run(vector, add);
