@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from personaplex.config import ModelConfig
+from personaplex.cuda.kernel import enabled
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import (
     PENALTY_FRAMES,
@@ -21,8 +22,6 @@ from personaplex.engine.sampling import (
     Draws,
     Sampling,
     SlotSampling,
-    each,
-    frame_keys,
     penalise,
     session_key,
 )
@@ -40,6 +39,7 @@ from personaplex.models.streams import (
     initial_column,
 )
 from personaplex.nn.sinks import Sinks, due_shift, follow, open_sinks
+from personaplex.nn.state import copied
 from personaplex.nn.transformer import TransformerState
 from personaplex.units import N_CODEBOOKS
 
@@ -47,8 +47,6 @@ PREFILL_COLUMNS = 256
 """Columns per call when a prompt is prefilled: bounds the memory of its attention."""
 
 _SPOKEN = slice(TEXT, AGENT.stop)
-_DRAWS = 1 + 2 * N_CODEBOOKS
-"""Keys per frame: text and every step a checkpoint may have, so that 8 and 16 steps draw alike."""
 
 
 def check_kv_bits(kv_bits: int) -> None:
@@ -179,6 +177,9 @@ class Generator:
         recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
         n_frames = 0 if prefix is None else cast(int, prefix.temporal.position.item())
         temporal = self._empty() if prefix is None else prefix.temporal
+        if prefix is not None and enabled():
+            # Kernels write rings in place, and a prefix may begin any number of conversations.
+            temporal = copied(temporal, 0)
         # A copy: a compiled step may not be given as state what it also holds as a constant.
         sinks = open_sinks(temporal.rings, self.pins, self.lm.dtype)
         state = GeneratorState(
@@ -231,6 +232,8 @@ class Generator:
 
         `forced` [B, 17] gives tokens of the *next* column instead of drawing them (UNGENERATED: draw); its user
         streams are ignored. Stepping through a prompt's columns this way equals `open`.
+
+        A state that was stepped is spent: on a card its rings are written in place, and belong to the state after it.
         """
         position = state.temporal.position
         first = (position == 0)[:, None]
@@ -261,14 +264,11 @@ class Generator:
         Tokens given in `wanted` [B, 17] are kept, and later ones are conditioned on them.
         """
         s = state.sampling
-        keys = frame_keys(state.key, position, _DRAWS)
-        of_text = Draws.open(keys[:, :1], self.config.lm.text_card, s.text_temperature, s.text_top_k, ceiling.text)
-        audio_keys = keys[:, 1 : 1 + self.lm.depformer.n_steps]
-        of_audio = Draws.open(audio_keys, self.config.lm.card, s.audio_temperature, s.audio_top_k, ceiling.audio)
-        given, free = each(wanted), each(wanted == UNGENERATED)
-
-        def keep(stream: int, drawn: mx.array) -> mx.array:
-            return mx.where(free[stream], drawn, given[stream])
+        drawn, steps = (state.key, position), self.lm.depformer.n_steps
+        of_text = Draws.open(*drawn, range(1), self.config.lm.text_card, s.text_temperature, s.text_top_k, ceiling.text)
+        of_audio = Draws.open(
+            *drawn, range(1, 1 + steps), self.config.lm.card, s.audio_temperature, s.audio_top_k, ceiling.audio
+        )
 
         def penalised(stream: int, logits: mx.array, spared: tuple[int, ...]) -> mx.array:
             if ceiling.penalty and stream < AGENT.stop:
@@ -278,11 +278,11 @@ class Generator:
         def choose(step: int, logits: mx.array) -> mx.array:
             stream = AGENT.start + step
             logits = penalised(stream, logits, (self.config.silence_codes[step % N_CODEBOOKS],))
-            return keep(stream, of_audio.draw(step, logits))
+            return of_audio.draw(step, logits, wanted, stream)
 
         text_logits = self.lm.text_head(z)
         favoured = penalised(TEXT, text_logits, self._spared_text)
-        text = keep(TEXT, of_text.draw(0, favoured))
+        text = of_text.draw(0, favoured, wanted, TEXT)
         codes, audio_logits = self.lm.depformer.generate(z, text, choose)
         return mx.concatenate([text[:, None], codes[:, :N_CODEBOOKS]], axis=1), text_logits, audio_logits
 

@@ -116,19 +116,20 @@ __device__ inline int select_token(
   return token < n ? token : 0;
 }
 
-// One token per slot: logits [B, n] -> out [B] int32, each slot with its temperature and k, `noise` [B, n], and
-// `wanted` [B] in place of the drawn token where it is not FREE. A block per slot.
-template <typename T, int N, int FREE>
-__device__ void draw(
+// One token per slot: logits [B, V] -> out [B] int32, each slot with its temperature and k (1 for all if GREEDY), and
+// noise [B, DRAWS, V]. `which` [2] says which of the draws it is, and which column of `wanted` [B, COLUMNS] holds the
+// token that a slot gets instead, where it is not FREE. A block per slot.
+template <int V, int DRAWS, int COLUMNS, int FREE, bool GREEDY, typename T>
+__device__ inline void draw(
     const T* logits, const float* noise, const float* temperature, const int32_t* top_k, const int32_t* wanted,
-    int32_t* out) {
+    const int32_t* which, int32_t* out) {
   SHARED(Selection, scratch, 1);
   const size_t slot = blockIdx.x;
+  int token = wanted[slot * COLUMNS + which[1]];
   // The same for all threads of the block: nobody misses a barrier.
-  if (wanted[slot] != FREE) {
-    if (threadIdx.x == 0) out[slot] = wanted[slot];
-    return;
+  if (token == FREE) {
+    const int k = GREEDY ? 1 : top_k[slot];
+    token = select_token(logits + slot * V, V, k, temperature[slot], noise + (slot * DRAWS + which[0]) * V, scratch);
   }
-  int token = select_token(logits + slot * N, N, top_k[slot], temperature[slot], noise + slot * N, scratch);
   if (threadIdx.x == 0) out[slot] = token;
 }
