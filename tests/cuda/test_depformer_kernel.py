@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import mlx.core as mx
 import pytest
@@ -10,8 +12,8 @@ from mlx import nn
 from mlx.utils import tree_map, tree_map_with_path
 
 from personaplex.config import LMConfig
-from personaplex.cuda.depformer import Choice, draw_frame, serves
-from personaplex.engine.sampling import Draws, frame_keys, session_key
+from personaplex.cuda.depformer import Choice, Matrix, draw_frame, serves
+from personaplex.engine.sampling import Draws, session_key
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import UNGENERATED
 from personaplex.nn.tables import ZERO
@@ -54,7 +56,7 @@ def depformer(dtype: mx.Dtype, bits: int) -> Depformer:
             return (1 + 0.2 * numbers).astype(dtype)
         return (numbers if "emb" in path else numbers * old.shape[-1] ** -0.5).astype(dtype)
 
-    model.update(tree_map_with_path(drawn, model.parameters()))
+    model.update(tree_map_with_path(drawn, model.parameters()))  # type: ignore[no-untyped-call]
     if bits:
         # As checkpoints are: heads plain; tables plain, or in 8 bits.
         def packed(path: str, module: nn.Module) -> bool | dict[str, int]:
@@ -76,16 +78,17 @@ def exactly(model: Depformer) -> Depformer:
     """The same numbers, computed with in float32 and unpacked."""
     plain = Depformer(CONFIG, STEPS)
 
-    def numbers(module: nn.Module) -> mx.array:
-        if "scales" not in module:
-            return module.weight.astype(mx.float32)
-        packed = [module.weight, module.scales.astype(mx.float32), module.biases.astype(mx.float32)]
-        return mx.dequantize(*packed, group_size=module.group_size, bits=module.bits)
+    def numbers(matrix: Matrix) -> mx.array:
+        weight, *packed = matrix.arrays()
+        if not packed:
+            return weight.astype(mx.float32)
+        scales, biases = (one.astype(mx.float32) for one in packed)
+        return mx.dequantize(weight, scales, biases, group_size=matrix.group_size, bits=matrix.bits)
 
-    theirs = dict(model.named_modules())
-    for name, module in plain.named_modules():
-        if "weight" in module:
-            module.weight = numbers(theirs[name])
+    pairs = zip(plain.modules(), model.modules(), strict=True)  # type: ignore[no-untyped-call]
+    for ours, theirs in pairs:
+        if "weight" in ours:
+            ours.weight = numbers(theirs.matrix) if hasattr(theirs, "matrix") else theirs.weight.astype(mx.float32)
     plain.eval()
     return plain
 
@@ -96,25 +99,36 @@ def a_frame(slots: int, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
 
 
 def a_choice(top_k: list[int], wanted: list[int]) -> tuple[Choice, Draws]:
+    """With the codes wanted in some columns of a wider array, as they are in a step."""
     slots = len(top_k)
-    temperature, of_slots = mx.array([0.8, 1.3][:slots]), mx.array(top_k, mx.int32)
-    keys = frame_keys(mx.concatenate([session_key(seed) for seed in range(slots)]), mx.arange(slots), STEPS)
-    draws = Draws.open(keys, CONFIG.card, temperature, of_slots, 0)
-    assert draws.noise is not None
-    noise = mx.stack(list(draws.noise), axis=1)
-    return Choice(mx.array([wanted] * slots, mx.int32), noise, temperature, of_slots), draws
+    keys = mx.concatenate([session_key(seed) for seed in range(slots)])
+    sampling = mx.array([0.8, 1.3][:slots]), mx.array(top_k, mx.int32)
+    draws = Draws.open(keys, mx.arange(slots), range(1, 1 + STEPS), CONFIG.card, *sampling, ceiling=0)
+    columns = [[5, *wanted, 6, 7] for _ in range(slots)]
+    return draws.choice(mx.array(columns, mx.int32), 1), draws
+
+
+def choosing(choice: Choice, draws: Draws) -> Callable[[int, mx.array], mx.array]:
+    return lambda step, logits: draws.draw(step, logits, choice.wanted, choice.column + step)
 
 
 def stock(model: Depformer, z: mx.array, text: mx.array, choice: Choice, draws: Draws) -> tuple[mx.array, mx.array]:
-    def choose(step: int, logits: mx.array) -> mx.array:
-        given = choice.wanted[:, step]
-        return mx.where(given == UNGENERATED, draws.draw(step, logits), given)
+    return model.generate(z, text, choosing(choice, draws))
 
-    return model.generate(z, text, choose)
+
+def keeping(choice: Choice, codes: mx.array) -> Choice:
+    return choice._replace(wanted=mx.pad(codes, [(0, 0), (1, 2)]))
+
+
+def of_slot(choice: Choice, slot: int) -> Choice:
+    mine = slice(slot, slot + 1)
+    assert choice.noise is not None
+    return Choice(choice.wanted[mine], choice.column, choice.noise[mine], choice.temperature[mine], choice.top_k[mine])
 
 
 def distance(ours: mx.array, theirs: mx.array) -> float:
-    return float(mx.sqrt(mx.square(ours.astype(mx.float32) - theirs.astype(mx.float32)).mean()).item())
+    difference = ours.astype(mx.float32) - theirs.astype(mx.float32)
+    return cast(float, mx.sqrt(mx.square(difference).mean()).item())
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -126,7 +140,8 @@ def test_it_says_what_the_stock_steps_say(precision: str, models: dict[str, Depf
     codes, logits, failed = draw_frame(model.weights, z, text, choice, **GRID)
     assert failed.item() == 0
     assert logits.dtype == dtype
-    assert codes[0].tolist() == [draws.draw(step, logits[:, step]).item() for step in range(STEPS)]
+    drawn = [choosing(choice, draws)(step, logits[:, step]) for step in range(STEPS)]
+    assert codes.tolist() == mx.stack(drawn, axis=1).tolist()
     if dtype == mx.float32:
         their_codes, their_logits = stock(model, z, text, choice, draws)
         assert distance(logits, their_logits) < 2e-6
@@ -134,7 +149,7 @@ def test_it_says_what_the_stock_steps_say(precision: str, models: dict[str, Depf
         return
     # In bfloat16, as near as the stock steps to what float32 gives for the same codes.
     truth = exactly(model).teacher_forced(z.astype(mx.float32), text, codes)
-    _, their_logits = stock(model, z, text, choice._replace(wanted=codes), draws)
+    _, their_logits = stock(model, z, text, keeping(choice, codes), draws)
     ours, theirs = distance(logits, truth), distance(their_logits, truth)
     assert 0 < ours < 1.3 * theirs
     assert ours < 0.01 * distance(truth, mx.zeros_like(truth))
@@ -148,7 +163,8 @@ def test_codes_are_kept_where_they_are_known(models: dict[str, Depformer]) -> No
     codes, logits, _ = draw_frame(model.weights, z, text, choice, **GRID)
     their_codes, their_logits = stock(model, z, text, choice, draws)
     assert codes.tolist() == their_codes.tolist()
-    assert all(code == given for code, given in zip(codes.tolist()[0], known, strict=True) if given != UNGENERATED)
+    said = cast("list[list[int]]", codes.tolist())[0]
+    assert all(code == given for code, given in zip(said, known, strict=True) if given != UNGENERATED)
     assert distance(logits, their_logits) < 2e-6
 
 
@@ -160,7 +176,7 @@ def test_two_slots_are_what_each_is_alone(models: dict[str, Depformer]) -> None:
     their_codes, their_logits = stock(model, z, text, choice, draws)
     assert codes.tolist() == their_codes.tolist()
     assert distance(logits, their_logits) < 2e-6
-    alone = draw_frame(model.weights, z[1:], text[1:], Choice(*(of[1:] for of in choice)), **GRID)
+    alone = draw_frame(model.weights, z[1:], text[1:], of_slot(choice, 1), **GRID)
     assert mx.array_equal(alone[0], codes[1:]) and mx.array_equal(alone[1], logits[1:])
 
 
@@ -169,11 +185,12 @@ def test_how_many_blocks_and_what_is_fetched_early_change_nothing(models: dict[s
     z, text = a_frame(1, mx.bfloat16)
     choice, _ = a_choice([20], FREE)
     first = draw_frame(model.weights, z, text, choice, **GRID)
-    for other in (
+    others: list[dict[str, Any]] = [
         {"blocks": 1, "threads": 32},
         {"blocks": 4, "threads": 96, "rows": 4},
         {"blocks": 2, "threads": 64, "ahead": 0, "early": False},
-    ):
+    ]
+    for other in others:
         again = draw_frame(model.weights, z, text, choice, **other)
         assert all(mx.array_equal(one, two) for one, two in zip(first, again, strict=True))
 
@@ -191,6 +208,27 @@ def test_the_counters_of_one_launch_serve_the_next(
     second = draw_frame(model.weights, z, text, choice, blocks=2, threads=64)
     assert counters.tolist() == [0, 0, 0]
     assert all(mx.array_equal(one, two) for one, two in zip(first, second, strict=True))
+
+
+def test_the_model_uses_it_where_a_choice_can_be_said_as_numbers(models: dict[str, Depformer]) -> None:
+    model = models["float32"]
+    z, text = a_frame(1, mx.float32)
+    choice, draws = a_choice([1], FREE)
+    asked = []
+
+    def choose(step: int, logits: mx.array) -> mx.array:
+        asked.append(step)
+        return choosing(choice, draws)(step, logits)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("personaplex.cuda.depformer.multiprocessors", lambda: 2)
+        patch.setattr("personaplex.models.depformer.draw_frame", partial(draw_frame, threads=64))
+        codes, logits = model.generate(z, text, choose, choice._replace(noise=None))
+        assert not asked
+        their_codes, their_logits = model.generate(z, text, choose)
+        assert asked == list(range(STEPS))
+    assert codes.tolist() == their_codes.tolist()
+    assert distance(logits, their_logits) < 2e-6
 
 
 def test_what_it_cannot_compute_it_does_not_serve(models: dict[str, Depformer]) -> None:

@@ -88,14 +88,28 @@ class Weights(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """How codes are chosen: `wanted` [B, S] int32 (-2: draw), `noise` [B, S, card] float32 (of any shape if every
-    top_k is 1), `temperature` [B] float32, `top_k` [B] int32 (0: all).
+    """How codes are chosen: as `cuda.sampling.draw` does.
+
+    `wanted` [B, m] int32 has the steps' codes from `column` on, -2 where one is to be drawn; `noise` [B, S, card]
+    float32 (None: the first maximum); `temperature` [B] float32, `top_k` [B] int32 (0: all).
     """
 
     wanted: mx.array
-    noise: mx.array
+    column: int
+    noise: mx.array | None
     temperature: mx.array
     top_k: mx.array
+
+    def arrays(self) -> tuple[mx.array, ...]:
+        """What the kernel is given, in its order."""
+        if self.noise is None:
+            return self.wanted, self.temperature, self.temperature, _ones(self.top_k.size)
+        return self.wanted, self.noise, self.temperature, self.top_k
+
+
+@cache
+def _ones(slots: int) -> mx.array:
+    return mx.ones((slots,), mx.int32)
 
 
 def serves(weights: Weights, z: mx.array) -> bool:
@@ -145,7 +159,7 @@ def draw_frame(
     # New for each launch: two launches of one evaluation may run at the same time.
     counters = mx.zeros((3,), mx.uint32)
     codes, logits, _, failed = _kernel(len(arrays))(
-        [z, text.astype(mx.int32), *choice, counters, *arrays],
+        [z, text.astype(mx.int32), *choice.arrays(), counters, *arrays],
         [((slots, steps), mx.int32), ((slots, steps, card), z.dtype), ((exchanged,), z.dtype), ((1,), mx.int32)],
         blocks=blocks or multiprocessors(),
         threads=threads,
@@ -164,6 +178,8 @@ def draw_frame(
         HEAD_GROUP=head_group,
         TABLE_BITS=table_bits,
         TABLE_GROUP=table_group,
+        COLUMNS=choice.wanted.shape[1],
+        COLUMN=choice.column,
         N_ROWS=rows,
         AHEAD=ahead,
         EARLY=early,
@@ -180,7 +196,7 @@ def _dims(weights: Weights) -> tuple[int, int, int]:
 def _kernel(n_weights: int) -> Kernel:
     constants = (
         "T, N, N_STEPS, N_LAYERS, DIM, N_HEADS, HIDDEN, Z_DIM, CARD, LAYER_BITS, LAYER_GROUP, "
-        "HEAD_BITS, HEAD_GROUP, TABLE_BITS, TABLE_GROUP, N_ROWS, AHEAD, EARLY"
+        "HEAD_BITS, HEAD_GROUP, TABLE_BITS, TABLE_GROUP, COLUMNS, COLUMN, N_ROWS, AHEAD, EARLY"
     )
     given = ("z", "text", "wanted", "noise", "temperature", "top_k", "counters")
     return Kernel(

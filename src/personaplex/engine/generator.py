@@ -283,7 +283,8 @@ class Generator:
         text_logits = self.lm.text_head(z)
         favoured = penalised(TEXT, text_logits, self._spared_text)
         text = of_text.draw(0, favoured, wanted, TEXT)
-        codes, audio_logits = self.lm.depformer.generate(z, text, choose)
+        choice = None if ceiling.penalty else of_audio.choice(wanted, AGENT.start)
+        codes, audio_logits = self.lm.depformer.generate(z, text, choose, choice)
         return mx.concatenate([text[:, None], codes[:, :N_CODEBOOKS]], axis=1), text_logits, audio_logits
 
     def _remember(self, recent: mx.array, spoken: mx.array) -> mx.array:

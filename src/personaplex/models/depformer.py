@@ -12,7 +12,8 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import LMConfig
-from personaplex.cuda.depformer import LayerWeights, Weights
+from personaplex.cuda.depformer import Choice, LayerWeights, Weights, draw_frame, serves
+from personaplex.cuda.kernel import enabled
 from personaplex.nn.few import RMSNorm, attend
 from personaplex.nn.tables import PerStepLinear, TokenTables
 
@@ -91,7 +92,6 @@ class DepformerLayer(nn.Module):
         x = self.attention.onto(x, self.norm1(x), step, past)
         return self.feedforward.onto(x, self.norm2(x), step)
 
-
     @property
     def weights(self) -> LayerWeights:
         """The layer as a kernel takes it."""
@@ -134,12 +134,21 @@ class Depformer(nn.Module):
         return self.heads(x, 0)
 
     def generate(
-        self, z: mx.array, text: mx.array, choose: Callable[[int, mx.array], mx.array]
+        self,
+        z: mx.array,
+        text: mx.array,
+        choose: Callable[[int, mx.array], mx.array],
+        choice: Choice | None = None,
     ) -> tuple[mx.array, mx.array]:
         """One frame, step by step: z [N, dim], text [N] -> codes [N, S] int32, logits [N, S, card].
 
-        `choose(step, logits [N, card])` returns the code [N] that step s puts out and step s + 1 hears.
+        `choose(step, logits [N, card])` returns the code [N] that step s puts out and step s + 1 hears. `choice` is
+        the same as numbers, where they can say it: then one kernel may do all.
         """
+        if choice is not None and enabled():
+            weights = self.weights
+            if serves(weights, z):
+                return draw_frame(weights, z, text, choice)[:2]
         pasts = [Past() for _ in self.layers]
         token, codes, logits = text, [], []
         for step, projected in enumerate(self.input_proj.every(z)):

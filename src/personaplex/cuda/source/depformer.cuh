@@ -299,7 +299,7 @@ struct Choice {
 
 template <typename T, int N, int N_STEPS, int N_LAYERS, int DIM, int N_HEADS, int HIDDEN, int Z_DIM, int CARD,
           int LAYER_BITS, int LAYER_GROUP, int HEAD_BITS, int HEAD_GROUP, int TABLE_BITS, int TABLE_GROUP,
-          int N_ROWS, int AHEAD, bool EARLY>
+          int COLUMNS, int COLUMN, int N_ROWS, int AHEAD, bool EARLY>
 struct Depformer {
   template <int K>
   using OfLayer = Matrix<T, LAYER_BITS, LAYER_GROUP, K>;
@@ -465,7 +465,7 @@ struct Depformer {
   // The codes of a step, in every thread: drawn, or what was wanted.
   __device__ void choose(int step, const Choice& choice, const T* logits, int32_t* codes, int (&tokens)[N]) {
     for (int n = 0; n < N; ++n) {
-      tokens[n] = choice.wanted[n * N_STEPS + step];
+      tokens[n] = choice.wanted[n * COLUMNS + COLUMN + step];
       // The same for all threads of the block: nobody misses a barrier.
       if (tokens[n] == UNGENERATED) {
         const T* of_step = logits + (n * N_STEPS + step) * CARD;
@@ -577,18 +577,19 @@ struct Depformer {
   }
 };
 
-// z [N, Z_DIM], text [N], wanted [N, N_STEPS], noise [N, N_STEPS, CARD] (not read where top_k is 1), temperature and
-// top_k [N], three counters that are zero; then each weight, packed ones with scales and biases: input map, text and
-// audio tables, heads, and for each layer norm, in_proj, out_proj, norm, linear_in, linear_out. Then what is made:
-// codes [N, N_STEPS], logits [N, N_STEPS, CARD], room for what blocks tell each other, and whether a meeting failed.
+// z [N, Z_DIM], text [N], wanted [N, COLUMNS] (the steps' codes from COLUMN on), noise [N, N_STEPS, CARD] (not read where
+// top_k is 1), temperature and top_k [N], three counters that are zero; then each weight, packed ones with scales and
+// biases: input map, text and audio tables, heads, and for each layer norm, in_proj, out_proj, norm, linear_in,
+// linear_out. Then what is made: codes [N, N_STEPS], logits [N, N_STEPS, CARD], room for what blocks tell each other,
+// and whether a meeting failed.
 template <typename T, int N, int N_STEPS, int N_LAYERS, int DIM, int N_HEADS, int HIDDEN, int Z_DIM, int CARD,
           int LAYER_BITS, int LAYER_GROUP, int HEAD_BITS, int HEAD_GROUP, int TABLE_BITS, int TABLE_GROUP,
-          int N_ROWS, int AHEAD, bool EARLY, typename... Pointers>
+          int COLUMNS, int COLUMN, int N_ROWS, int AHEAD, bool EARLY, typename... Pointers>
 __device__ void depformer(
     const T* z, const int32_t* text, const int32_t* wanted, const float* noise, const float* temperature,
     const int32_t* top_k, const uint32_t* counters, Pointers... pointers) {
   using Frame = Depformer<T, N, N_STEPS, N_LAYERS, DIM, N_HEADS, HIDDEN, Z_DIM, CARD, LAYER_BITS, LAYER_GROUP,
-                          HEAD_BITS, HEAD_GROUP, TABLE_BITS, TABLE_GROUP, N_ROWS, AHEAD, EARLY>;
+                          HEAD_BITS, HEAD_GROUP, TABLE_BITS, TABLE_GROUP, COLUMNS, COLUMN, N_ROWS, AHEAD, EARLY>;
   static_assert(sizeof...(Pointers) == Frame::WEIGHTS + 4, "a weight is missing or one too many");
   SHARED(const void*, table, sizeof...(Pointers));
   SHARED(T, x, N * DIM);
