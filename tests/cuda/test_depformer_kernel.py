@@ -13,6 +13,7 @@ from mlx.utils import tree_map, tree_map_with_path
 
 from personaplex.config import LMConfig
 from personaplex.cuda.depformer import Choice, Matrix, draw_frame, serves
+from personaplex.cuda.kernel import on_device
 from personaplex.engine.sampling import Draws, session_key
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import UNGENERATED
@@ -98,14 +99,14 @@ def a_frame(slots: int, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
     return z, mx.array([7, ZERO][:slots], mx.int32)
 
 
-def a_choice(top_k: list[int], wanted: list[int]) -> tuple[Choice, Draws]:
-    """With the codes wanted in some columns of a wider array, as they are in a step."""
+def a_choice(top_k: list[int], wanted: list[int] | list[list[int]]) -> tuple[Choice, Draws]:
+    """With the codes wanted, by all slots or each, in some columns of a wider array, as they are in a step."""
     slots = len(top_k)
     keys = mx.concatenate([session_key(seed) for seed in range(slots)])
-    sampling = mx.array([0.8, 1.3][:slots]), mx.array(top_k, mx.int32)
+    sampling = 0.8 + 0.5 * mx.arange(slots), mx.array(top_k, mx.int32)
     draws = Draws.open(keys, mx.arange(slots), range(1, 1 + STEPS), CONFIG.card, *sampling, ceiling=0)
-    columns = [[5, *wanted, 6, 7] for _ in range(slots)]
-    return draws.choice(mx.array(columns, mx.int32), 1), draws
+    codes = mx.broadcast_to(mx.array(wanted, mx.int32), (slots, STEPS))
+    return draws.choice(mx.pad(codes, [(0, 0), (1, 2)]), 1), draws
 
 
 def choosing(choice: Choice, draws: Draws) -> Callable[[int, mx.array], mx.array]:
@@ -229,6 +230,28 @@ def test_the_model_uses_it_where_a_choice_can_be_said_as_numbers(models: dict[st
         assert asked == list(range(STEPS))
     assert codes.tolist() == their_codes.tolist()
     assert distance(logits, their_logits) < 2e-6
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "8 bits"])
+def test_many_slots_go_step_by_step_in_few_kernels(precision: str, models: dict[str, Depformer]) -> None:
+    model, dtype, slots = models[precision], PRECISIONS[precision][0], 9
+    z = mx.random.normal((slots, CONFIG.dim), key=mx.random.key(6)).astype(dtype)
+    text = mx.arange(slots, dtype=mx.int32)
+    choice, draws = a_choice([20] * slots, FREE)
+    assert not serves(model.weights, z)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("personaplex.cuda.sampling.DRAW_THREADS", 32)
+        codes, logits = model.generate(z, text, choosing(choice, draws), choice)
+        patch.setattr("personaplex.cuda.kernel.launch", on_device)
+        their_choice, their_draws = a_choice([20] * slots, cast("list[list[int]]", codes.tolist()))
+        their_codes, their_logits = stock(model, z, text, their_choice, their_draws)
+    assert codes.tolist() == their_codes.tolist()
+    if dtype == mx.float32:
+        assert distance(logits, their_logits) < 2e-6
+    else:
+        truth = exactly(model).teacher_forced(z.astype(mx.float32), text, codes)
+        ours, theirs = distance(logits, truth), distance(their_logits, truth)
+        assert 0 < ours < 1.1 * theirs
 
 
 def test_what_it_cannot_compute_it_does_not_serve(models: dict[str, Depformer]) -> None:

@@ -11,7 +11,7 @@ seconds with `failed` set, and does not hang.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -204,5 +204,43 @@ def _kernel(n_weights: int) -> Kernel:
         f"depformer<{constants}>",
         given + tuple(f"weight{i}" for i in range(n_weights)),
         ("codes", "logits", "exchanged", "failed"),
-        ("warp.cuh", "grid.cuh", "sampling.cuh", "depformer.cuh"),
+        ("warp.cuh", "grid.cuh", "sampling.cuh", "steps.cuh", "depformer.cuh"),
     )
+
+
+def attends(rows: mx.array, n_heads: int) -> bool:
+    """Whether `attend_steps` can compute rows like these."""
+    head = rows.shape[1] // 3 // n_heads
+    return rows.dtype in (mx.bfloat16, mx.float32) and head % 2 == 0
+
+
+def attend_steps(rows: Sequence[mx.array], n_heads: int, n_steps: int) -> mx.array:
+    """Causal attention of the latest of at most `n_steps` steps: queries, keys and values [B, 3 dim] of each so far
+    -> [B, dim].
+    """
+    slots, width = rows[-1].shape
+    # One kernel for all steps: it is always given as many arrays, and does not read those to come.
+    (out,) = _attention(n_steps)(
+        [_latest(len(rows) - 1), *rows, *[rows[-1]] * (n_steps - len(rows))],
+        [((slots, width // 3), rows[-1].dtype)],
+        blocks=slots,
+        threads=min(n_heads, ATTENTION_WARPS) * 32,
+        T=rows[-1].dtype,
+        DIM=width // 3,
+        N_HEADS=n_heads,
+    )
+    return out
+
+
+ATTENTION_WARPS = 16
+
+
+@cache
+def _latest(step: int) -> mx.array:
+    return mx.array([step], mx.int32)
+
+
+@cache
+def _attention(n_steps: int) -> Kernel:
+    given = ("latest", *(f"step{i}" for i in range(n_steps)))
+    return Kernel("attend_steps", "attend_steps<T, DIM, N_HEADS>", given, ("out",), ("warp.cuh", "steps.cuh"))

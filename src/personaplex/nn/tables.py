@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.cuda.depformer import Matrix
+from personaplex.cuda.kernel import enabled
 from personaplex.nn.few import applies
 
 ZERO = -1
@@ -100,7 +101,9 @@ class PerStepLinear(nn.Module):
 
     def add_one(self, residual: mx.array, x: mx.array, step: int) -> mx.array:
         """residual [N, out] + the map of x [N, in] by one step."""
-        return mx.addmm(residual, x, self._transposed()[step]) if applies(x) else residual + self.one(x, step)
+        if applies(x) or enabled():
+            return mx.addmm(residual, x, self._transposed()[step])
+        return residual + self.one(x, step)
 
     def every(self, x: mx.array) -> list[mx.array]:
         """x [N, in] -> what each step makes of it, [N, out] each."""

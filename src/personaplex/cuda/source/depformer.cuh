@@ -90,16 +90,6 @@ __device__ inline void copy_fresh(const T* from, T* to) {
   }
 }
 
-__device__ inline float2 read_fresh_pair(const __nv_bfloat16* from) {
-  uint32_t word = __ldcg(reinterpret_cast<const uint32_t*>(from));
-  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
-}
-
-__device__ inline float2 read_fresh_pair(const float* from) {
-  uint2 words = __ldcg(reinterpret_cast<const uint2*>(from));
-  return make_float2(__uint_as_float(words.x), __uint_as_float(words.y));
-}
-
 template <typename T>
 __device__ inline void write(T* to, const float (&x)[CHUNK]) {
 #pragma unroll
@@ -413,51 +403,10 @@ struct Depformer {
 
   // Attention over steps 0 ... `step` into `vector`: a warp per head.
   __device__ void attend(int layer, int step) {
-    constexpr int PAIRS = (HEAD / 2 + WARP - 1) / WARP;
-    const int lane = threadIdx.x % WARP;
     for (int item = threadIdx.x / WARP; item < N * N_HEADS; item += blockDim.x / WARP) {
-      const int n = item / N_HEADS, head = item % N_HEADS;
-      const T* first = qkv + (layer * N_STEPS * N + n) * 3 * DIM + head * HEAD;
-      float2 q[PAIRS] = {}, k[N_STEPS][PAIRS] = {}, v[N_STEPS][PAIRS] = {};
-#pragma unroll
-      for (int i = 0; i < PAIRS; ++i) {
-        const int at = 2 * (i * WARP + lane);
-        if (at >= HEAD) continue;
-        q[i] = read_fresh_pair(first + step * N * 3 * DIM + at);
-#pragma unroll
-        for (int t = 0; t < N_STEPS; ++t) {
-          if (t > step) continue;
-          k[t][i] = read_fresh_pair(first + t * N * 3 * DIM + DIM + at);
-          v[t][i] = read_fresh_pair(first + t * N * 3 * DIM + 2 * DIM + at);
-        }
-      }
-      float scores[N_STEPS], highest = minus_infinity(), sum = 0;
-#pragma unroll
-      for (int t = 0; t < N_STEPS; ++t) {
-        float dot = 0;
-#pragma unroll
-        for (int i = 0; i < PAIRS; ++i) dot += q[i].x * k[t][i].x + q[i].y * k[t][i].y;
-        scores[t] = warp_sum(dot) * (1 / sqrtf(float(HEAD)));
-        if (t <= step) highest = fmaxf(highest, scores[t]);
-      }
-#pragma unroll
-      for (int t = 0; t < N_STEPS; ++t) {
-        scores[t] = t <= step ? expf(scores[t] - highest) : 0;
-        sum += scores[t];
-      }
-#pragma unroll
-      for (int i = 0; i < PAIRS; ++i) {
-        const int at = 2 * (i * WARP + lane);
-        float2 out = make_float2(0, 0);
-#pragma unroll
-        for (int t = 0; t < N_STEPS; ++t) {
-          out.x += scores[t] * v[t][i].x;
-          out.y += scores[t] * v[t][i].y;
-        }
-        if (at >= HEAD) continue;
-        put(vector + n * DIM + head * HEAD + at, out.x / sum);
-        put(vector + n * DIM + head * HEAD + at + 1, out.y / sum);
-      }
+      const int n = item / N_HEADS, at = item % N_HEADS * HEAD;
+      const T* first = qkv + (layer * N_STEPS * N + n) * 3 * DIM + at;
+      attend_head<T, DIM, HEAD, N_STEPS>([&](int t) { return first + t * N * 3 * DIM; }, step, vector + n * DIM + at);
     }
     __syncthreads();  // `vector` is whole
   }
