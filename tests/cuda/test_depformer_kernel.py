@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -13,7 +14,6 @@ from mlx.utils import tree_map, tree_map_with_path
 
 from personaplex.config import LMConfig
 from personaplex.cuda.depformer import Choice, Matrix, draw_frame, serves
-from personaplex.cuda.kernel import on_device
 from personaplex.engine.sampling import Draws, session_key
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import UNGENERATED
@@ -43,8 +43,26 @@ GRID: dict[str, Any] = {"blocks": 3, "threads": 64}
 
 
 @pytest.fixture(autouse=True)
-def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("personaplex.cuda.kernel.launch", emulate)
+def _stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONAPLEX_KERNELS", "stock")
+
+
+@contextmanager
+def kernels() -> Iterator[None]:
+    """Everything by kernels, emulated, small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("personaplex.cuda.kernel.launch", emulate)
+        patch.setattr("personaplex.cuda.sampling.DRAW_THREADS", 32)
+        patch.setattr("personaplex.cuda.sampling.NOISE_THREADS", 32)
+        patch.setattr("personaplex.models.depformer.draw_frame", partial(draw_frame, **GRID))
+        yield
+
+
+def by_kernel(
+    model: Depformer, z: mx.array, text: mx.array, choice: Choice, **grid: Any
+) -> tuple[mx.array, mx.array, mx.array]:
+    with kernels():
+        return draw_frame(model.weights, z, text, choice, **(GRID | grid))
 
 
 def depformer(dtype: mx.Dtype, bits: int) -> Depformer:
@@ -99,8 +117,8 @@ def a_frame(slots: int, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
     return z, mx.array([7, ZERO][:slots], mx.int32)
 
 
-def a_choice(top_k: list[int], wanted: list[int] | list[list[int]]) -> tuple[Choice, Draws]:
-    """With the codes wanted, by all slots or each, in some columns of a wider array, as they are in a step."""
+def a_choice(top_k: list[int], wanted: list[int]) -> tuple[Choice, Draws]:
+    """With the codes wanted in some columns of a wider array, as they are in a step."""
     slots = len(top_k)
     keys = mx.concatenate([session_key(seed) for seed in range(slots)])
     sampling = 0.8 + 0.5 * mx.arange(slots), mx.array(top_k, mx.int32)
@@ -138,7 +156,7 @@ def test_it_says_what_the_stock_steps_say(precision: str, models: dict[str, Depf
     z, text = a_frame(1, dtype)
     choice, draws = a_choice([20], FREE)
     assert serves(model.weights, z)
-    codes, logits, failed = draw_frame(model.weights, z, text, choice, **GRID)
+    codes, logits, failed = by_kernel(model, z, text, choice)
     assert failed.item() == 0
     assert logits.dtype == dtype
     drawn = [choosing(choice, draws)(step, logits[:, step]) for step in range(STEPS)]
@@ -161,7 +179,7 @@ def test_codes_are_kept_where_they_are_known(models: dict[str, Depformer]) -> No
     z, text = a_frame(1, mx.float32)
     known = [3, UNGENERATED, ZERO, UNGENERATED, 39, UNGENERATED, UNGENERATED, 0]
     choice, draws = a_choice([0], known)
-    codes, logits, _ = draw_frame(model.weights, z, text, choice, **GRID)
+    codes, logits, _ = by_kernel(model, z, text, choice)
     their_codes, their_logits = stock(model, z, text, choice, draws)
     assert codes.tolist() == their_codes.tolist()
     said = cast("list[list[int]]", codes.tolist())[0]
@@ -173,11 +191,11 @@ def test_two_slots_are_what_each_is_alone(models: dict[str, Depformer]) -> None:
     model = models["float32"]
     z, text = a_frame(2, mx.float32)
     choice, draws = a_choice([20, 1], FREE)
-    codes, logits, _ = draw_frame(model.weights, z, text, choice, **GRID)
+    codes, logits, _ = by_kernel(model, z, text, choice)
     their_codes, their_logits = stock(model, z, text, choice, draws)
     assert codes.tolist() == their_codes.tolist()
     assert distance(logits, their_logits) < 2e-6
-    alone = draw_frame(model.weights, z[1:], text[1:], of_slot(choice, 1), **GRID)
+    alone = by_kernel(model, z[1:], text[1:], of_slot(choice, 1))
     assert mx.array_equal(alone[0], codes[1:]) and mx.array_equal(alone[1], logits[1:])
 
 
@@ -185,14 +203,14 @@ def test_how_many_blocks_and_what_is_fetched_early_change_nothing(models: dict[s
     model = models["4 bits"]
     z, text = a_frame(1, mx.bfloat16)
     choice, _ = a_choice([20], FREE)
-    first = draw_frame(model.weights, z, text, choice, **GRID)
+    first = by_kernel(model, z, text, choice)
     others: list[dict[str, Any]] = [
-        {"blocks": 1, "threads": 32},
-        {"blocks": 4, "threads": 96, "rows": 4},
-        {"blocks": 2, "threads": 64, "ahead": 0, "early": False},
+        # More blocks than some matrices have rows.
+        {"blocks": 33, "threads": 32, "ahead": 0, "early": False},
+        {"blocks": 2, "threads": 96, "rows": 4},
     ]
     for other in others:
-        again = draw_frame(model.weights, z, text, choice, **other)
+        again = by_kernel(model, z, text, choice, **other)
         assert all(mx.array_equal(one, two) for one, two in zip(first, again, strict=True))
 
 
@@ -205,8 +223,8 @@ def test_the_counters_of_one_launch_serve_the_next(
     monkeypatch.setattr("personaplex.cuda.depformer.mx.zeros", lambda *_: counters)
     z, text = a_frame(1, mx.float32)
     choice, _ = a_choice([20], FREE)
-    first = draw_frame(model.weights, z, text, choice, **GRID)
-    second = draw_frame(model.weights, z, text, choice, blocks=2, threads=64)
+    first = by_kernel(model, z, text, choice)
+    second = by_kernel(model, z, text, choice, blocks=2)
     assert counters.tolist() == [0, 0, 0]
     assert all(mx.array_equal(one, two) for one, two in zip(first, second, strict=True))
 
@@ -221,13 +239,11 @@ def test_the_model_uses_it_where_a_choice_can_be_said_as_numbers(models: dict[st
         asked.append(step)
         return choosing(choice, draws)(step, logits)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("personaplex.cuda.depformer.multiprocessors", lambda: 2)
-        patch.setattr("personaplex.models.depformer.draw_frame", partial(draw_frame, threads=64))
+    with kernels():
         codes, logits = model.generate(z, text, choose, choice._replace(noise=None))
-        assert not asked
-        their_codes, their_logits = model.generate(z, text, choose)
-        assert asked == list(range(STEPS))
+    assert not asked
+    their_codes, their_logits = model.generate(z, text, choose, choice)
+    assert asked == list(range(STEPS))
     assert codes.tolist() == their_codes.tolist()
     assert distance(logits, their_logits) < 2e-6
 
@@ -239,12 +255,9 @@ def test_many_slots_go_step_by_step_in_few_kernels(precision: str, models: dict[
     text = mx.arange(slots, dtype=mx.int32)
     choice, draws = a_choice([20] * slots, FREE)
     assert not serves(model.weights, z)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("personaplex.cuda.sampling.DRAW_THREADS", 32)
+    with kernels():
         codes, logits = model.generate(z, text, choosing(choice, draws), choice)
-        patch.setattr("personaplex.cuda.kernel.launch", on_device)
-        their_choice, their_draws = a_choice([20] * slots, cast("list[list[int]]", codes.tolist()))
-        their_codes, their_logits = stock(model, z, text, their_choice, their_draws)
+    their_codes, their_logits = stock(model, z, text, keeping(choice, codes), draws)
     assert codes.tolist() == their_codes.tolist()
     if dtype == mx.float32:
         assert distance(logits, their_logits) < 2e-6
