@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -12,12 +14,18 @@ import pytest
 from mlx import nn
 from mlx.utils import tree_map, tree_map_with_path
 
+from personaplex.checkpoint.folder import ModelFolder
 from personaplex.config import LMConfig
 from personaplex.cuda.depformer import Choice, Matrix, draw_frame, serves
-from personaplex.engine.sampling import Draws, session_key
+from personaplex.cuda.kernel import Kernel
+from personaplex.cuda.ring import Tuning
+from personaplex.engine.generator import Generator
+from personaplex.engine.sampling import Ceiling, Draws, Sampling, session_key
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import UNGENERATED
+from personaplex.nn.state import arrays, stack
 from personaplex.nn.tables import ZERO
+from tests.conftest import WINDOW
 from tests.cuda.emulator import emulate
 
 CONFIG = LMConfig(
@@ -54,6 +62,7 @@ def kernels() -> Iterator[None]:
         patch.setattr("personaplex.cuda.kernel.launch", emulate)
         patch.setattr("personaplex.cuda.sampling.DRAW_THREADS", 32)
         patch.setattr("personaplex.cuda.sampling.NOISE_THREADS", 32)
+        patch.setattr("personaplex.cuda.ring.DEFAULT", Tuning(threads=32, rows=2, fewest=4, splits=2))
         patch.setattr("personaplex.models.depformer.draw_frame", partial(draw_frame, **GRID))
         yield
 
@@ -65,8 +74,8 @@ def by_kernel(
         return draw_frame(model.weights, z, text, choice, **(GRID | grid))
 
 
-def depformer(dtype: mx.Dtype, bits: int) -> Depformer:
-    model = Depformer(CONFIG, STEPS)
+def depformer(dtype: mx.Dtype, bits: int, config: LMConfig = CONFIG) -> Depformer:
+    model = Depformer(config, STEPS)
     keys = iter(mx.random.split(mx.random.key(3), 99))
 
     def drawn(path: str, old: mx.array) -> mx.array:
@@ -265,6 +274,48 @@ def test_many_slots_go_step_by_step_in_few_kernels(precision: str, models: dict[
         truth = exactly(model).teacher_forced(z.astype(mx.float32), text, codes)
         ours, theirs = distance(logits, truth), distance(their_logits, truth)
         assert 0 < ours < 1.1 * theirs
+
+
+def test_a_whole_step_launches_it_once_and_not_with_a_penalty() -> None:
+    folder = ModelFolder(WINDOW)
+    lm = folder.load_lm(dtype=mx.float32)
+    wide = replace(folder.config.lm, depformer_dim=32, depformer_dim_feedforward=96)
+    lm.depformer = depformer(mx.float32, 0, wide)
+    generator = Generator(lm, folder.config)
+    launched: Counter[str] = Counter()
+
+    def counted(kernel: Kernel, *rest: Any) -> list[mx.array]:
+        launched[kernel.name] += 1
+        return emulate(kernel, *rest)
+
+    def steps(choices: list[Sampling]) -> list[Any]:
+        opened = [generator.begin(None, seed=seed, sampling=choice)[1] for seed, choice in enumerate(choices)]
+        state, heard = stack(opened), []
+        for n in range(2):
+            # One slot's semantic code is known, and the other's acoustic codes from the third on.
+            forced = mx.array(
+                [[UNGENERATED, 9, *[UNGENERATED] * 15], [*[UNGENERATED] * 4, *[3] * 5, *[UNGENERATED] * 8]]
+            )
+            user = mx.full((2, 8), n, mx.int32)
+            step, state = generator.step(user, state, Ceiling.over(*choices), forced if n else None)
+            heard.append((step.tokens.tolist(), step.audio_logits))
+            mx.eval(*arrays(state))
+        return heard
+
+    sampled = [Sampling(greedy=True), Sampling(audio_top_k=30)]
+    penalised = [Sampling(), Sampling(repetition_penalty=1.4)]
+    for choices in (sampled, penalised):
+        theirs = steps(choices)
+        launched.clear()
+        with kernels(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("personaplex.cuda.kernel.launch", counted)
+            ours = steps(choices)
+        for (codes, logits), (their_codes, their_logits) in zip(ours, theirs, strict=True):
+            assert codes == their_codes
+            assert distance(logits, their_logits) < 1e-5
+        layers = wide.depformer_num_layers
+        expected = (2, 0) if choices is sampled else (0, 2 * STEPS * layers)
+        assert (launched["depformer_frame"], launched["attend_steps"]) == expected
 
 
 def test_what_it_cannot_compute_it_does_not_serve(models: dict[str, Depformer]) -> None:
