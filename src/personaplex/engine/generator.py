@@ -270,5 +270,6 @@ class Generator:
         text_logits = self.lm.text_head(z)
         favoured = penalised(TEXT, text_logits, self._spared_text)
         text = of_text.draw(0, favoured, wanted, TEXT)
-        codes, audio_logits = self.lm.depformer.generate(z, text, choose)
+        choice = None if ceiling.penalty else of_audio.choice(wanted, AGENT.start)
+        codes, audio_logits = self.lm.depformer.generate(z, text, choose, choice)
         return text, codes, text_logits, audio_logits

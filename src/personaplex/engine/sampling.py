@@ -13,6 +13,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from personaplex.cuda import sampling as kernels
+from personaplex.cuda.depformer import Choice
 from personaplex.cuda.kernel import enabled
 from personaplex.errors import UsageError
 from personaplex.models.streams import UNGENERATED
@@ -204,6 +205,10 @@ class Draws(NamedTuple):
             return kernels.draw(logits, *of, which=i, column=column, free=UNGENERATED)
         given = wanted[:, column]
         return mx.where(given == UNGENERATED, self._drawn(i, logits), given)
+
+    def choice(self, wanted: mx.array, column: int) -> Choice:
+        """All draws of a depformer's frame, for a kernel: draw i as above, with column + i of `wanted` [B, m]."""
+        return Choice(wanted, column, self.noise, self.temperature, self.top_k)
 
     def _drawn(self, i: int, logits: mx.array) -> mx.array:
         if self.noise is None or self.last is None:
