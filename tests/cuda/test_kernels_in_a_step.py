@@ -24,7 +24,7 @@ from tests.conftest import WINDOW
 from tests.cuda.emulator import emulate
 
 FOLDER = ModelFolder(WINDOW)
-PINS, SPARE, STEPS = 30, 4, 16
+PINS, SPARE, STEPS = 30, 4, 14
 """More steps than the twelve frames of the window, and the rows beyond them."""
 CHOICES = {
     "greedy": Sampling(greedy=True),
@@ -39,6 +39,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Few threads: the emulator takes its time for each."""
     monkeypatch.setattr("personaplex.cuda.kernel.launch", emulate)
     monkeypatch.setattr(ring, "DEFAULT", Tuning(threads=32, rows=2, fewest=4, splits=2))
+    monkeypatch.setattr("personaplex.cuda.depformer._MOST_SLOTS", 0)  # it has tests of its own, and many threads
     monkeypatch.setattr("personaplex.nn.sinks.STRIDE", 3)
     monkeypatch.setattr(sampling, "DRAW_THREADS", 32)
     monkeypatch.setattr(sampling, "NOISE_THREADS", 32)
