@@ -72,7 +72,7 @@ def opened(generator: Generator, choice: Sampling, seeds: tuple[int, ...]) -> Ge
 def step(
     generator: Generator, state: GeneratorState, n: int, choice: Sampling, forced: mx.array | None = None
 ) -> tuple[Step, GeneratorState]:
-    user = mx.array(np.random.default_rng(n).integers(0, 90, (state.column.shape[0], 8)).astype(np.int32))
+    user = mx.array(np.random.default_rng(n).integers(0, 90, (state.column.shape[0], 8)))
     result, after = generator.step(user, generator.follow(state), Ceiling.over(choice), forced)
     mx.eval(result, arrays(after))
     return result, after

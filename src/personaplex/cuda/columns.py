@@ -42,7 +42,7 @@ class Streams(NamedTuple):
 def begin_column(
     streams: Streams, user: mx.array, column: mx.array, position: mx.array, forced: mx.array, initial: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """user [B, 8], column and forced [B, 17] int32, initial [1, 17] int32 -> heard and wanted [B, 17] int32."""
+    """user [B, 8], column and forced [B, 17], initial [1, 17], all int32 -> heard and wanted [B, 17] int32."""
     heard, wanted = BEGIN(
         [user, column, position, forced, initial],
         [(column.shape, mx.int32)] * 2,

@@ -46,12 +46,13 @@ def begin_column(
     `user` [B, 8] completes the pending `column` [B, 17]. `forced` [B, 17] are tokens to come, UNGENERATED where they
     are to be drawn; of its user streams nothing is taken.
     """
+    user = user.astype(mx.int32)
     if enabled():
         return kernels.begin_column(_STREAMS, user, column, position, forced, initial)
     first = (position == 0)[:, None]
     initial = mx.broadcast_to(initial, column.shape)
     # Position 0 holds the initial tokens whatever is heard, and frame 0 is lost (reference lm.py).
-    user = mx.where(first, initial[:, USER], user.astype(mx.int32))
+    user = mx.where(first, initial[:, USER], user)
     heard = mx.concatenate([column[:, _SPOKEN], user[:, :1], column[:, USER_ACOUSTIC]], axis=1)
     acoustic = mx.where(first, initial[:, AGENT_ACOUSTIC], forced[:, AGENT_ACOUSTIC])
     # Of the next column's user half, the acoustic codes of this frame are known already.

@@ -2,14 +2,14 @@
 
 // user [B, STREAMS - USER]; column, forced [B, STREAMS]; initial [STREAMS] -> heard and wanted [B, STREAMS].
 // Streams before ACOUSTIC are known a column ahead of the other ones of the agent, which end at USER.
-template <int STREAMS, int ACOUSTIC, int USER, int FREE, typename U>
+template <int STREAMS, int ACOUSTIC, int USER, int FREE>
 __device__ inline void begin_column(
-    const U* user, const int32_t* column, const int32_t* position, const int32_t* forced, const int32_t* initial,
+    const int32_t* user, const int32_t* column, const int32_t* position, const int32_t* forced, const int32_t* initial,
     int32_t* heard, int32_t* wanted) {
   const int slot = blockIdx.x, stream = threadIdx.x, at = slot * STREAMS + stream;
   if (stream >= STREAMS) return;
   const bool first = position[slot] == 0;
-  const int32_t said = stream < USER ? 0 : first ? initial[stream] : int32_t(user[slot * (STREAMS - USER) + stream - USER]);
+  const int32_t said = stream < USER ? 0 : first ? initial[stream] : user[slot * (STREAMS - USER) + stream - USER];
   heard[at] = stream == USER ? said : column[at];
   if (stream < ACOUSTIC) wanted[at] = forced[at];
   else if (stream < USER) wanted[at] = first ? initial[stream] : forced[at];
