@@ -234,3 +234,21 @@ def test_columns_are_those_of_the_stock_path(kernels: pytest.MonkeyPatch) -> Non
     for one, other in zip((*mine, *said), (*theirs, *end_column(*theirs, position, text, codes, recent)), strict=True):
         assert one.dtype == other.dtype
         assert np.array_equal(np.array(one), np.array(other))
+
+
+def test_packed_rings_hear_the_same_as_the_stock_path(kernels: pytest.MonkeyPatch) -> None:
+    """Within a hundredth: every token is given, for a key on the edge of two units may tip a draw."""
+    packed = Generator(FOLDER.load_lm(dtype=mx.float32), FOLDER.config, pins=PINS, spare_frames=SPARE, kv_bits=8)
+    forced = mx.array(np.random.default_rng(1).integers(0, 90, (STEPS, 2, 17)).astype(np.int32))
+    heard = []
+    for stock in (False, True):
+        with pytest.MonkeyPatch.context() as patched:
+            if stock:
+                patched.setattr("personaplex.cuda.kernel.launch", on_device)
+            state = opened(packed, CHOICES["greedy"], (3, 4))
+            hidden = []
+            for n in range(STEPS):
+                result, state = step(packed, state, n, CHOICES["greedy"], forced[n])
+                hidden.append(np.array(result.hidden))
+        heard.append(np.stack(hidden))
+    assert np.abs(heard[0] - heard[1]).max() < 0.01 * np.abs(heard[1]).max()
