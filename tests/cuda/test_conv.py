@@ -5,9 +5,9 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from personaplex.cuda.conv import TILES, Rows, Tile, conv, conv_repeated, conv_transposed, pointwise
+from personaplex.cuda.conv import TILES, Rows, Tile, conv, conv_repeated, conv_transposed, pointwise, upsample
 from personaplex.nn.activation import elu
-from personaplex.nn.conv import CausalConv1d, CausalConvTranspose1d, ReplicateDownsample
+from personaplex.nn.conv import CausalConv1d, CausalConvTranspose1d, DepthwiseUpsample, ReplicateDownsample
 from tests.conftest import peak_error
 from tests.cuda.emulator import emulate
 
@@ -34,7 +34,8 @@ def layer(n_in: int, n_out: int, kernel: int, stride: int) -> CausalConv1d:
 
 def stock(made: CausalConv1d | CausalConvTranspose1d, x: mx.array, tail: mx.array) -> tuple[mx.array, mx.array]:
     """By MLX's own operations: a module that is being trained has no kernels."""
-    return made.train()(x, tail)
+    y, after = made.train()(x, tail)
+    return y, after
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -119,3 +120,14 @@ def test_the_first_input_repeats_in_slots_that_have_not_begun(form: Tile | Rows 
         assert peak_error(y, expected) < CLOSE
         assert mx.array_equal(past, state)
         assert begun.shape == (2, 1, 1) and begun.all()
+
+
+def test_every_channel_upsampled() -> None:
+    made = DepthwiseUpsample(6, 3)
+    made.weight = noise(*made.weight.shape)
+    last = noise(2, 1, 6)
+    for steps in (1, 3):
+        x = noise(2, steps, 6)
+        expected, after = made.train()(x, last)
+        assert peak_error(upsample(x, last, made.weight, threads=32), expected) < CLOSE
+        last = after

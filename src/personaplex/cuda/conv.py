@@ -14,10 +14,13 @@ import mlx.core as mx
 
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
+from personaplex.cuda.sizes import on_card
 
 _TRANSPOSED, _ELU_IN, _ELU_OUT, _ADDS, _REPEATS = (1 << bit for bit in range(5))
 _INPUTS = ("x", "past", "weight", "bias", "residual", "begun", "size")
 _OUTPUTS = ("y", "after", "begun_after")
+_SOURCES = ("warp.cuh", "vector.cuh", "conv.cuh")
+_UPSAMPLE = Kernel("conv_upsample", "upsample", ("x", "last", "weight", "size"), ("y",), _SOURCES)
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,9 @@ def conv_transposed(
     elu_out: bool = False,
     form: Tile | Rows | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """A transposed causal convolution of kernel 2 x stride: x [B, T, n_in], last [B, 1, n_in] -> [B, T x stride, n_out].
+    """A transposed causal convolution of kernel 2 x stride: x [B, T, n_in] -> [B, T x stride, n_out].
 
-    `weight` [2 x stride, n_out, n_in]; also returns the next call's `last`, activated where `elu_in` activates x.
+    `weight` [2 x stride, n_out, n_in]; `last` [B, 1, n_in], and the next call's, is activated where x is.
     """
     windows, n_out, n_in = weight.shape
     flags = _TRANSPOSED | _ELU_IN * elu_in | _ELU_OUT * elu_out
@@ -173,6 +176,22 @@ def conv_repeated(
     return y.reshape(x.shape[0], -1, n_out), after, begun
 
 
+def upsample(x: mx.array, last: mx.array, weight: mx.array, *, threads: int = 128) -> mx.array:
+    """Channel by channel: x [B, T, channels], last [B, 1, channels] -> [B, T x stride, channels].
+
+    `weight` [2, stride, channels] says how each input sounds in its own outputs and in the next one's.
+    """
+    slots, steps, channels = x.shape
+    stride = weight.shape[1]
+    (y,) = _UPSAMPLE(
+        [x, last, weight, on_card(slots, steps, channels, stride)],
+        [((slots, steps * stride, channels), mx.float32)],
+        blocks=min(math.ceil(x.size / threads), 1024),
+        threads=threads,
+    )
+    return y
+
+
 def _run(
     shape: Shape,
     x: mx.array,
@@ -186,7 +205,13 @@ def _run(
 ) -> list[mx.array]:
     form = form or best_form(shape, kernels.multiprocessors())
     # A kernel always has all of its inputs; what is not asked for is not read.
-    inputs = [x, past, weight, *(weight if given is None else given for given in (bias, residual, begun)), _size(shape)]
+    inputs = [
+        x,
+        past,
+        weight,
+        *(weight if given is None else given for given in (bias, residual, begun)),
+        on_card(*vars(shape).values()),
+    ]
     outputs = [((shape.rows * shape.columns,), mx.float32), (past.shape, mx.float32), ((shape.slots, 1, 1), mx.bool_)]
     if isinstance(form, Tile):
         width = 4 if shape.n_in % 4 == 0 else 1
@@ -214,7 +239,7 @@ def _run(
 
 @cache
 def best_form(shape: Shape, multiprocessors: int) -> Tile | Rows:
-    """The form that should be fastest: for few rows the one that reads weights best, else the tile that is done first."""
+    """What should be fastest: for few rows the form that reads weights best, else the tile that is done first."""
     if shape.rows <= MOST_ROWS and shape.n_in % 4 == 0:
         # Sixteen warps on each multiprocessor keep enough reads in flight, and each should have two turns at least.
         split = 1
@@ -238,19 +263,10 @@ def _cycles(tile: Tile, shape: Shape, multiprocessors: int) -> float:
 @cache
 def _tile(n_outputs: int) -> Kernel:
     call = "conv_tile<ROWS, COLUMNS, TM, TN, SLICES, N>"
-    return Kernel(f"conv_tile_{n_outputs}", call, _INPUTS, _OUTPUTS[:n_outputs], ("warp.cuh", "conv.cuh"))
+    return Kernel(f"conv_tile_{n_outputs}", call, _INPUTS, _OUTPUTS[:n_outputs], _SOURCES)
 
 
 @cache
 def _rows(n_outputs: int) -> Kernel:
     call = "conv_rows<ROWS, SPLIT, AHEAD, WARPS>"
-    return Kernel(f"conv_rows_{n_outputs}", call, _INPUTS, _OUTPUTS[:n_outputs], ("warp.cuh", "conv.cuh"))
-
-
-@cache
-def _size(shape: Shape) -> mx.array:
-    """What a kernel reads of its shape; computed on the card, so that it lies there."""
-    numbers = mx.abs(mx.array([*vars(shape).values()], mx.int32))
-    # Now, or a compiled step would compute it again in every call.
-    mx.eval(numbers)
-    return numbers
+    return Kernel(f"conv_rows_{n_outputs}", call, _INPUTS, _OUTPUTS[:n_outputs], _SOURCES)

@@ -39,16 +39,6 @@ struct Conv {
   }
 };
 
-template <int N>
-__device__ inline void load(const float* from, float (&to)[N]) {
-  if constexpr (N == 4) {
-    const float4 four = *reinterpret_cast<const float4*>(from);
-    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-  } else {
-    to[0] = *from;
-  }
-}
-
 // The window under one output: `at` numbers into it lies an element of the past, or of x.
 struct Window {
   int first, in_past, in_x, repeated;  // of its `first` numbers the past begins at in_past; x at in_x + first
@@ -256,4 +246,18 @@ __device__ void conv_rows(const float* x, const float* past, const float* weight
     if (r < conv.rows && c < conv.columns) conv.finish(r, c, sum, y);
   }
   keep_past<4>(conv, after, begun_after);
+}
+
+// Channel by channel, each input sounds in `stride` outputs of its own and in the next input's:
+// x [B, T, channels], last [B, channels], weight [2, stride, channels] -> [B, T x stride, channels].
+__device__ void upsample(const float* x, const float* last, const float* weight, const int32_t* size, float* y) {
+  const int slots = size[0], steps = size[1], channels = size[2], stride = size[3];
+  for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < slots * steps * channels; at += gridDim.x * blockDim.x) {
+    const int channel = at % channels, row = at / channels, slot = row / steps;
+    const float now = x[at], before = row % steps ? x[at - channels] : last[slot * channels + channel];
+    for (int i = 0; i < stride; ++i) {
+      const float* of = weight + i * channels + channel;
+      y[(size_t(row) * stride + i) * channels + channel] = of[0] * now + of[stride * channels] * before;
+    }
+  }
 }
