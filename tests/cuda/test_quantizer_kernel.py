@@ -7,7 +7,7 @@ import pytest
 
 from personaplex.config import QuantizerConfig
 from personaplex.cuda.quantizer import decode, encode
-from personaplex.models.rvq import SplitQuantizer
+from personaplex.models.rvq import ResidualBranch, SplitQuantizer
 from tests.conftest import peak_error
 from tests.cuda.emulator import emulate
 
@@ -25,28 +25,23 @@ def noise(*shape: int) -> mx.array:
 def quantizer(dim: int, bins: int, n_codebooks: int, width: int = 24) -> SplitQuantizer:
     config = QuantizerConfig(dim, n_codebooks, bins, width, width)
     made = SplitQuantizer(config, n_codebooks)
-    for branch in (made.semantic, made.acoustic):
+    for branch in branches(made):
         branch.centroids = noise(*branch.centroids.shape)
         branch.input_proj.weight = noise(dim, width)
         branch.output_proj.weight = noise(width, dim)
     made.prepare()
-    return made.train()
+    made.train()  # the stock path
+    return made
 
 
-def pairs(made: SplitQuantizer, *names: str) -> tuple[mx.array, mx.array]:
-    found = []
-    for branch in (made.semantic, made.acoustic):
-        of = branch
-        for name in names:
-            of = of[name]
-        found.append(of)
-    return found[0], found[1]
+def branches(made: SplitQuantizer) -> tuple[ResidualBranch, ResidualBranch]:
+    return made.semantic, made.acoustic
 
 
 def codes_of(made: SplitQuantizer, latents: mx.array, warps: int) -> mx.array:
-    centroids = pairs(made, "centroids")
-    energies = tuple(mx.square(table).sum(axis=-1) / 2 for table in centroids)
-    return encode(latents, pairs(made, "input_proj", "weight"), centroids, energies, warps=warps)
+    centroids = [branch.centroids for branch in branches(made)]
+    energies = [mx.square(table).sum(axis=-1) / 2 for table in centroids]
+    return encode(latents, [branch.input_proj.weight for branch in branches(made)], centroids, energies, warps=warps)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +63,7 @@ def test_codes_are_the_nearest_centroids(dim: int, bins: int, n_codebooks: int, 
 
 def test_the_first_of_equal_centroids() -> None:
     made = quantizer(8, 20, 3)
-    for branch in (made.semantic, made.acoustic):
+    for branch in branches(made):
         # Every centroid stands twice, and the two lie in different blocks and in different warps.
         branch.centroids = mx.concatenate([branch.centroids[:, :10]] * 2, axis=1)
     made.prepare()
@@ -83,6 +78,7 @@ def test_codes_to_latents(dim: int, n_codes: int, n_rows: int, columns: int | No
     """All codes, or the first of them."""
     made = quantizer(dim, 32, 4)
     codes = mx.random.randint(0, 32, (n_rows, n_codes), key=mx.random.key(dim)).astype(mx.int32)
-    centroids, out = pairs(made, "centroids"), pairs(made, "output_proj", "weight")
+    centroids = [branch.centroids for branch in branches(made)]
+    out = [branch.output_proj.weight for branch in branches(made)]
     latents = decode(codes, centroids, out, columns=columns, warps=2)
     assert peak_error(latents, made.decode(codes[None])[0]) < 2e-6

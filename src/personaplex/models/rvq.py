@@ -30,8 +30,8 @@ class ResidualBranch(nn.Module):
     def prepare(self) -> None:
         """Cut out each table [bins, dimension] and compute |centroid|^2 / 2 [bins]; neither is a parameter."""
         self._tables = list(self.centroids)
-        self._every_half_energy = mx.square(self.centroids).sum(axis=-1) / 2
-        self._half_energies = list(self._every_half_energy)
+        self._half_energy = mx.square(self.centroids).sum(axis=-1) / 2
+        self._half_energies = list(self._half_energy)
 
     def encode(self, latent: mx.array) -> mx.array:
         """latent [B, T, width] -> codes [B, T, n]: nearest centroid of what is left, the first index on ties."""
@@ -66,15 +66,17 @@ class SplitQuantizer(nn.Module):
 
     def prepare(self) -> None:
         """Make both branches ready to encode; call it when the centroids have been set."""
-        self.semantic.prepare()
-        self.acoustic.prepare()
+        for branch in (self.semantic, self.acoustic):
+            branch.prepare()
+            # Now, or a compiled step would compute it again in every call.
+            mx.eval(branch._half_energy, branch._half_energies)
 
     def encode(self, latent: mx.array) -> mx.array:
         """latent [B, T, width] -> codes [B, T, K], semantic first."""
         both, rows = (self.semantic, self.acoustic), latent.reshape(-1, latent.shape[-1])
         if by_kernels(self, latent) and kernels.searches(len(rows), len(self.acoustic.centroids)):
             projections = [branch.input_proj.weight for branch in both]
-            energies = [branch._every_half_energy for branch in both]
+            energies = [branch._half_energy for branch in both]
             codes = kernels.encode(rows, projections, [branch.centroids for branch in both], energies)
             return codes.reshape(*latent.shape[:-1], -1)
         return mx.concatenate([self.semantic.encode(latent), self.acoustic.encode(latent)], axis=-1)
