@@ -13,7 +13,7 @@ from tests.cuda.emulator import emulate
 
 CLOSE = 2e-6
 SMALL = Tile(16, 8, 4, 1, 2)
-FORMS = [SMALL, Rows(2, ahead=2, warps=2), None]
+FORMS = [SMALL, Rows(2, ahead=2, warps=2)]
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def stock(made: CausalConv1d | CausalConvTranspose1d, x: mx.array, tail: mx.arra
     ],
 )
 def test_a_convolution_and_its_past(
-    n_in: int, n_out: int, kernel: int, stride: int, slots: int, cuts: list[int], form: Tile | Rows | None
+    n_in: int, n_out: int, kernel: int, stride: int, slots: int, cuts: list[int], form: Tile | Rows
 ) -> None:
     made = layer(n_in, n_out, kernel, stride)
     past = tail = noise(slots, kernel - stride, n_in)
@@ -86,7 +86,7 @@ def test_channels_that_are_no_multiple_of_four(n_in: int, n_out: int, tile: Tile
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize(("n_in", "n_out", "stride", "slots"), [(12, 6, 4, 1), (40, 3, 5, 3), (8, 4, 2, 1)])
-def test_a_transposed_convolution(n_in: int, n_out: int, stride: int, slots: int, form: Tile | Rows | None) -> None:
+def test_a_transposed_convolution(n_in: int, n_out: int, stride: int, slots: int, form: Tile | Rows) -> None:
     made = CausalConvTranspose1d(n_in, n_out, stride)
     made.weight, made.bias = noise(*made.weight.shape), noise(n_out)
     past = last = noise(slots, 1, n_in)
@@ -99,7 +99,7 @@ def test_a_transposed_convolution(n_in: int, n_out: int, stride: int, slots: int
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_a_linear_map_that_is_added(form: Tile | Rows | None) -> None:
+def test_a_linear_map_that_is_added(form: Tile | Rows) -> None:
     x, residual, weight, bias = noise(1, 7, 20), noise(1, 7, 18), noise(18, 20), noise(18)
     expected = residual + x @ weight.T + bias
     assert peak_error(pointwise(x, weight, bias, residual, form=form), expected) < CLOSE
@@ -108,7 +108,7 @@ def test_a_linear_map_that_is_added(form: Tile | Rows | None) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_the_first_input_repeats_in_slots_that_have_not_begun(form: Tile | Rows | None) -> None:
+def test_the_first_input_repeats_in_slots_that_have_not_begun(form: Tile | Rows) -> None:
     made = ReplicateDownsample(12, 2)
     made.conv.weight = noise(*made.conv.weight.shape)
     begun = mx.array([True, False]).reshape(2, 1, 1)

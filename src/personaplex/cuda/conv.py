@@ -15,6 +15,7 @@ import mlx.core as mx
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
 from personaplex.cuda.sizes import on_card
+from personaplex.errors import BackendError
 
 _TRANSPOSED, _ELU_IN, _ELU_OUT, _ADDS, _REPEATS = (1 << bit for bit in range(5))
 _INPUTS = ("x", "past", "weight", "bias", "residual", "begun", "size")
@@ -203,6 +204,11 @@ def _run(
     form: Tile | Rows | None,
     n_outputs: int,
 ) -> list[mx.array]:
+    largest = max(x.size, shape.rows * shape.columns)
+    if largest >= 1 << 31:
+        raise BackendError(
+            f"{largest} numbers at once are more than a kernel counts; code fewer frames or slots per call"
+        )
     form = form or best_form(shape, kernels.multiprocessors())
     # A kernel always has all of its inputs; what is not asked for is not read.
     inputs = [

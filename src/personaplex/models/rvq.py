@@ -75,18 +75,22 @@ class SplitQuantizer(nn.Module):
         """latent [B, T, width] -> codes [B, T, K], semantic first."""
         both, rows = (self.semantic, self.acoustic), latent.reshape(-1, latent.shape[-1])
         if by_kernels(self, latent) and kernels.searches(len(rows), len(self.acoustic.centroids)):
-            projections = [branch.input_proj.weight for branch in both]
-            energies = [branch._half_energy for branch in both]
-            codes = kernels.encode(rows, projections, [branch.centroids for branch in both], energies)
+            codes = kernels.encode(
+                rows,
+                [branch.input_proj.weight for branch in both],
+                [branch.centroids for branch in both],
+                [branch._half_energy for branch in both],
+            )
             return codes.reshape(*latent.shape[:-1], -1)
         return mx.concatenate([self.semantic.encode(latent), self.acoustic.encode(latent)], axis=-1)
 
     def decode(self, codes: mx.array) -> mx.array:
         """codes [B, T, K] -> latent [B, T, width]; fewer codes than codebooks say less, the first ones the most."""
         if by_kernels(self, self.semantic.centroids):
-            both, rows = (self.semantic, self.acoustic), codes.reshape(-1, codes.shape[-1])
-            projections = [branch.output_proj.weight for branch in both]
-            latent = kernels.decode(rows, [branch.centroids for branch in both], projections)
+            both, rows = (self.semantic, self.acoustic), codes.reshape(-1, codes.shape[-1]).astype(mx.int32)
+            latent = kernels.decode(
+                rows, [branch.centroids for branch in both], [branch.output_proj.weight for branch in both]
+            )
             return latent.reshape(*codes.shape[:-1], -1)
         meaning = self.semantic.decode(codes[..., :1])
         return meaning + self.acoustic.decode(codes[..., 1:]) if codes.shape[-1] > 1 else meaning
