@@ -39,29 +39,25 @@ struct Conv {
   }
 };
 
-// The window under one output: `at` numbers into it lies an element of the past, or of x.
+// The window under one output: what of its slot's [past; x] begins `start` numbers in.
 struct Window {
-  int first, in_past, in_x, repeated;  // of its `first` numbers the past begins at in_past; x at in_x + first
+  int slot, start;
 
   __device__ Window() {}
-
-  __device__ Window(const Conv& conv, int row) {
-    const int slot = row / conv.outs, start = (row - slot * conv.outs) * conv.stride * conv.n_in;
-    first = conv.past_size - start;
-    in_past = slot * conv.past_size + start;
-    in_x = slot * conv.x_size - first;
-    // Before the first input of all, that input repeats.
-    repeated = conv.is(REPEATS) && !conv.begun[slot] ? slot * conv.x_size : -1;
-  }
+  __device__ Window(const Conv& conv, int row)
+      : slot(row / conv.outs), start((row - slot * conv.outs) * conv.stride * conv.n_in) {}
 
   template <int N>
   __device__ void read(const Conv& conv, int at, float (&to)[N]) const {
-    const bool from_past = at < first;
-    if (from_past && repeated < 0) {
-      load(conv.past + in_past + at, to);
-      return;
+    int from = start + at - conv.past_size;
+    if (from < 0) {
+      if (!conv.is(REPEATS) || conv.begun[slot]) {
+        load(conv.past + (slot + 1) * conv.past_size + from, to);
+        return;
+      }
+      from = at % conv.n_in;  // before the first input of all, that input repeats
     }
-    load(conv.x + (from_past ? repeated + at % conv.n_in : in_x + at), to);
+    load(conv.x + slot * conv.x_size + from, to);
     if (conv.is(ELU_IN)) {
 #pragma unroll
       for (int i = 0; i < N; ++i) to[i] = elu(to[i]);
@@ -149,17 +145,17 @@ __device__ void conv_tile(const float* x, const float* past, const float* weight
     const float* right = shared + (ROWS + column) * PITCH + slice * SPAN;
 #pragma unroll
     for (int k = 0; k < SPAN; k += 4) {
-      float a[TM][4], b[TN][4];
-#pragma unroll
-      for (int i = 0; i < TM; ++i) load(left + 4 * i * PITCH + k, a[i]);
+      float b[TN][4];
 #pragma unroll
       for (int j = 0; j < TN; ++j) load(right + 8 * j * PITCH + k, b[j]);
 #pragma unroll
       for (int i = 0; i < TM; ++i) {
+        float a[4];
+        load(left + 4 * i * PITCH + k, a);
 #pragma unroll
         for (int j = 0; j < TN; ++j) {
 #pragma unroll
-          for (int l = 0; l < 4; ++l) sums[i][j] += a[i][l] * b[j][l];
+          for (int l = 0; l < 4; ++l) sums[i][j] += a[l] * b[j][l];
         }
       }
     }
