@@ -16,12 +16,12 @@
 #include <vector>
 
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
-struct alignas(8) uint2 { uint32_t x, y; };
-struct alignas(16) uint4 { uint32_t x, y, z, w; };
-struct alignas(16) int4 { int32_t x, y, z, w; };
-struct alignas(8) int2 { int32_t x, y; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
+struct uint2 { uint32_t x, y; };
+struct uint4 { uint32_t x, y, z, w; };
+struct int4 { int32_t x, y, z, w; };
+struct int2 { int32_t x, y; };
+struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
@@ -32,7 +32,7 @@ inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return
 #define __forceinline__ inline
 #define __restrict__
 #define __launch_bounds__(...)
-#define __align__(n) alignas(n)
+#define __align__(n)  // MLX's memory on a processor is aligned to 8 bytes only
 
 namespace emulator {
 
@@ -225,3 +225,23 @@ inline __nv_bfloat16 __float2bfloat16(float x) {
 }
 inline float __half2float(__half x) { _Float16 as; std::memcpy(&as, &x, 2); return float(as); }
 inline __half __float2half(float x) { _Float16 as = _Float16(x); __half bits; std::memcpy(&bits, &as, 2); return bits; }
+
+// One warp's m16n8k16 product of bfloat16 pairs, as the PTX manual lays out the fragments.
+inline void emulated_mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  const int lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;
+  auto part = [](uint32_t pair, int which) { return __uint_as_float((which ? pair >> 16 : pair) << 16); };
+  uint64_t upper = uint64_t(a2) << 32 | a0, lower = uint64_t(a3) << 32 | a1, right = uint64_t(b1) << 32 | b0;
+  for (int from = 0; from < 4; ++from) {
+    const uint64_t of_g = emulator::exchange(upper, g * 4 + from), of_g8 = emulator::exchange(lower, g * 4 + from);
+    for (int n = 0; n < 2; ++n) {
+      // Every lane of the warp takes part in each exchange; column 2 t + n belongs to lanes 4 (2 t + n) + from.
+      const uint64_t column = emulator::exchange(right, (2 * t + n) * 4 + from);
+      for (int half = 0; half < 2; ++half)
+        for (int which = 0; which < 2; ++which) {
+          const float x = part(uint32_t(column >> 32 * half), which);
+          d[n] += part(uint32_t(of_g >> 32 * half), which) * x;
+          d[2 + n] += part(uint32_t(of_g8 >> 32 * half), which) * x;
+        }
+    }
+  }
+}
