@@ -1,5 +1,7 @@
 // Residual vector quantisation: rows of latents to codes, and back.
 
+constexpr int GATE = 64;  // words of a gate
+
 // A vector of DIM numbers, spread over a warp.
 template <int DIM>
 struct Spread {
@@ -38,13 +40,13 @@ struct Spread {
 };
 
 // Both branches' projections of latents [rows, width] -> [2, rows, dim], a column per warp; and what the blocks of `search`
-// share, as it must be when they begin: `n_best` words for the nearest so far, a word that counts who has met.
+// share, as it must be when they begin: `n_best` words for the nearest so far, and the gate where they meet.
 template <int WARPS>
 __device__ void project(const float* latents, const float* meaning, const float* sound, const int32_t* size,
                         float* projected, uint32_t* best) {
   const int rows = size[0], width = size[1], dim = size[2], n_best = size[3];
   const int warp = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  for (int at = blockIdx.x * blockDim.x + threadIdx.x; at <= n_best; at += gridDim.x * blockDim.x) {
+  for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < n_best + GATE; at += gridDim.x * blockDim.x) {
     best[at] = at < n_best ? 0xffffffffu : 0;
   }
   if (warp >= 2 * dim) return;
@@ -57,18 +59,6 @@ __device__ void project(const float* latents, const float* meaning, const float*
     sum = warp_sum(sum);
     if (lane == 0) to[row * dim] = sum;
   }
-}
-
-// All blocks of the grid wait for each other, for the `times`-th time; what each wrote before, all see after.
-__device__ inline void meet(uint32_t* met, unsigned times) {
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    atomicAdd(met, 1u);
-    while (*reinterpret_cast<volatile uint32_t*>(met) < times * gridDim.x) __nanosleep(20);
-    __threadfence();
-  }
-  __syncthreads();
 }
 
 // Scores and indices as one number, the smaller the better: of equal scores the first index is.
@@ -88,7 +78,7 @@ __device__ void search(const float* projected, const float* meaning, const float
   SHARED(unsigned long long, found, WARPS);
   const int rows = size[0], bins = size[1], n_tables = size[2];
   auto* best = reinterpret_cast<unsigned long long*>(const_cast<uint32_t*>(best_given));
-  uint32_t* met = const_cast<uint32_t*>(best_given) + 2 * rows * (1 + n_tables);
+  uint32_t* gate = const_cast<uint32_t*>(best_given) + 2 * rows * (1 + n_tables);
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   const int share = (bins + gridDim.x - 1) / gridDim.x;
   const int begin = min(bins, int(blockIdx.x) * share), end = min(bins, begin + share);
@@ -106,7 +96,7 @@ __device__ void search(const float* projected, const float* meaning, const float
 #endif
 
   for (int table = -1; table < n_tables; ++table) {
-    if (table > 0) meet(met, table);
+    if (table > 0) meet(gate);
     const float* centroids = table < 0 ? meaning : tables + size_t(table) * bins * DIM;
     const float* energy = table < 0 ? meaning_energy : energies + size_t(table) * bins;
     const float* from = table < 0 ? projected : projected + size_t(rows) * DIM;
@@ -159,7 +149,7 @@ __device__ void search(const float* projected, const float* meaning, const float
       __syncthreads();  // before the next table's are found
     }
   }
-  meet(met, n_tables);
+  meet(gate);
   const int thread = blockIdx.x * blockDim.x + threadIdx.x, n_codes = n_tables + 1;
   for (int at = thread; at < rows * n_codes; at += gridDim.x * blockDim.x) {
     codes[at] = int(__ldcg(best + size_t(at % n_codes) * rows + at / n_codes) & 0xffffffffu);
