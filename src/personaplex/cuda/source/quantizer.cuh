@@ -1,7 +1,5 @@
 // Residual vector quantisation: rows of latents to codes, and back.
 
-constexpr int GATE = 64;  // words of a gate
-
 // A vector of DIM numbers, spread over a warp.
 template <int DIM>
 struct Spread {
@@ -44,9 +42,9 @@ struct Spread {
 template <int WARPS>
 __device__ void project(const float* latents, const float* meaning, const float* sound, const int32_t* size,
                         float* projected, uint32_t* best) {
-  const int rows = size[0], width = size[1], dim = size[2], n_best = size[3];
+  const int rows = size[0], width = size[1], dim = size[2], n_best = size[3], gate = 64;
   const int warp = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < n_best + GATE; at += gridDim.x * blockDim.x) {
+  for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < n_best + gate; at += gridDim.x * blockDim.x) {
     best[at] = at < n_best ? 0xffffffffu : 0;
   }
   if (warp >= 2 * dim) return;

@@ -20,7 +20,7 @@ __device__ void choose(const bool* active, const int32_t* size, Pointers... poin
     void* chosen = const_cast<void*>(all[2 * N + i]);
     const int bytes = size[1 + i];
     // A view may begin anywhere.
-    const auto aligned = bytes | reinterpret_cast<uintptr_t>(fresh) | reinterpret_cast<uintptr_t>(old);
+    const auto aligned = bytes | reinterpret_cast<size_t>(fresh) | reinterpret_cast<size_t>(old);
     if (aligned % 16 == 0) {
       choose_of<uint4>(active, fresh, old, chosen, size[0], bytes / 16);
     } else if (aligned % 4 == 0) {
