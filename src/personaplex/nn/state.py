@@ -12,6 +12,8 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
+from personaplex.cuda.kernel import enabled
+from personaplex.cuda.slots import choose
 from personaplex.nn.attention import KV, PackedKV
 from personaplex.nn.sinks import Sinks
 from personaplex.nn.transformer import TransformerState
@@ -58,12 +60,25 @@ def advance_active(active: mx.array, before: State, after: State) -> State:
     its next real token will, in a row that nothing sees before.
     """
 
-    def choose(new: mx.array | InPlace, old: mx.array | InPlace) -> mx.array | InPlace:
-        if isinstance(new, InPlace) or isinstance(old, InPlace) or new is old:
-            return new
-        return mx.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    differ: list[tuple[mx.array, mx.array]] = []
 
-    return cast(State, tree_map(choose, after, before, is_leaf=_is_ring))
+    def note(new: mx.array | InPlace, old: mx.array | InPlace) -> bool:
+        if isinstance(new, InPlace) or isinstance(old, InPlace) or new is old:
+            return False
+        differ.append((new, old))
+        return True
+
+    changed = tree_map(note, after, before, is_leaf=_is_ring)
+    chosen = iter(_chosen(active, [new for new, _ in differ], [old for _, old in differ]))
+    return cast(State, tree_map(lambda new, odd: next(chosen) if odd else new, after, changed, is_leaf=_is_ring))
+
+
+def _chosen(active: mx.array, after: list[mx.array], before: list[mx.array]) -> list[mx.array]:
+    if enabled() and after and all(array.size for array in after):
+        return choose(active, after, before)
+    return [
+        mx.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old) for new, old in zip(after, before, strict=True)
+    ]
 
 
 def trim(one: State) -> State:
