@@ -15,7 +15,10 @@ from personaplex.units import FRAME_SECONDS
 
 @dataclass(frozen=True)
 class Row:
-    """One measured thing: its name, milliseconds of each repetition, and whatever else belongs beside them."""
+    """One measured thing: its name, milliseconds of each repetition, and whatever else belongs beside them.
+
+    Without any milliseconds it is what was not measured, and `extra` says why.
+    """
 
     name: str
     ms: list[float]
@@ -23,6 +26,8 @@ class Row:
 
     def as_json(self) -> dict[str, object]:
         """Name, percentiles, share of repetitions longer than a frame, and the extras."""
+        if not self.ms:
+            return {"name": self.name, **self.extra}
         p50, p95, p99 = (round(float(np.percentile(self.ms, p)), 3) for p in (50, 95, 99))
         over = float(np.mean(np.array(self.ms) > 1000 * FRAME_SECONDS))
         times = {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": round(max(self.ms), 3)}
@@ -41,9 +46,11 @@ def measure(step: Callable[[], object], frames: int, warm_up: int = 5) -> list[f
     return ms
 
 
-def as_report(bench: str, rows: list[Row]) -> dict[str, object]:
-    """Everything about one run."""
-    about = {"bench": bench, "machine": describe_machine(), "mlx": mlx_version(), "commit": commit()}
+def as_report(bench: str, rows: list[Row], possible: dict[str, float] | None = None) -> dict[str, object]:
+    """Everything about one run; `possible` is what the machine was measured to do at most."""
+    about: dict[str, object] = {"bench": bench, "machine": describe_machine(), "mlx": mlx_version(), "commit": commit()}
+    if possible:
+        about["possible"] = possible
     return {**about, "rows": [row.as_json() for row in rows]}
 
 
@@ -55,7 +62,8 @@ def as_table(report: dict[str, object], theory: str) -> str:
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     machine: dict[str, object] = report["machine"]  # type: ignore[assignment]
-    about = ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None)
+    possible: dict[str, float] = report.get("possible", {})  # type: ignore[assignment]
+    about = ", ".join(f"{key} {value}" for key, value in (machine | possible).items() if value is not None)
     return "\n".join([theory.strip(), "", f"{about}, mlx {report['mlx']}, commit {report['commit']}", "", *table])
 
 

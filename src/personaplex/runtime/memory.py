@@ -11,6 +11,7 @@ import mlx.core as mx
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.load import blank_lm, default_dtype
 from personaplex.errors import BackendError
+from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.nn.sinks import open_sinks
 from personaplex.nn.state import n_bytes, parameters
@@ -47,9 +48,15 @@ class MemoryPlan:
 
 def plan(folder: ModelFolder, slots: int, limits: Limits, dtype: mx.Dtype | None = None) -> MemoryPlan:
     """The plan for a model on disk; only its config.json is read."""
-    config, dtype = folder.config, dtype or default_dtype()
+    config = folder.config
     # Nothing here is evaluated: the arrays of these networks and states have shapes and no memory.
     lm, mimi = blank_lm(config.lm, quantization=config.quantization), Mimi(config.mimi)
+    return plan_of(lm, mimi, slots, limits, dtype or default_dtype())
+
+
+def plan_of(lm: LanguageModel, mimi: Mimi, slots: int, limits: Limits, dtype: mx.Dtype | None = None) -> MemoryPlan:
+    """The plan for networks that are there, or only have shapes; `dtype` is what the weights will be (None: are)."""
+    dtype = dtype or lm.dtype
     extra_rows = limits.pinned_frames + limits.spare_frames
     window = lm.temporal.init_state(1, dtype=dtype, extra_rows=extra_rows, kv_bits=limits.kv_bits)
     sinks = open_sinks(window.rings, limits.pinned_frames, dtype)
@@ -68,6 +75,9 @@ def available_bytes() -> int | None:
     """Memory that MLX may fill now; None where the system does not say."""
     if mx.default_device().type == mx.DeviceType.gpu:
         about = mx.device_info()
+        # A Mac says what it recommends, a CUDA card what is free now; MLX's own cache is given back when it is needed.
+        if (free := about.get("free_memory")) is not None:
+            return cast(int, free) + mx.get_cache_memory()
         found = about.get("max_recommended_working_set_size") or about.get("memory_size")
         return cast("int | None", found)
     try:
