@@ -28,7 +28,7 @@ from personaplex.bench.report import Row, measure
 from personaplex.bench.roof import roof
 from personaplex.bench.wanted import Wanted, kernels
 from personaplex.bench.weights import open_model
-from personaplex.engine.duplex import Duplex, settle
+from personaplex.engine.duplex import Duplex, read
 from personaplex.engine.generator import Generator, GeneratorState
 from personaplex.engine.sampling import Ceiling, Sampling
 from personaplex.model import PersonaPlex
@@ -122,9 +122,8 @@ def _frame(model: PersonaPlex, generator: Generator, frames: int, about: Mapping
         nonlocal state, n
         frame, state = duplex.step(mx.array(sound[n % len(sound)]), state)
         if "kernels" not in extra:
-            extra["kernels"] = n_kernels(frame.pcm, frame.step.tokens, state)
-        settle(frame, state)
-        np.array(frame.pcm), np.array(frame.step.tokens)
+            extra["kernels"] = n_kernels(frame.readout, state)
+        read(frame, state)
         n += 1
 
     ms = measure(tick, frames)

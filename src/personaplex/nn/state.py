@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
-from personaplex.nn.attention import KV, PackedKV
+from personaplex.nn.attention import KV, PackedKV, Ring
 from personaplex.nn.sinks import Sinks
 from personaplex.nn.transformer import TransformerState
 
@@ -37,18 +37,51 @@ def copied(state: State, slot: int) -> State:
     return cast(State, tree_map(lambda leaf: mx.take(leaf, mx.array([slot]), axis=0), state))
 
 
-def insert(state: State, slot: int, one: State) -> State:
+def repeated(one: State, slots: int) -> State:
+    """The one-slot state `one` in as many slots, evaluated array by array: no more is held meanwhile than stays."""
+
+    def repeat(leaf: mx.array) -> mx.array:
+        whole = mx.contiguous(mx.broadcast_to(leaf, (slots, *leaf.shape[1:])))
+        mx.eval(whole)
+        return whole
+
+    return cast(State, tree_map(repeat, one))
+
+
+def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
     """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched.
 
-    `one` may be trimmed: the rest of the slot's rings becomes zero. Nothing sees it, but what is masked still counts
-    if it is no number.
+    `one` may be trimmed: then the rest of the slot's rings becomes zero, or without `clear` stays what it is. Nothing
+    sees it, but what is masked still counts if it is no number. Written in place, and no more than that, when nobody
+    holds the old state any more.
     """
 
     def put(leaf: mx.array, row: mx.array) -> mx.array:
-        whole = mx.pad(row, [(0, 0)] + [(0, n - m) for n, m in zip(leaf.shape[1:], row.shape[1:], strict=True)])
-        return mx.slice_update(leaf, whole, mx.array([slot]), axes=(0,))
+        held, whole = (row.shape[2], leaf.shape[2]) if leaf.ndim == 4 else (0, 0)
+        if clear and held < whole:
+            rest = mx.broadcast_to(mx.array(0, leaf.dtype), (1, leaf.shape[1], whole - held, leaf.shape[3]))
+            leaf = mx.slice_update(leaf, rest, mx.array([slot, held]), axes=(0, 2))
+        return mx.slice_update(leaf, row, mx.array([slot]), axes=(0,))
 
     return cast(State, tree_map(put, state, one))
+
+
+def shortened(state: TransformerState, n_rows: int) -> TransformerState:
+    """A state that has seen nothing, as `state` is, with rings of `n_rows`: for a call that needs no more."""
+
+    def ring(of: Ring) -> Ring:
+        return type(of)(*(mx.zeros((*rows.shape[:2], n_rows, rows.shape[3]), rows.dtype) for rows in of))
+
+    return state._replace(rings=tuple(ring(of) for of in state.rings))
+
+
+def lengthened(state: TransformerState, n_rows: int) -> TransformerState:
+    """The same with rings of `n_rows`, the further ones zero: what `shortened` left out."""
+
+    def ring(of: Ring) -> Ring:
+        return type(of)(*(mx.pad(rows, [(0, 0), (0, 0), (0, n_rows - rows.shape[2]), (0, 0)]) for rows in of))
+
+    return state._replace(rings=tuple(ring(of) for of in state.rings))
 
 
 def advance_active(active: mx.array, before: State, after: State) -> State:
