@@ -31,6 +31,7 @@ from personaplex.models.streams import AGENT, DELAYS, TEXT, USER
 from personaplex.nn.sinks import STRIDE
 from personaplex.nn.state import arrays
 from personaplex.runtime.call import Call
+from personaplex.runtime.device import READ_COLUMNS
 from personaplex.runtime.disk import Disk
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import MOST_FORCED, Limits
@@ -214,7 +215,7 @@ def after_a_stride(*, neighbour: bool) -> list[np.ndarray]:
 
 def test_neighbours_are_stepped_between_the_pieces_of_a_role(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a new conversation's role, and of one that is read inside another, which stands still meanwhile."""
-    monkeypatch.setattr("personaplex.runtime.device.READ_COLUMNS", 4)
+    monkeypatch.setitem(READ_COLUMNS, "cpu", 4)
     order: list[str] = []
     with small_engine(3, PLAIN) as engine, engine.open(settings(1)) as neighbour, engine.open(settings(2)) as call:
         expected = hear(neighbour, sound(1, 4))

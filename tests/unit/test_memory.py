@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from personaplex import PersonaPlex
 from personaplex.checkpoint.folder import ModelFolder
+from personaplex.config import LMConfig, MimiConfig
 from personaplex.errors import BackendError, UsageError
+from personaplex.models.lm import LanguageModel
+from personaplex.models.mimi import Mimi
 from personaplex.nn.state import n_bytes, parameters
 from personaplex.runtime.device import Device
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import Limits
-from personaplex.runtime.memory import MemoryPlan, available_bytes, plan
+from personaplex.runtime.memory import MemoryPlan, available_bytes, plan, plan_of
+from personaplex.units import FRAME_SAMPLES
 from tests.conftest import PARITY
 
 LIMITS = Limits(pinned_frames=50, rewind_seconds=2.0, prefix_bytes=0)
@@ -28,7 +33,50 @@ def test_the_plan_is_what_is_used_then() -> None:
     assert planned.codec == n_bytes(parameters(model.mimi))
     state = n_bytes(device.capture(0))
     assert 3 * planned.slot == pytest.approx(n_bytes(device._state), rel=0.02) and state < planned.slot
-    assert planned.total == planned.weights + planned.codec + 4 * planned.slot
+    assert planned.total == planned.weights + planned.codec + 4 * planned.slot + 3 * planned.working
+
+
+def test_a_card_says_what_is_free_and_a_mac_what_it_recommends(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gpu:
+        type = mx.DeviceType.gpu
+
+    monkeypatch.setattr(mx, "default_device", Gpu)
+    for about, expected in (
+        ({"total_memory": 9, "free_memory": 7}, 7 + mx.get_cache_memory()),
+        ({"memory_size": 9, "max_recommended_working_set_size": 6}, 6),
+        ({}, None),
+    ):
+        monkeypatch.setattr(mx, "device_info", lambda about=about: about)
+        assert available_bytes() == expected
+
+
+def test_eight_bits_hold_twice_the_slots_of_the_7b(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its real size, never evaluated; the numbers are reckoned by hand."""
+    lm, mimi = LanguageModel(LMConfig(), 8), Mimi(MimiConfig())
+    rows, dim, layers = 3000 + 256, 4096, 32
+    plain, packed = (plan_of(lm, mimi, 64, Limits(kv_bits=bits), mx.bfloat16) for bits in (16, 8))
+    codec = 2 * 8 * 2 * 4 * 512 * 251  # and convolutions' tails
+    assert plain.slot == pytest.approx(layers * 2 * 2 * dim * rows + layers * 2 * dim * 256 + codec, rel=0.01)
+    assert packed.slot == pytest.approx(layers * 2 * (dim + 4 * 32) * rows + layers * 2 * dim * 256 + codec, rel=0.01)
+    assert plain.working < 20e6 < packed.working < 250e6
+    assert 120e9 < plain.total < 140e9 and packed.total < 95e9
+    plain.check(140 * 10**9)
+    monkeypatch.setattr("personaplex.runtime.memory.enabled", lambda: True)
+    assert plan_of(lm, mimi, 128, Limits(kv_bits=8), mx.bfloat16).total < 145e9
+    with pytest.raises(BackendError):
+        plan_of(lm, mimi, 96, Limits(), mx.bfloat16).check(140 * 10**9)
+
+
+def test_a_step_works_within_what_is_planned_for_it() -> None:
+    model = PersonaPlex.from_pretrained(PARITY, dtype=mx.float32, compiled=False)
+    device = Device(model, 3, LIMITS)
+    planned = plan_of(model.lm, model.mimi, 3, LIMITS)
+    frames = {slot: np.zeros(FRAME_SAMPLES, np.float32) for slot in range(3)}
+    device.step(frames, {}, [])
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    device.step(frames, {}, [])
+    assert 0 < mx.get_peak_memory() - before < 3 * planned.working
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers() -> None:

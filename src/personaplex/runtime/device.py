@@ -36,8 +36,10 @@ from personaplex.voice import Voice
 Source = str | Path | PersonaPlex | Callable[[], PersonaPlex]
 """What `PersonaPlex.from_pretrained` takes, a model, or a function that makes one."""
 
-READ_COLUMNS = 64
-"""Columns of a new prompt per turn of the loop: others' frames go in between."""
+READ_COLUMNS = {"cpu": 64, "gpu": 256}
+"""Columns of a new prompt per turn of the loop, by device: others' frames go in between. So many as take less than half
+of a frame's 80 ms (`bench prefill`): on a GPU every prompt that can be pinned is one call.
+"""
 
 CLIP_FRAMES = 8
 """Frames of a recorded voice likewise: the codec is the slower part where it has no GPU."""
@@ -115,7 +117,7 @@ class Device:
 
     def reading(self, prompt: Prompt) -> Iterator[Prefix | None]:
         """The prefix of `prompt`, read piece by piece: None until it is read, and for an empty prompt."""
-        for prefix in self._generator.reading(prompt, READ_COLUMNS):
+        for prefix in self._generator.reading(prompt, _read_columns()):
             if prefix is not None:
                 prefix = trim(prefix)
                 mx.eval(arrays(prefix))  # another thread writes it
@@ -125,7 +127,7 @@ class Device:
         """Read `prompt` inside the conversation in `slot`, piece by piece; it must not be stepped meanwhile."""
         # Its pinned prompt may be due to follow, and may have done so: when a neighbour was stepped.
         inside = self._generator.follow(copied(self._state.generator, slot))
-        for prefix in self._generator.reading(prompt, READ_COLUMNS, inside):
+        for prefix in self._generator.reading(prompt, _read_columns(), inside):
             if prefix is not None:
                 self._finite.discard(slot)
                 self._may_follow = True
@@ -241,6 +243,10 @@ class Device:
         if ceiling not in self._machines:
             self._machines[ceiling] = Duplex(self.model.mimi, self._generator, ceiling, compiled=self.model.compiled)
         return self._machines[ceiling]
+
+
+def _read_columns() -> int:
+    return READ_COLUMNS["gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"]
 
 
 def _load(source: str | Path | Callable[[], PersonaPlex], slots: int, limits: Limits) -> PersonaPlex:

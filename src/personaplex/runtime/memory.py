@@ -10,30 +10,38 @@ import mlx.core as mx
 
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.load import blank_lm, default_dtype
+from personaplex.cuda.kernel import enabled
 from personaplex.errors import BackendError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.nn.sinks import open_sinks
 from personaplex.nn.state import n_bytes, parameters
+from personaplex.nn.transformer import TransformerState
 from personaplex.runtime.limits import Limits
+from personaplex.units import FRAME_SAMPLES
+
+ACTIVATIONS = 16
+"""Arrays of the codec's first layer that a step holds at once (measured: 10 to 14)."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes: `weights` of the language model, the `codec`'s, one slot's `window` and codec state, times `slots`.
+    """Bytes: `weights` of the language model, the `codec`'s, one slot's window and codec state, times `slots`.
 
-    While a conversation is opened its state is there twice, so there is one slot more to pay for.
+    While a saved conversation is opened its state is there twice, so there is one slot more to pay for. `working` is
+    what a step needs for each slot while it is computed.
     """
 
     weights: int
     codec: int
     slot: int
     slots: int
+    working: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.codec + (self.slots + 1) * self.slot
+        return self.weights + self.codec + (self.slots + 1) * self.slot + self.slots * self.working
 
     def check(self, available: int) -> None:
         """Raise BackendError, with the numbers, when it is more than `available`."""
@@ -68,7 +76,19 @@ def plan_of(lm: LanguageModel, mimi: Mimi, slots: int, limits: Limits, dtype: mx
         codec=n_bytes(parameters(mimi)),
         slot=n_bytes((window, sinks, codec_state)),
         slots=slots,
+        working=_working(lm, mimi, window, limits.kv_bits),
     )
+
+
+def _working(lm: LanguageModel, mimi: Mimi, window: TransformerState, kv_bits: int) -> int:
+    """What a step holds for one slot at its fullest: measured for the codec's widest layers, reckoned for the rest."""
+    sound = ACTIVATIONS * 4 * FRAME_SAMPLES * mimi.encoder.first.weight.shape[0]
+    vocabularies = lm.config.text_card + lm.depformer.n_steps * lm.config.card
+    # MLX's own operations unpack one layer's keys and values, by way of float32; our kernels read them as they are.
+    unpacked = (
+        sum((4 + lm.dtype.size) * rows.size for rows in window.rings[0][:2]) if kv_bits == 8 and not enabled() else 0
+    )
+    return sound + 8 * 4 * vocabularies + unpacked
 
 
 def available_bytes() -> int | None:
