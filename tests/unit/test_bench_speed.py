@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,21 @@ from xml.etree import ElementTree
 import mlx.core as mx
 import pytest
 
-from personaplex.bench import demand
+from personaplex.bench import demand, machine
 from personaplex.bench.compare import comparison, read_report
 from personaplex.bench.graph import n_kernels, operations
-from personaplex.bench.report import Row, as_report
+from personaplex.bench.report import Row, as_report, kept
 from personaplex.bench.roof import Roof
+from personaplex.bench.wanted import Wanted
 from personaplex.bench.weights import open_model, random_model
 from personaplex.checkpoint.store import write_config
 from personaplex.cli.main import main
 from personaplex.config import LMConfig, MimiConfig
-from personaplex.errors import UsageError
+from personaplex.errors import BackendError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.nn.state import parameters
+from personaplex.runtime.device import Device
 from tests.conftest import PARITY, WINDOW
 from tests.wide import WIDE, write_wide
 
@@ -46,12 +49,12 @@ def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any
 def test_step_has_a_row_for_each_precision_and_context(
     narrow: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    flags = ["--bits", "16,8", "--kv-bits", "16,8", "--context", "0,6,9999", "--plot", str(tmp_path / "a.svg")]
+    flags = ["--bits", "16,8", "--kv-bits", "16,8", "--context", "0,9999", "--plot", str(tmp_path / "a.svg")]
     done = report(capsys, "step", "--model", narrow, "--frames", "2", *flags)
     assert done["possible"]["copy_gb_per_s"] > 0 < done["possible"]["matmul_tflop_per_s"]
     rows = [row for row in done["rows"] if row["name"] == "LM step"]
     assert [(row["weights"], row["kv_bits"], row["context"]) for row in rows] == [
-        (weights, kv, context) for weights in ("float32", 8) for kv in (16, 8) for context in (0, 6, 20)
+        (weights, kv, context) for weights in ("float32", 8) for kv in (16, 8) for context in (0, 20)
     ], "a window holds no more than it has rows"
     assert all(row["achieved"] == pytest.approx(row["floor_ms"] / row["p50_ms"], rel=0.5) for row in rows)
     by = {(row["weights"], row["kv_bits"], row["context"]): row for row in rows}
@@ -69,7 +72,7 @@ def test_sessions_step_together_and_what_does_not_fit_is_said(
     planned = []
 
     def free() -> int:
-        return 12 * 2**20
+        return 32 * 2**20
 
     monkeypatch.setattr("personaplex.bench.sessions.available_bytes", free)
     flags = ["--sessions", "1,3,500", "--plot", str(tmp_path / "a.svg")]
@@ -83,7 +86,8 @@ def test_sessions_step_together_and_what_does_not_fit_is_said(
 def test_prefill_is_slower_than_memory(capsys: pytest.CaptureFixture[str]) -> None:
     done = report(capsys, "prefill", "--model", f"random:{PARITY}", "--frames", "2", "--sessions", "2")
     rows = {row["name"]: row for row in done["rows"]}
-    assert list(rows) == ["prefill", "cold", "from memory", "from disk"]
+    assert list(rows) == ["longest piece", "prefill", "cold", "from memory", "from disk"]
+    assert rows.pop("longest piece")["columns"] == 200, "as much as its window holds"
     assert all(row["columns"] == 90 and row["slots"] == 2 for row in rows.values())
     assert rows["cold"]["read_mb"] == pytest.approx(
         rows["prefill"]["read_mb"] + rows["from memory"]["read_mb"], abs=0.2
@@ -199,3 +203,69 @@ def test_kernels_are_counted_and_views_are_not() -> None:
     assert n_kernels(y, y + y) == 2
     fused = mx.compile(lambda a: mx.tanh(a + a) * a)
     assert n_kernels(fused(x)) == 1 < n_kernels(mx.tanh(x + x) * x) == 3
+
+
+def test_starting_is_timed_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = report(capsys, "startup", "--model", TINY)["rows"]
+    stages = ["import", "load", "prompt", "first frame", "second frame", "total"]
+    assert [(row["name"], row["kernel_cache"]) for row in rows] == [
+        (stage, cache) for cache in ("empty", "filled") for stage in stages
+    ]
+    of = {row["name"]: row["p50_ms"] for row in rows[:6]}
+    assert of["total"] == pytest.approx(sum(of[stage] for stage in stages[:4]), abs=0.01)
+    assert all(row["made"] for row in rows)
+    assert main(["bench", "startup", "--model", "random:9b"]) == 2
+    assert "'9b'" in capsys.readouterr().err
+
+
+def test_all_of_them_and_what_cannot_be_measured_says_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def starts(_: Wanted) -> list[Row]:
+        raise BackendError("no process could be started")
+
+    monkeypatch.setattr("personaplex.bench.startup.run", starts)
+    monkeypatch.setattr("personaplex.bench.report.root", lambda: tmp_path)
+    done = report(capsys, "all", "--model", TINY, "--frames", "1", "--sessions", "1,2", "--save")
+    assert {row["bench"] for row in done["rows"]} == {"step", "codec", "prefill", "sessions", "startup"}
+    assert done["rows"][-1] == {"name": "startup", "bench": "startup", "skipped": "no process could be started"}
+    assert [row["sessions"] for row in done["rows"] if row["bench"] == "sessions"] == [1, 2]
+    (path,) = (tmp_path / "benchmarks").iterdir()
+    assert path.name.endswith(".json") and len(path.read_text().splitlines()) == 1
+    assert read_report(path) == done
+    again = kept(done)
+    assert again.name == f"{path.stem}-2.json", "what was kept stays"
+
+
+def test_what_a_machine_without_memory_says_is_in_its_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(Device):
+        def step(self, *_: Any) -> Any:
+            raise RuntimeError("[malloc] Unable to allocate")
+
+    monkeypatch.setattr("personaplex.bench.sessions.Device", Full)
+    (row,) = report(capsys, "sessions", "--model", TINY, "--frames", "1", "--sessions", "1")["rows"]
+    assert row["skipped"] == "[malloc] Unable to allocate" and "p50_ms" not in row
+
+
+def test_kernels_are_chosen_before_anything_is_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSONAPLEX_KERNELS", "unset by the test")
+    flags = ["--model", TINY, "--frames", "1", "--context", "0"]
+    rows = report(capsys, "step", *flags, "--kernels", "stock")["rows"]
+    assert os.environ["PERSONAPLEX_KERNELS"] == "stock" and rows[0]["operations_by"] == "stock"
+    report(capsys, "step", *flags, "--kernels", "auto")
+    assert "PERSONAPLEX_KERNELS" not in os.environ
+
+
+def test_a_machine_is_named_by_its_gpu_or_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    for about, expected in (
+        ({"cpu": "Intel(R) Xeon(R) Processor @ 2.50GHz"}, "intel-xeon-2-50ghz"),
+        ({"cpu": "x", "gpu": "NVIDIA H200"}, "nvidia-h200"),
+        ({"cpu": "Apple M2 Max", "gpu": "Apple M2 Max"}, "apple-m2-max"),
+        ({"cpu": ""}, "unknown"),
+    ):
+        monkeypatch.setattr(machine, "describe_machine", lambda about=about: about)
+        assert machine.name() == expected

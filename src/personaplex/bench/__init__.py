@@ -5,13 +5,16 @@ speed, `SPEED`, take what is `Wanted` and say how near they come to what the mac
 (model: str | None, frames: int, compiled: bool | None), those of the cascade and the server more.
 """
 
-SPEED = {
+PARTS = {
     "step": "One caller: the language model's step by context and precision, and a whole frame.",
     "codec": "Mimi: encoder, quantiser, decoder and round trip, one 80 ms frame at a time.",
     "prefill": "Voice and role: read in one pass, from memory, from disk.",
     "sessions": "Many callers on one device: a step of all of them, and how many fit.",
+    "startup": "From the start of the program to its first sound, stage by stage.",
 }
 """What `all` runs."""
+
+SPEED = PARTS | {"all": "All of these, in modest sizes."}
 
 BENCHES = SPEED | {
     "cascade": "Recogniser, language model and voice, each and together, with and without streaming by sentences.",

@@ -6,13 +6,15 @@ many weights, and is bound by its memory; a CPU is bound by arithmetic. What it 
 columns (47 MB), is kept: the next caller with the same voice and role needs a copy of it in its own ring, and one draw
 (text head and depformer, 1.5 GB). `prefill`: columns on the host in, keys and values of the prompt evaluated. `from
 memory`: these in a slot and the first column drawn, which is when the conversation can hear. `from disk`: read, held
-against their checksum, and the same. `cold`: prefill and placing together.
+against their checksum, and the same. `cold`: prefill and placing together. `longest
+piece`: for how long others' frames wait, at most, while the longest prompt that can be pinned is read.
 """
 
 from __future__ import annotations
 
 import gc
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from personaplex.runtime.limits import Limits
 from personaplex.voice import RING_COLUMNS, Voice
 
 COLUMNS, VOICE_COLUMNS = 90, 50
+MOST_PINNED = Limits().pinned_frames
 GPU_TIMES, CPU_TIMES = 50, 5
 
 
@@ -71,6 +74,20 @@ def prompt_of(model: PersonaPlex, columns: int, seed: int) -> Prompt:
     return compose(model.config, voice, rng.integers(4, lm.config.text_card, n_text).tolist())
 
 
+def _longest(device: Device, prompt: Prompt, times: int, kv_bits: int) -> Row:
+    """How long the others wait for one piece of the longest prompt that is pinned."""
+    waits = []
+    for _ in range(times):
+        pieces, began = [], time.perf_counter()
+        for _ in device.reading(prompt):
+            now = time.perf_counter()
+            pieces.append(1000 * (now - began))
+            began = now
+        waits.append(max(pieces))
+    demand = of_prompt(device.model.lm, prompt.n_frames, kv_bits)
+    return Row("longest piece", waits[1:] or waits, {"columns": prompt.n_frames} | against(demand, waits[1:] or waits))
+
+
 def _rows(device: Device, wanted: Wanted, kv_bits: int) -> Iterator[Row]:
     times, model, sampling = wanted.n_frames(GPU_TIMES, CPU_TIMES), device.model, Sampling()
     prompt = prompt_of(model, COLUMNS, 0)
@@ -92,6 +109,8 @@ def _rows(device: Device, wanted: Wanted, kv_bits: int) -> Iterator[Row]:
         assert kept is not None
         begin(kept)
 
+    longest = prompt_of(model, min(MOST_PINNED, model.lm.config.context), 1)
+    yield _longest(device, longest, times, kv_bits)
     reading, drawing = of_prompt(model.lm, prompt.n_frames, kv_bits), of_speech(model.lm)
     whole = reading + drawing
     for name, work, demand in (

@@ -6,10 +6,14 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count, groupby
+from pathlib import Path
 
 import numpy as np
 
-from personaplex.bench.machine import commit, describe_machine, mlx_version
+from personaplex.bench.machine import commit, describe_machine, mlx_version, name, root
+from personaplex.files import whole_file
 from personaplex.units import FRAME_SECONDS
 
 
@@ -57,14 +61,31 @@ def as_report(bench: str, rows: list[Row], possible: dict[str, float] | None = N
 def as_table(report: dict[str, object], theory: str) -> str:
     """The report as a person reads it."""
     rows: list[dict[str, object]] = report["rows"]  # type: ignore[assignment]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [columns, *[[str(row.get(column, "")) for column in columns] for row in rows]]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    tables = [_table(list(group)) for _, group in groupby(rows, lambda row: row.get("bench"))]
     machine: dict[str, object] = report["machine"]  # type: ignore[assignment]
     possible: dict[str, float] = report.get("possible", {})  # type: ignore[assignment]
     about = ", ".join(f"{key} {value}" for key, value in (machine | possible).items() if value is not None)
-    return "\n".join([theory.strip(), "", f"{about}, mlx {report['mlx']}, commit {report['commit']}", "", *table])
+    return "\n".join([theory.strip(), "", f"{about}, mlx {report['mlx']}, commit {report['commit']}", *tables])
+
+
+def _table(rows: list[dict[str, object]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [columns, *[[str(row.get(column, "")) for column in columns] for row in rows]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+    return "\n".join(["", *lines])
+
+
+def kept(report: dict[str, object]) -> Path:
+    """Write the report as a line into `benchmarks/`, under the names of machine and day; what is there stays."""
+    folder, bench = root() / "benchmarks", report["bench"]
+    folder.mkdir(exist_ok=True)
+    stem = f"{name()}-{datetime.now(tz=UTC):%Y-%m-%d}" + ("" if bench == "all" else f"-{bench}")
+    tries = (folder / f"{stem}{'' if n == 1 else f'-{n}'}.json" for n in count(1))
+    path = next(path for path in tries if not path.exists())
+    with whole_file(path) as temporary:
+        temporary.write_text(as_line(report) + "\n", encoding="utf-8")
+    return path
 
 
 def as_line(report: dict[str, object]) -> str:

@@ -51,7 +51,11 @@ def run(wanted: Wanted) -> list[Row]:
         for kv_bits in wanted.kv_bits:
             for n in wanted.sessions or (CPU_SESSIONS if on_cpu else GPU_SESSIONS):
                 about = about_weights(model, bits) | {"kv_bits": kv_bits, "sessions": n}
-                rows.append(_row(model, n, kv_bits, free, wanted.n_frames(GPU_FRAMES, CPU_FRAMES), about))
+                try:
+                    row = _row(model, n, kv_bits, free, wanted.n_frames(GPU_FRAMES, CPU_FRAMES), about)
+                except RuntimeError as error:  # MLX has no memory left
+                    row = Row("step", [], about | {"skipped": str(error)})
+                rows.append(row)
                 gc.collect()
                 mx.clear_cache()
         del model

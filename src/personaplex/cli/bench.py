@@ -22,9 +22,9 @@ OPTIONS = {
     "bits": ("step", "prefill", "sessions", "startup", "all"),
     "kv_bits": ("step", "prefill", "sessions", "all"),
     "context": ("step",),
-    "sessions": ("sessions", "prefill", "codec"),
-    "save": ("all",),
-    "compiled": ("load", "engine", "step", "prefill", "sessions", "all"),
+    "sessions": ("sessions", "prefill", "codec", "all"),
+    "save": tuple(SPEED),
+    "compiled": ("load", "engine", "step", "prefill", "sessions", "startup", "all"),
 }
 """Which benchmark an option is for, where it is not for every one of them."""
 
@@ -47,7 +47,7 @@ FRAMES = 100
 @click.option("--bits", metavar="N,N,...", help="Weights in 16, 8 or 4 bits, one after the other [default: as stored].")
 @click.option("--kv-bits", metavar="N,N", help="Keys and values in 16 or 8 bits [default: 16].")
 @click.option("--context", metavar="N,N,...", help="step: frames remembered [default: 0, a quarter, a half, all].")
-@click.option("--sessions", metavar="N,N,...", help="sessions, prefill, codec: callers on one device.")
+@click.option("--sessions", metavar="N,N,...", help="sessions, prefill, codec, all: callers on one device.")
 @click.option(
     "--kernels",
     type=click.Choice(["auto", "stock"]),
@@ -68,6 +68,7 @@ FRAMES = 100
     type=click.Path(path_type=Path),
     help="An earlier report (its JSON line): say how each row stands to it, and how the machines differ.",
 )
+@click.option("--save", is_flag=True, default=None, help="Benchmarks of speed: keep the JSON line in benchmarks/.")
 @cascade_options
 @click.option("--json", "as_json", is_flag=True, help="Only the JSON line.")
 def command(
@@ -84,7 +85,8 @@ def command(
 
     The benchmarks of speed need no weights: step (the language model by context and precision, and a whole frame),
     codec (Mimi frame by frame), prefill (voice and role: read, from memory, from disk), sessions (many callers on one
-    device). Each says what the machine can do at most, measured, and how near it comes.
+    device), startup (from the start of the program to its first sound), all (all of these). They say what the machine
+    can do at most, measured, and how near they come; --frames are repetitions.
 
     The others: load (a model from disk, its memory, its frames), engine (many conversations at once: step time by
     slots, and how long until one is ready), cascade (recogniser, language model and voice: each, first audio, all
@@ -104,7 +106,7 @@ def command(
         os.environ.pop("PERSONAPLEX_KERNELS", None)
 
     from personaplex.bench.compare import comparison, read_report
-    from personaplex.bench.report import as_line, as_table
+    from personaplex.bench.report import as_line, as_table, kept
 
     earlier = read_report(compare) if compare else None
     note_blas()
@@ -118,6 +120,8 @@ def command(
         click.echo()
     if earlier is not None:
         click.echo("\n".join([*comparison(report, earlier), ""]), err=as_json)
+    if given["save"]:
+        click.echo(f"kept in {kept(report)}", err=True)
     click.echo(as_line(report))
 
 
