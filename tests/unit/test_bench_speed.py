@@ -185,6 +185,14 @@ def test_random_weights_are_of_one_size_however_they_are_stored() -> None:
     assert plain.list_voices() == [] and plain.folder.fingerprint == "random weights"
 
 
+def test_a_random_model_that_does_not_fit_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaplex.bench.weights.available_bytes", lambda: 12 * 2**30)
+    before = mx.get_active_memory()
+    with pytest.raises(BackendError, match="1 slot needs"):
+        open_model("random:7b", 16)
+    assert mx.get_active_memory() - before < 2**20
+
+
 def test_a_model_on_disk_is_taken_as_it_is_or_packed(tmp_path: Path) -> None:
     folder = str(write_wide(tmp_path))
     assert open_model(folder).config.quantization is None

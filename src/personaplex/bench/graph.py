@@ -45,7 +45,7 @@ def operations(*results: Any) -> Counter[str]:
     """Operations by name in the graph of `results` (trees of arrays that are not evaluated)."""
     text = io.StringIO()
     mx.export_to_dot(text, *arrays(list(results)))
-    return Counter(_NODE.findall(text.getvalue()))
+    return Counter(name.split()[0] for name in _NODE.findall(text.getvalue()))
 
 
 def n_kernels(*results: Any) -> int:

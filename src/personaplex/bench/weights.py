@@ -26,6 +26,8 @@ from personaplex.model import PersonaPlex, compiled_by_default
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.nn.state import parameters
+from personaplex.runtime.limits import Limits
+from personaplex.runtime.memory import available_bytes, plan_of
 from personaplex.text import Tokenizer
 
 RANDOM = "random:"
@@ -99,12 +101,20 @@ def random_model(config: ModelConfig, bits: int | None, compiled: bool) -> Perso
     """A model with random weights."""
     config = replace(config, quantization=_packing(config.lm, bits or 16), provenance=None)
     mx.random.seed(0)
+    _check_room(config)
     lm = blank_lm(config.lm, quantization=config.quantization, unpack=False)
     lm.update(tree_unflatten(list(_random(lm).items())))
     lm.eval()
     # Nothing is read aloud or shown, so any vocabulary does.
     tokenizer = Tokenizer(ModelFolder(resolve(BUNDLED)).text_file, ModelFolder(resolve(BUNDLED)).config.lm.text_card)
     return PersonaPlex(_RandomFolder(config), lm, random_mimi(config.mimi), tokenizer, compiled=compiled)
+
+
+def _check_room(config: ModelConfig) -> None:
+    """Refuse what would not fit, before it is made. Raises BackendError."""
+    blank = blank_lm(config.lm, quantization=config.quantization, unpack=False)
+    if (available := available_bytes()) is not None:
+        plan_of(blank, Mimi(config.mimi), 1, Limits(pinned_frames=0), default_dtype()).check(available)
 
 
 def random_mimi(config: MimiConfig) -> Mimi:
