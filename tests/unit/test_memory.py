@@ -12,7 +12,7 @@ from personaplex.config import LMConfig, MimiConfig
 from personaplex.errors import BackendError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
-from personaplex.nn.state import n_bytes, parameters
+from personaplex.nn.state import insert, n_bytes, parameters
 from personaplex.runtime.device import Device
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import Limits
@@ -100,3 +100,41 @@ def test_a_shorter_window_takes_less_and_a_longer_one_is_refused() -> None:
     for seconds in (0.0, 1e5, float("nan")):
         with pytest.raises(UsageError, match="window"):
             Engine(PARITY, limits=Limits(context_seconds=seconds))
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_a_slot_is_written_in_place(clear: bool) -> None:
+    """Of 64 slots only one, and of its rows those that there are; whoever still holds the state before keeps it."""
+    state = [mx.ones((64, 2, 500, 64)), mx.zeros((64, 3))]
+    one = [mx.full((1, 2, 9, 64), 2.0), mx.ones((1, 3))]
+    mx.eval(state, one)
+    state, before = insert(state, 3, one, clear=clear), state
+    mx.eval(state)
+    assert mx.array_equal(before[0], mx.ones_like(before[0])) and not before[1].any()
+    del before
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    held = mx.get_active_memory()
+    state = insert(state, 5, one, clear=clear)
+    mx.eval(state)
+    assert mx.get_peak_memory() - held < 10_000
+    rest = 0.0 if clear else 1.0
+    for slot in (3, 5):
+        assert mx.array_equal(state[0][slot, :, :9], one[0][0]) and (state[0][slot, :, 9:] == rest).all()
+    assert (state[0][4] == 1).all() and state[1].sum() == 6
+
+
+def test_a_prompt_is_read_by_itself() -> None:
+    """What it leaves has as many rows as it has columns, and reading it needs no window's worth of memory."""
+    model = PersonaPlex.from_pretrained(PARITY, dtype=mx.float32, compiled=False)
+    device = Device(model, 1, LIMITS)
+    prompt = model.compose(None, [5] * 20)
+    whole = n_bytes(device._empty().generator.temporal.rings)
+    [None, *device.reading(prompt)]
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    prefix = [None, *device.reading(prompt)][-1]
+    assert prefix is not None and prompt.n_frames == 32
+    assert {rows.shape[2] for ring in prefix.temporal.rings for rows in ring} == {32}
+    rows = n_bytes(prefix.temporal.rings)
+    assert rows * 5 < whole and mx.get_peak_memory() - held < whole

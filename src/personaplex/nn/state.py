@@ -57,11 +57,16 @@ def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
     """
 
     def put(leaf: mx.array, row: mx.array) -> mx.array:
-        held, whole = (row.shape[2], leaf.shape[2]) if leaf.ndim == 4 else (0, 0)
-        if clear and held < whole:
-            rest = mx.broadcast_to(mx.array(0, leaf.dtype), (1, leaf.shape[1], whole - held, leaf.shape[3]))
-            leaf = mx.slice_update(leaf, rest, mx.array([slot, held]), axes=(0, 2))
-        return mx.slice_update(leaf, row, mx.array([slot]), axes=(0,))
+        # Another array of the same memory: what is assigned to it is written there, and `leaf` remains what it was.
+        whole, mine = mx.stop_gradient(leaf), slice(slot, slot + 1)
+        if row.shape[1:] == leaf.shape[1:]:
+            whole[mine] = row
+            return whole
+        held = row.shape[2]
+        whole[mine, :, :held] = row
+        if clear:
+            whole[mine, :, held:] = 0
+        return whole
 
     return cast(State, tree_map(put, state, one))
 
