@@ -9,6 +9,7 @@ import pytest
 from personaplex import PersonaPlex
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.config import LMConfig, MimiConfig
+from personaplex.engine.generator import Generator
 from personaplex.errors import BackendError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
@@ -125,16 +126,14 @@ def test_a_slot_is_written_in_place(clear: bool) -> None:
 
 
 def test_a_prompt_is_read_by_itself() -> None:
-    """What it leaves has as many rows as it has columns, and reading it needs no window's worth of memory."""
+    """What it leaves has as many rows as it has columns: reading it needs no ring for the whole window."""
     model = PersonaPlex.from_pretrained(PARITY, dtype=mx.float32, compiled=False)
-    device = Device(model, 1, LIMITS)
+    generator = Generator(model.lm, model.config, pins=50)
     prompt = model.compose(None, [5] * 20)
-    whole = n_bytes(device._empty().generator.temporal.rings)
-    [None, *device.reading(prompt)]
-    held = mx.get_active_memory()
-    mx.reset_peak_memory()
-    prefix = [None, *device.reading(prompt)][-1]
-    assert prefix is not None and prompt.n_frames == 32
+    prefix = [None, *generator.reading(prompt, 64)][-1]
+    whole = generator.read(prompt)
+    assert prefix is not None and whole is not None and prompt.n_frames == 32
     assert {rows.shape[2] for ring in prefix.temporal.rings for rows in ring} == {32}
-    rows = n_bytes(prefix.temporal.rings)
-    assert rows * 5 < whole and mx.get_peak_memory() - held < whole
+    assert {rows.shape[2] for ring in whole.temporal.rings for rows in ring} == {model.lm.config.context + 50}
+    for short, full in zip(prefix.temporal.rings, whole.temporal.rings, strict=True):
+        assert mx.array_equal(short.k, full.k[:, :, :32]) and not full.k[:, :, 32:].any()
