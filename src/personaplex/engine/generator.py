@@ -40,7 +40,6 @@ from personaplex.models.streams import (
     initial_column,
 )
 from personaplex.nn.sinks import Sinks, due_shift, follow, open_sinks
-from personaplex.nn.state import lengthened, shortened
 from personaplex.nn.transformer import TransformerState
 from personaplex.units import N_CODEBOOKS
 
@@ -139,7 +138,7 @@ class Generator:
         if prefix is None:
             return None
         n_rows = self._empty().rings[0].k.shape[2]
-        return prefix._replace(temporal=lengthened(prefix.temporal, n_rows))
+        return prefix._replace(temporal=prefix.temporal.lengthened(n_rows))
 
     def check(self, prompt: Prompt) -> None:
         """Raise PersonaError for a prompt that is too long to be pinned."""
@@ -163,7 +162,7 @@ class Generator:
         pinned: mx.array | None = self._pinned(prompt.n_frames)
         if inside is None and prompt.n_frames <= self.lm.config.context:
             # Within the window nothing leaves the view, so that nothing is to be pinned, and positions are rows.
-            temporal, pinned = shortened(temporal, prompt.n_frames), None
+            temporal, pinned = temporal.shortened(prompt.n_frames), None
         if inside is not None:
             temporal, pinned = inside.temporal, inside.pinned
             # The column that begins a conversation is left out; the next tells how the frame before it sounded.

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
-from personaplex.nn.attention import KV, PackedKV, Ring
+from personaplex.nn.attention import KV, PackedKV
 from personaplex.nn.sinks import Sinks
 from personaplex.nn.transformer import TransformerState
 
@@ -69,24 +69,6 @@ def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
         return whole
 
     return cast(State, tree_map(put, state, one))
-
-
-def shortened(state: TransformerState, n_rows: int) -> TransformerState:
-    """A state that has seen nothing, as `state` is, with rings of `n_rows`: for a call that needs no more."""
-
-    def ring(of: Ring) -> Ring:
-        return type(of)(*(mx.zeros((*rows.shape[:2], n_rows, rows.shape[3]), rows.dtype) for rows in of))
-
-    return state._replace(rings=tuple(ring(of) for of in state.rings))
-
-
-def lengthened(state: TransformerState, n_rows: int) -> TransformerState:
-    """The same with rings of `n_rows`, the further ones zero: what `shortened` left out."""
-
-    def ring(of: Ring) -> Ring:
-        return type(of)(*(mx.pad(rows, [(0, 0), (0, 0), (0, n_rows - rows.shape[2]), (0, 0)]) for rows in of))
-
-    return state._replace(rings=tuple(ring(of) for of in state.rings))
 
 
 def advance_active(active: mx.array, before: State, after: State) -> State:

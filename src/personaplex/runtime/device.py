@@ -24,7 +24,7 @@ from personaplex.engine.sampling import Ceiling, Sampling, session_key
 from personaplex.errors import CheckpointError
 from personaplex.model import PersonaPlex
 from personaplex.models.streams import N_STREAMS, UNGENERATED
-from personaplex.nn.state import arrays, copied, extract, insert, repeated, set_back, shortened, trim, without_rings
+from personaplex.nn.state import arrays, copied, extract, insert, repeated, set_back, trim, without_rings
 from personaplex.runtime.limits import Limits
 from personaplex.runtime.memory import available_bytes, plan
 from personaplex.runtime.prefix import PrefixCache
@@ -140,7 +140,7 @@ class Device:
         """Put a new conversation into `slot`."""
         _, generated = self._generator.begin(prefix, seed=seed, sampling=sampling)
         if prefix is None:
-            generated = generated._replace(temporal=shortened(generated.temporal, 1))
+            generated = generated._replace(temporal=generated.temporal.shortened(1))
         self._place(slot, self._fresh._replace(generator=generated))
 
     def go_on(self, slot: int, state: DuplexState, sampling: Sampling) -> None:
