@@ -98,8 +98,8 @@ def counted(bits: int, kv_bits: int, compiled: bool) -> Count:
 @pytest.mark.parametrize(
     ("bits", "kv_bits", "compiled", "most"),
     [
-        (16, 16, False, Count(1290, 1825)),
-        (16, 16, True, Count(1135, 1515)),
+        (16, 16, False, Count(1300, 1840)),
+        (16, 16, True, Count(1140, 1525)),
         (8, 16, True, Count(1140, 1525)),
         (8, 8, True, Count(1590, 1970)),
     ],
