@@ -228,9 +228,10 @@ class Generator:
             return state
         temporal = state.temporal
         due = due_shift(np.array(temporal.position), np.array(state.pinned), self.lm.config.context)
-        if np.array_equal(due, np.array(state.sinks.shift)):
+        moved = np.flatnonzero(due != np.array(state.sinks.shift)).tolist()
+        if not moved:
             return state
-        rings, sinks = follow(temporal.rings, state.sinks, state.pinned, mx.array(due), self.lm.config.max_period)
+        rings, sinks = follow(temporal.rings, state.sinks, state.pinned, due, moved, self.lm.config.max_period)
         return state._replace(temporal=temporal._replace(rings=rings), sinks=sinks)
 
     def step(

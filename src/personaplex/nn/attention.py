@@ -38,9 +38,11 @@ class KV(NamedTuple):
         """Keys and values as attention takes them."""
         return self.k, self.v
 
-    def with_keys(self, k: mx.array, where: mx.array) -> KV:
-        """The ring with other keys [B, H, n, D] in those of its first n rows that `where` [B, 1, n, 1] names."""
-        return KV(_replace(self.k, k, where), self.v)
+    def with_keys(self, k: mx.array, where: mx.array, slots: list[int]) -> KV:
+        """The ring with other keys [S, H, n, D] in those of the first n rows of S `slots` that `where` [S, 1, n, 1]
+        names.
+        """
+        return KV(_replace(self.k, k, where, slots), self.v)
 
 
 class PackedKV(NamedTuple):
@@ -67,10 +69,12 @@ class PackedKV(NamedTuple):
         """Keys and values as attention takes them."""
         return (self.k * self.k_unit).astype(dtype), (self.v * self.v_unit).astype(dtype)
 
-    def with_keys(self, k: mx.array, where: mx.array) -> PackedKV:
-        """The ring with other keys [B, H, n, D] in those of its first n rows that `where` [B, 1, n, 1] names."""
+    def with_keys(self, k: mx.array, where: mx.array, slots: list[int]) -> PackedKV:
+        """The ring with other keys [S, H, n, D] in those of the first n rows of S `slots` that `where` [S, 1, n, 1]
+        names.
+        """
         whole, unit = _packed_rows(k)
-        return self._replace(k=_replace(self.k, whole, where), k_unit=_replace(self.k_unit, unit, where))
+        return self._replace(k=_replace(self.k, whole, where, slots), k_unit=_replace(self.k_unit, unit, where, slots))
 
 
 Ring = KV | PackedKV
@@ -160,9 +164,15 @@ def _write(ring: mx.array, rows: mx.array, new: mx.array) -> mx.array:
     return mx.put_along_axis(ring, mx.broadcast_to(rows, new.shape), new, axis=2)
 
 
-def _replace(rows: mx.array, new: mx.array, where: mx.array) -> mx.array:
-    first = mx.where(where, new.astype(rows.dtype), rows[:, :, : new.shape[2]])
-    return mx.slice_update(rows, first, mx.array([0]), axes=(2,))
+def _replace(rows: mx.array, new: mx.array, where: mx.array, slots: list[int]) -> mx.array:
+    n = new.shape[2]
+    before = mx.concatenate([rows[slot : slot + 1, :, :n] for slot in slots])
+    first = mx.where(where, new.astype(rows.dtype), before)
+    # Another array of the same memory: what is assigned to it is written there, and `rows` remains what it was.
+    after = mx.stop_gradient(rows)
+    for i, slot in enumerate(slots):
+        after[slot : slot + 1, :, :n] = first[i : i + 1]
+    return after
 
 
 def _packed(k: mx.array, v: mx.array) -> PackedKV:
