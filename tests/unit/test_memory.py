@@ -13,6 +13,8 @@ from personaplex.engine.generator import Generator
 from personaplex.errors import BackendError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
+from personaplex.nn.attention import empty_ring
+from personaplex.nn.sinks import follow, open_sinks
 from personaplex.nn.state import insert, n_bytes, parameters
 from personaplex.runtime.device import Device
 from personaplex.runtime.engine import Engine
@@ -137,3 +139,27 @@ def test_a_prompt_is_read_by_itself() -> None:
     assert {rows.shape[2] for ring in whole.temporal.rings for rows in ring} == {model.lm.config.context + 50}
     for short, full in zip(prefix.temporal.rings, whole.temporal.rings, strict=True):
         assert mx.array_equal(short.k, full.k[:, :, :32]) and not full.k[:, :, 32:].any()
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_a_prompt_that_follows_is_written_in_place(bits: int) -> None:
+    """Of 32 slots two are due: no more is touched or copied than their own pinned keys."""
+    ring = empty_ring((32, 2, 400, 64), mx.float32, bits)
+    ring = ring.write(mx.arange(400)[None, None, :, None], *mx.random.normal((2, 32, 2, 400, 64)))
+    rings = (ring,)
+    sinks = open_sinks(rings, 20, mx.float32)
+    mx.eval(rings, sinks)
+    before = [np.array(rows) for rows in ring]
+    del ring
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    held, pinned, shift = mx.get_active_memory(), np.full(32, 9), np.zeros(32, np.int32)
+    shift[[3, 30]] = 25, 50
+    rings, after = follow(rings, sinks, pinned, shift, [3, 30], 1e4)
+    mx.eval(rings, after)
+    assert mx.get_peak_memory() - held < 200_000 < n_bytes(rings) / 10
+    for mine, was in zip(rings[0], before, strict=True):
+        changed = (np.array(mine) != was).any(axis=(1, 3))
+        assert not changed[[slot for slot in range(32) if slot not in (3, 30)]].any() and not changed[:, 9:].any()
+    assert (np.array(rings[0].k) != before[0]).any(axis=(1, 3))[[3, 30], :9].all()
+    assert after.shift.tolist() == shift.tolist()

@@ -227,11 +227,12 @@ class Generator:
         if not self.pins:
             return state
         temporal = state.temporal
-        due = due_shift(np.array(temporal.position), np.array(state.pinned), self.lm.config.context)
+        pinned = np.array(state.pinned)
+        due = due_shift(np.array(temporal.position), pinned, self.lm.config.context)
         moved = np.flatnonzero(due != np.array(state.sinks.shift)).tolist()
         if not moved:
             return state
-        rings, sinks = follow(temporal.rings, state.sinks, state.pinned, due, moved, self.lm.config.max_period)
+        rings, sinks = follow(temporal.rings, state.sinks, pinned, due, moved, self.lm.config.max_period)
         return state._replace(temporal=temporal._replace(rings=rings), sinks=sinks)
 
     def step(

@@ -45,20 +45,17 @@ def due_shift(position: np.ndarray, pinned: np.ndarray, context: int) -> np.ndar
 
 
 def follow(
-    rings: tuple[Ring, ...], sinks: Sinks, pinned: mx.array, shift: np.ndarray, slots: list[int], period: float
+    rings: tuple[Ring, ...], sinks: Sinks, pinned: np.ndarray, shift: np.ndarray, slots: list[int], period: float
 ) -> tuple[tuple[Ring, ...], Sinks]:
     """The rings with the `pinned` [B] first keys of some `slots` `shift` [B] positions further on than they were read.
 
     Others are where they should be: with many slots, one or two are due in most frames, and seldom all of them.
     """
-    _, heads, n, head = sinks.keys[0].shape
-    # One token in each of heads x n rows: they all turn by the same angle.
-    turn = open_rotation(mx.array(shift[slots], mx.int32)[:, None], head, period)
-    pins = (mx.arange(n) < pinned[mx.array(slots)][:, None])[:, None, :, None]
-
-    def turned(keys: mx.array) -> mx.array:
-        mine = mx.concatenate([keys[slot : slot + 1] for slot in slots])
-        return turn(mine.reshape(len(slots), heads * n, 1, head)).reshape(mine.shape)
-
-    moved = tuple(ring.with_keys(turned(k), pins, slots) for ring, k in zip(rings, sinks.keys, strict=True))
-    return moved, Sinks(sinks.keys, mx.array(shift, mx.int32))
+    for slot in slots:
+        n, (_, heads, _, head) = int(pinned[slot]), sinks.keys[0].shape
+        # One token in each of heads x n rows: they all turn by the same angle.
+        turn = open_rotation(mx.array([[int(shift[slot])]], mx.int32), head, period)
+        own = (keys[slot : slot + 1, :, :n] for keys in sinks.keys)
+        turned = (turn(keys.reshape(1, heads * n, 1, head)).reshape(keys.shape) for keys in own)
+        rings = tuple(ring.with_keys(keys, slot) for ring, keys in zip(rings, turned, strict=True))
+    return rings, Sinks(sinks.keys, mx.array(shift, mx.int32))
