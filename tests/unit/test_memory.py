@@ -13,7 +13,7 @@ from personaplex.engine.generator import Generator
 from personaplex.errors import BackendError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
-from personaplex.nn.attention import empty_ring
+from personaplex.nn.attention import Ring, empty_ring
 from personaplex.nn.sinks import follow, open_sinks
 from personaplex.nn.state import insert, n_bytes, parameters
 from personaplex.runtime.device import Device
@@ -146,7 +146,7 @@ def test_a_prompt_that_follows_is_written_in_place(bits: int) -> None:
     """Of 32 slots two are due: no more is touched or copied than their own pinned keys."""
     ring = empty_ring((32, 2, 400, 64), mx.float32, bits)
     ring = ring.write(mx.arange(400)[None, None, :, None], *mx.random.normal((2, 32, 2, 400, 64)))
-    rings = (ring,)
+    rings: tuple[Ring, ...] = (ring,)
     sinks = open_sinks(rings, 20, mx.float32)
     mx.eval(rings, sinks)
     before = [np.array(rows) for rows in ring]
