@@ -38,16 +38,20 @@ class Row:
         return {"name": self.name, **times, "n": len(self.ms), "over_80_ms": round(over, 4), **self.extra}
 
 
-def measure(step: Callable[[], object], frames: int, warm_up: int = 5) -> list[float]:
-    """Milliseconds of each of `frames` calls; `step` must evaluate what it computes."""
-    for _ in range(warm_up):
-        step()
+def measure(
+    step: Callable[[], object], frames: int, warm_up: int = 5, between: Callable[[], object] | None = None
+) -> list[float]:
+    """Milliseconds of each of `frames` calls; `step` must evaluate what it computes. What is done `between` is not
+    counted.
+    """
     ms = []
-    for _ in range(frames):
+    for _ in range(warm_up + frames):
         began = time.perf_counter()
         step()
         ms.append(1000 * (time.perf_counter() - began))
-    return ms
+        if between is not None:
+            between()
+    return ms[warm_up:]
 
 
 def as_report(bench: str, rows: list[Row], possible: dict[str, float] | None = None) -> dict[str, object]:
