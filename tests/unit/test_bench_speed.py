@@ -63,7 +63,9 @@ def test_step_has_a_row_for_each_precision_and_context(
     frame = next(row for row in done["rows"] if row["name"] == "whole frame")
     assert frame["kernels"] > by["float32", 16, 20]["kernels"] > 50
     drawn = ElementTree.parse(tmp_path / "a.svg").getroot()
-    assert len([node for node in drawn if node.tag.endswith("polyline")]) == 4
+    curves = [node for node in drawn if node.tag.endswith("polyline")]
+    colours = next(node.text or "" for node in drawn if node.tag.endswith("style"))
+    assert len(curves) == 4 and all(f".{node.attrib['class'].split()[1]} " in colours for node in curves)
 
 
 def test_sessions_step_together_and_what_does_not_fit_is_said(
