@@ -41,6 +41,13 @@ RolePrompt = str | Sequence[int] | None
 """A preset's name, a text, token ids that already include the tags, or None for no role."""
 
 
+def compiled_by_default() -> bool:
+    """Whether a step's graph is fused unless somebody says otherwise: on a Mac."""
+    # With CUDA a compiled step is a fifth faster, but its kernels take minutes to build the first time. On
+    # a CPU they take up to one, for a quarter of a small model's frame; what pays at once is fused anyway.
+    return bool(mx.metal.is_available())
+
+
 class OpeningOptions(TypedDict, total=False):
     """How a conversation starts.
 
@@ -136,9 +143,7 @@ class PersonaPlex:
         tokenizer, mimi = folder.load_tokenizer(), folder.load_mimi()
         lm = folder.load_lm(depformer_steps, dtype)
         if compiled is None:
-            # With CUDA a compiled step is a fifth faster, but its kernels take minutes to build the first time. On
-            # a CPU they take up to one, for a quarter of a small model's frame; what pays at once is fused anyway.
-            compiled = mx.metal.is_available()
+            compiled = compiled_by_default()
         return cls(folder, lm, mimi, tokenizer, compiled=compiled, kv_bits=kv_bits)
 
     def list_voices(self) -> list[str]:

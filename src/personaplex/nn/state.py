@@ -39,16 +39,36 @@ def copied(state: State, slot: int) -> State:
     return cast(State, tree_map(lambda leaf: mx.take(leaf, mx.array([slot]), axis=0), state))
 
 
-def insert(state: State, slot: int, one: State) -> State:
+def repeated(one: State, slots: int) -> State:
+    """The one-slot state `one` in as many slots, evaluated array by array: no more is held meanwhile than stays."""
+
+    def repeat(leaf: mx.array) -> mx.array:
+        whole = mx.contiguous(mx.broadcast_to(leaf, (slots, *leaf.shape[1:])))
+        mx.eval(whole)
+        return whole
+
+    return cast(State, tree_map(repeat, one))
+
+
+def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
     """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched.
 
-    `one` may be trimmed: the rest of the slot's rings becomes zero. Nothing sees it, but what is masked still counts
-    if it is no number.
+    `one` may be trimmed: then the rest of the slot's rings becomes zero, or without `clear` stays what it is. Nothing
+    sees it, but what is masked still counts if it is no number. Written in place, and no more than that, when nobody
+    holds the old state any more.
     """
 
     def put(leaf: mx.array, row: mx.array) -> mx.array:
-        whole = mx.pad(row, [(0, 0)] + [(0, n - m) for n, m in zip(leaf.shape[1:], row.shape[1:], strict=True)])
-        return mx.slice_update(leaf, whole, mx.array([slot]), axes=(0,))
+        # Another array of the same memory: what is assigned to it is written there, and `leaf` remains what it was.
+        whole, mine = mx.stop_gradient(leaf), slice(slot, slot + 1)
+        if row.shape[1:] == leaf.shape[1:]:
+            whole[mine] = row
+            return whole
+        held = row.shape[2]
+        whole[mine, :, :held] = row
+        if clear:
+            whole[mine, :, held:] = 0
+        return whole
 
     return cast(State, tree_map(put, state, one))
 

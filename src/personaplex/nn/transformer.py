@@ -97,6 +97,22 @@ class TransformerState(NamedTuple):
     rings: tuple[Ring, ...]
     position: mx.array
 
+    def shortened(self, n_rows: int) -> TransformerState:
+        """This state, which has seen nothing, with rings of `n_rows` instead: for a call that needs no more."""
+
+        def ring(of: Ring) -> Ring:
+            return type(of)(*(mx.zeros((*rows.shape[:2], n_rows, rows.shape[3]), rows.dtype) for rows in of))
+
+        return self._replace(rings=tuple(ring(of) for of in self.rings))
+
+    def lengthened(self, n_rows: int) -> TransformerState:
+        """The same with rings of `n_rows`, the further ones zero: what `shortened` left out."""
+
+        def ring(of: Ring) -> Ring:
+            return type(of)(*(mx.pad(rows, [(0, 0), (0, 0), (0, n_rows - rows.shape[2]), (0, 0)]) for rows in of))
+
+        return self._replace(rings=tuple(ring(of) for of in self.rings))
+
 
 class Transformer(nn.Module):
     """A causal stack with a sliding window of `context` tokens."""
