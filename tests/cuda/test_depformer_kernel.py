@@ -16,9 +16,9 @@ from mlx.utils import tree_map, tree_map_with_path
 
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.config import LMConfig
-from personaplex.cuda.depformer import Choice, Matrix, draw_frame, serves
+from personaplex.cuda import ring
+from personaplex.cuda.depformer import Choice, Matrix, Tuning, draw_frame, serves
 from personaplex.cuda.kernel import Kernel
-from personaplex.cuda.ring import Tuning
 from personaplex.engine.generator import Generator
 from personaplex.engine.sampling import Ceiling, Draws, Sampling, session_key
 from personaplex.models.depformer import Depformer
@@ -47,7 +47,7 @@ PRECISIONS = {
     "4 bits": (mx.bfloat16, 4),
     "float32 in 4 bits": (mx.float32, 4),
 }
-GRID: dict[str, Any] = {"blocks": 3, "threads": 64}
+SMALL = Tuning(threads=64)
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +62,16 @@ def kernels() -> Iterator[None]:
         patch.setattr("personaplex.cuda.kernel.launch", emulate)
         patch.setattr("personaplex.cuda.sampling.DRAW_THREADS", 32)
         patch.setattr("personaplex.cuda.sampling.NOISE_THREADS", 32)
-        patch.setattr("personaplex.cuda.ring.DEFAULT", Tuning(threads=32, rows=2, fewest=4, splits=2))
-        patch.setattr("personaplex.models.depformer.draw_frame", partial(draw_frame, **GRID))
+        patch.setattr("personaplex.cuda.ring.DEFAULT", ring.Tuning(threads=32, rows=2, fewest=4, splits=2))
+        patch.setattr("personaplex.models.depformer.draw_frame", partial(draw_frame, blocks=3, tuning=SMALL))
         yield
 
 
 def by_kernel(
-    model: Depformer, z: mx.array, text: mx.array, choice: Choice, **grid: Any
+    model: Depformer, z: mx.array, text: mx.array, choice: Choice, blocks: int = 3, tuning: Tuning = SMALL
 ) -> tuple[mx.array, mx.array, mx.array]:
     with kernels():
-        return draw_frame(model.weights, z, text, choice, **(GRID | grid))
+        return draw_frame(model.weights, z, text, choice, blocks=blocks, tuning=tuning)
 
 
 def depformer(dtype: mx.Dtype, bits: int, config: LMConfig = CONFIG) -> Depformer:
@@ -213,13 +213,12 @@ def test_how_many_blocks_and_what_is_fetched_early_change_nothing(models: dict[s
     z, text = a_frame(1, mx.bfloat16)
     choice, _ = a_choice([20], FREE)
     first = by_kernel(model, z, text, choice)
-    others: list[dict[str, Any]] = [
-        # More blocks than some matrices have rows.
-        {"blocks": 33, "threads": 32, "ahead": 0, "early": False},
-        {"blocks": 2, "threads": 96, "rows": 4},
+    others = [
+        (33, Tuning(threads=32, ahead=0, early=False)),  # more blocks than some matrices have rows
+        (2, Tuning(threads=96, rows=4, pairs=2, whole=1)),
     ]
-    for other in others:
-        again = by_kernel(model, z, text, choice, **other)
+    for blocks, tuning in others:
+        again = by_kernel(model, z, text, choice, blocks, tuning)
         assert all(mx.array_equal(one, two) for one, two in zip(first, again, strict=True))
 
 
