@@ -23,6 +23,8 @@ _SHARED_BYTES = 48 * 1024
 _FIXED_BYTES = 4 * 1024
 """Of those, what the table of pointers and the sums may take."""
 _MOST_SLOTS = 4
+_COUNTERS = 64
+"""As in grid.cuh."""
 
 
 class Matrix(NamedTuple):
@@ -175,10 +177,10 @@ def draw_frame(
     plain_one = slots == 1 and z.dtype == mx.bfloat16 and layer_bits == 16
     tuning = tuning or (TUNING_OF_ONE if plain_one else TUNING)
     # New for each launch: two launches of one evaluation may run at the same time.
-    counters = mx.zeros((3,), mx.uint32)
+    counters = mx.zeros((_COUNTERS,), mx.uint32)
     codes, logits, _, failed = _kernel(len(arrays))(
         [z, text.astype(mx.int32), *choice.arrays(), counters, *arrays],
-        [((slots, steps), mx.int32), ((slots, steps, card), z.dtype), ((exchanged,), z.dtype), ((1,), mx.int32)],
+        [((slots, steps), mx.int32), ((slots, steps, card), z.dtype), ((exchanged,), z.dtype), ((4,), mx.int32)],
         blocks=blocks or multiprocessors(),
         threads=tuning.threads,
         T=z.dtype,
@@ -204,7 +206,7 @@ def draw_frame(
         AHEAD=tuning.ahead,
         EARLY=tuning.early,
     )
-    return codes, logits, failed
+    return codes, logits, failed[:1]
 
 
 def _dims(weights: Weights) -> tuple[int, int, int]:

@@ -559,11 +559,18 @@ __device__ void depformer(
   SHARED(T, x, N * DIM);
   SHARED(T, vector, Frame::ROOM);
   SHARED(float, scratch, N * WARP);
+  // A slot's few numbers lie where the host can reach them, and where reading takes long: it is done once.
+  SHARED(float, temperatures, N);
+  SHARED(int32_t, top_ks, N);
+  if (threadIdx.x < N) {
+    temperatures[threadIdx.x] = temperature[threadIdx.x];
+    top_ks[threadIdx.x] = top_k[threadIdx.x];
+  }
   if (threadIdx.x == 0) {
     int i = 0;
     ((table[i++] = pointers), ...);
   }
-  __syncthreads();  // `table` is whole
+  __syncthreads();  // all that is whole
   auto made = [&](int i) { return const_cast<void*>(table[Frame::WEIGHTS + i]); };
   T* logits = static_cast<T*>(made(1));
   T* projected = static_cast<T*>(made(2));
@@ -571,6 +578,6 @@ __device__ void depformer(
   T* residual = qkv + N_LAYERS * N_STEPS * N * 3 * DIM;
   T* gated = residual + N * DIM;
   Frame frame{Grid(const_cast<uint32_t*>(counters)), table, x, vector, scratch, projected, qkv, residual, gated};
-  frame.run(z, text, Choice{wanted, noise, temperature, top_k}, logits, static_cast<int32_t*>(made(0)));
+  frame.run(z, text, Choice{wanted, noise, temperatures, top_ks}, logits, static_cast<int32_t*>(made(0)));
   frame.grid.leave(static_cast<int32_t*>(made(3)));
 }
