@@ -6,6 +6,14 @@
 #define SHARED(type, name, n) __shared__ __align__(16) type name[n]
 #endif
 
+// The block's dynamic shared memory, whose size the launch gives.
+#ifdef EMULATED
+#define DYNAMIC(name) char* name = static_cast<char*>(dynamic_shared())
+#else
+extern __shared__ __align__(16) char dynamic_memory[];
+#define DYNAMIC(name) char* name = dynamic_memory
+#endif
+
 constexpr unsigned ALL = 0xffffffffu;
 constexpr int WARP = 32;
 
@@ -43,4 +51,30 @@ __device__ inline float block_sum(float x, float* scratch) {
   float sum = 0;
   for (unsigned warp = 0; warp < blockDim.x / WARP; ++warp) sum += scratch[warp];
   return sum;
+}
+
+// All blocks of the launch meet: what one wrote before, every other can read after, past its own cache. Every block must
+// be running, so a launch has no more of them than the card has multiprocessors. `gate` [64] is zero before the first
+// launch of all and is left ready for the next; it must be in the card's own memory: arrays of 8 bytes and less MLX
+// keeps where the host can reach them, and there a meeting took half a millisecond instead of one microsecond.
+__device__ inline void meet(uint32_t* gate) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    volatile uint32_t* turn = gate + 32;
+    const uint32_t now = *turn;  // it cannot change before this block has arrived
+    __threadfence();
+    if (atomicAdd(gate, 1u) == gridDim.x - 1) {
+      *static_cast<volatile uint32_t*>(gate) = 0;  // nobody else touches it before the turn has changed
+      __threadfence();
+      *turn = now + 1;
+    } else {
+      while (*turn == now) {
+#ifdef EMULATED
+        __nanosleep(20);
+#endif
+      }
+    }
+    __threadfence();
+  }
+  __syncthreads();
 }
