@@ -14,16 +14,17 @@ from personaplex.checkpoint.folder import ModelFolder
 from personaplex.cuda import ring, sampling
 from personaplex.cuda.kernel import Kernel, on_device
 from personaplex.cuda.ring import Tuning
+from personaplex.engine.columns import begin_column, end_column
 from personaplex.engine.generator import Generator, GeneratorState, Step
 from personaplex.engine.prompt import Prompt, compose
 from personaplex.engine.sampling import Ceiling, Sampling
-from personaplex.models.streams import UNGENERATED
+from personaplex.models.streams import UNGENERATED, initial_column
 from personaplex.nn.state import advance_active, arrays, copied, extract, insert, set_back, stack, trim, without_rings
 from tests.conftest import WINDOW
 from tests.cuda.emulator import emulate
 
 FOLDER = ModelFolder(WINDOW)
-PINS, SPARE, STEPS = 30, 4, 16
+PINS, SPARE, STEPS = 30, 4, 14
 """More steps than the twelve frames of the window, and the rows beyond them."""
 CHOICES = {
     "greedy": Sampling(greedy=True),
@@ -38,6 +39,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Few threads: the emulator takes its time for each."""
     monkeypatch.setattr("personaplex.cuda.kernel.launch", emulate)
     monkeypatch.setattr(ring, "DEFAULT", Tuning(threads=32, rows=2, fewest=4, splits=2))
+    monkeypatch.setattr("personaplex.cuda.depformer._MOST_SLOTS", 0)  # it has tests of its own, and many threads
     monkeypatch.setattr("personaplex.nn.sinks.STRIDE", 3)
     monkeypatch.setattr(sampling, "DRAW_THREADS", 32)
     monkeypatch.setattr(sampling, "NOISE_THREADS", 32)
@@ -212,3 +214,41 @@ def test_two_states_of_one_conversation_need_a_copy(generator: Generator, kernel
     _, fresh = talk(generator, opened(generator, choice, (3,)), range(3), choice)
     expected, _ = talk(generator, fresh, range(8), choice)
     assert here + talk(generator, way, range(4, 8), choice)[0] == expected
+
+
+def test_columns_are_those_of_the_stock_path(kernels: pytest.MonkeyPatch) -> None:
+    """Number for number, at position 0 and behind it."""
+    rng = np.random.default_rng(0)
+
+    def tokens(*shape: int) -> mx.array:
+        return mx.array(rng.integers(UNGENERATED, 90, shape).astype(np.int32))
+
+    initial, position = mx.array([initial_column(FOLDER.config.lm)], mx.int32), mx.array([0, 1, 77])
+    user = mx.array(rng.integers(0, 90, (3, 8)).astype(np.uint32))
+    opening = (initial, user, tokens(3, 17), position, tokens(3, 17))
+    text, codes, recent = tokens(3), tokens(3, 8), tokens(3, 30, 9)
+    mine = begin_column(*opening)
+    said = end_column(*mine, position, text, codes, recent)
+    kernels.setattr("personaplex.cuda.kernel.launch", on_device)
+    theirs = begin_column(*opening)
+    for one, other in zip((*mine, *said), (*theirs, *end_column(*theirs, position, text, codes, recent)), strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(np.array(one), np.array(other))
+
+
+def test_packed_rings_hear_the_same_as_the_stock_path(kernels: pytest.MonkeyPatch) -> None:
+    """Within a hundredth: every token is given, for a key on the edge of two units may tip a draw."""
+    packed = Generator(FOLDER.load_lm(dtype=mx.float32), FOLDER.config, pins=PINS, spare_frames=SPARE, kv_bits=8)
+    forced = mx.array(np.random.default_rng(1).integers(0, 90, (STEPS, 2, 17)).astype(np.int32))
+    heard = []
+    for stock in (False, True):
+        with pytest.MonkeyPatch.context() as patched:
+            if stock:
+                patched.setattr("personaplex.cuda.kernel.launch", on_device)
+            state = opened(packed, CHOICES["greedy"], (3, 4))
+            hidden = []
+            for n in range(STEPS):
+                result, state = step(packed, state, n, CHOICES["greedy"], forced[n])
+                hidden.append(np.array(result.hidden))
+        heard.append(np.stack(hidden))
+    assert np.abs(heard[0] - heard[1]).max() < 0.01 * np.abs(heard[1]).max()

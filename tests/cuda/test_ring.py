@@ -41,12 +41,6 @@ def filled(ring: Ring, seed: int, unseen: float, positions: list[int], context: 
     return packed._replace(k_unit=mx.where(where, packed.k_unit, unseen), v_unit=mx.where(where, packed.v_unit, unseen))
 
 
-def attention(dim: int, heads: int, dtype: mx.Dtype) -> Attention:
-    made = Attention(dim, heads)
-    made.in_proj.weight = (mx.random.normal((3 * dim, dim), key=mx.random.key(3)) / dim**0.5).astype(dtype)
-    return made
-
-
 CASES: dict[str, tuple[list[int], list[int], int, int]] = {
     "before, at and after the wrap, and long after": ([0, 3, 19, 20, 21, 57], [0] * 6, 20, 1),
     "spare rows": ([0, 11, 23, 24, 40], [0] * 5, 24, 1),
@@ -73,24 +67,24 @@ def test_it_attends_and_writes_as_the_stock_operations(case: str, form: str, mon
     positions, pinned, n_rows, n_tokens = CASES[case]
     dtype, bits, head, tuning = FORMS[form]
     context, heads, slots = 20, 2, len(positions)
-    layer = attention(heads * head, heads, dtype)
+    layer = Attention(heads * head, heads)
     empty = empty_ring((slots, heads, n_rows, head), dtype, bits)
     mine, theirs = (filled(empty, 1, unseen, positions, context, pinned) for unseen in (float("nan"), 0.0))
     pins = mx.array(pinned) if any(pinned) else None
     coarse = 0.03 if dtype == mx.bfloat16 else 0.02 if bits == 8 else 1e-4
     for call in range(3):
-        x = mx.random.normal((slots * n_tokens, heads * head), key=mx.random.key(call)).astype(dtype)
+        qkv = mx.random.normal((slots * n_tokens, 3 * heads * head), key=mx.random.key(call)).astype(dtype)
         now = [position + call * n_tokens for position in positions]
         start = mx.array(now)
         plan = (start, n_tokens, n_rows, context, head, PERIOD, pins, dtype)
-        expected, theirs = layer(x, theirs, open_window(*plan))
+        expected, theirs = layer.attend(qkv, theirs, open_window(*plan))
         with monkeypatch.context() as patched:
             patched.setattr("personaplex.cuda.kernel.launch", emulate)
             patched.setattr(kernels, "DEFAULT", tuning)
             decoding = open_window(*plan)
             assert isinstance(decoding, Decoding)
             mx.eval(arrays(mine))
-            found, after = layer(x, mine, decoding)
+            found, after = layer.attend(qkv, mine, decoding)
             assert decoding.after(found).tolist() == [position + n_tokens for position in now]
         assert after is mine
         assert found.dtype == dtype

@@ -1,4 +1,4 @@
-"""Drawing tokens in one launch, and the random numbers of a frame in another."""
+"""Drawing tokens in one launch, the random numbers of a frame in another, and how much in doubt the draws were."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ NOISE = Kernel(
     ("key", "position"),
     ("noise",),
     ("warp.cuh", "noise.cuh"),
+)
+ENTROPIES = Kernel(
+    "entropies_of_a_step",
+    "step_entropies<V, W, STEPS, CODES>",
+    ("text", "audio"),
+    ("out",),
+    ("warp.cuh", "entropy.cuh"),
 )
 DRAW_THREADS = 512
 NOISE_THREADS = 256
@@ -79,6 +86,22 @@ def noise(key: mx.array, position: mx.array, draws: range, n_draws: int, vocabul
         BLOCKS=blocks,
     )
     return made
+
+
+def step_entropies(text_logits: mx.array, audio_logits: mx.array, n_codes: int) -> mx.array:
+    """Logits [B, V] and [B, n, W] -> [B, 3] nats: of text, of the first code, of `n_codes` - 1 more on average."""
+    slots, steps, card = audio_logits.shape
+    (found,) = ENTROPIES(
+        [text_logits, audio_logits],
+        [((slots, 3), mx.float32)],
+        blocks=slots,
+        threads=DRAW_THREADS,
+        V=text_logits.shape[1],
+        W=card,
+        STEPS=steps,
+        CODES=n_codes,
+    )
+    return found
 
 
 @cache

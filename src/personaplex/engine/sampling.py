@@ -233,6 +233,8 @@ def mean_entropy(logits: mx.array) -> mx.array:
 
 def step_entropies(text_logits: mx.array, audio_logits: mx.array) -> mx.array:
     """Logits [B, V] and [B, n, W], n >= 8 -> [B, 3] nats: of text, semantic code, and acoustic codes on average."""
+    if enabled():
+        return kernels.step_entropies(text_logits, audio_logits, N_CODEBOOKS)
     codes = entropy(audio_logits[:, :N_CODEBOOKS])
     return mx.stack([entropy(text_logits), codes[:, 0], codes[:, 1:].mean(axis=-1)], axis=-1)
 

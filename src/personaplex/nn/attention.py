@@ -222,14 +222,17 @@ class Attention(nn.Module):
 
         Without a ring, their keys and values take its place.
         """
-        n_rows, dim = x.shape
-        qkv = self.in_proj(x)
+        return self.attend(self.in_proj(x), ring, window)
+
+    def attend(self, qkv: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
+        """The same from projected rows qkv [B x T, 3 dim] on."""
         if isinstance(window, Decoding):
             assert ring is not None
             return window.attend(qkv, ring), ring
-        qkv = qkv.reshape(-1, window.n_tokens, 3 * self.n_heads, dim // self.n_heads)
+        n_rows, width = qkv.shape
+        by_head = qkv.reshape(-1, window.n_tokens, 3 * self.n_heads, width // (3 * self.n_heads)).swapaxes(1, 2)
         # Queries and keys turn by the same angles: one call for both.
-        qk, v = mx.split(qkv.swapaxes(1, 2), [2 * self.n_heads], axis=1)
+        qk, v = mx.split(by_head, [2 * self.n_heads], axis=1)
         q, k = mx.split(window.rotation(qk), 2, axis=1)
         seen: Ring = KV(k, v)
         after = seen
@@ -237,4 +240,4 @@ class Attention(nn.Module):
             after = ring.write(window.rows, k, v)
             seen = after if window.write_first else ring.beside(k, v)
         out = attend(q, *seen.read(q.dtype), window.mask)
-        return out.swapaxes(1, 2).reshape(n_rows, dim), after
+        return out.swapaxes(1, 2).reshape(n_rows, width // 3), after
