@@ -8,21 +8,23 @@ import pytest
 
 from personaplex.engine.sampling import Ceiling, Draws, Sampling, frame_keys, penalise, session_key
 from personaplex.errors import UsageError
+from personaplex.models.streams import UNGENERATED
 
 N = 20_000
 LOGITS = np.log(np.array([0.4, 0.25, 0.2, 0.1, 0.05], np.float32))
 
 
-def drawn(logits: mx.array, keys: mx.array, temperature: mx.array, top_k: mx.array, ceiling: int) -> mx.array:
-    """One token per slot, each with its key [B, 2]."""
-    return Draws.open(keys[:, None], logits.shape[1], temperature, top_k, ceiling).draw(0, logits)
+def drawn(logits: mx.array, position: mx.array, temperature: mx.array, top_k: mx.array, ceiling: int) -> mx.array:
+    """One token per slot, at `position` [B] of one session."""
+    key, free = mx.broadcast_to(session_key(3), (len(position), 2)), mx.full((len(position), 1), UNGENERATED)
+    draws = Draws.open(key, position, range(1), logits.shape[1], temperature, top_k, ceiling)
+    return draws.draw(0, logits, free, 0)
 
 
 def many(temperature: float, top_k: int, ceiling: int) -> np.ndarray:
     """The share of each token in N draws."""
-    keys = frame_keys(mx.broadcast_to(session_key(3), (N, 2)), mx.arange(N), 1)[:, 0]
     rows = mx.broadcast_to(mx.array(LOGITS), (N, 5))
-    tokens = drawn(rows, keys, mx.full((N,), temperature), mx.full((N,), top_k, mx.int32), ceiling)
+    tokens = drawn(rows, mx.arange(N), mx.full((N,), temperature), mx.full((N,), top_k, mx.int32), ceiling)
     return np.bincount(np.array(tokens), minlength=5) / N
 
 
@@ -39,16 +41,15 @@ def test_one_candidate_is_the_first_maximum() -> None:
     logits = mx.array([[1.0, 7.0, 7.0, 0.0]])
     one = mx.array([1])
     for ceiling in (1, 3, 0):
-        token = drawn(logits, session_key(0), mx.array([1.0]), one, ceiling)
+        token = drawn(logits, mx.array([0]), mx.array([1.0]), one, ceiling)
         assert token.item() == 1
 
 
 def test_the_ceiling_never_changes_a_draw() -> None:
     logits = mx.random.normal((64, 300), key=mx.random.key(1))
-    keys = mx.random.split(mx.random.key(2), 64)
     k = mx.array([5, 1, 40, 12] * 16)
     temperature = mx.full((64,), 0.8)
-    all_drawn = [drawn(logits, keys, temperature, k, ceiling).tolist() for ceiling in (40, 41, 299, 300, 0)]
+    all_drawn = [drawn(logits, mx.arange(64), temperature, k, ceiling).tolist() for ceiling in (40, 41, 299, 300, 0)]
     assert all(d == all_drawn[0] for d in all_drawn)
 
 

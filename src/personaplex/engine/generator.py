@@ -14,6 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from personaplex.config import ModelConfig
+from personaplex.cuda.kernel import enabled
+from personaplex.engine.columns import begin_column, end_column, remember, spoken
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import (
     PENALTY_FRAMES,
@@ -21,8 +23,6 @@ from personaplex.engine.sampling import (
     Draws,
     Sampling,
     SlotSampling,
-    each,
-    frame_keys,
     penalise,
     session_key,
 )
@@ -30,25 +30,20 @@ from personaplex.errors import PersonaError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.streams import (
     AGENT,
-    AGENT_ACOUSTIC,
     DELAYS,
     N_STREAMS,
     TEXT,
     UNGENERATED,
     USER,
-    USER_ACOUSTIC,
     initial_column,
 )
 from personaplex.nn.sinks import Sinks, due_shift, follow, open_sinks
+from personaplex.nn.state import copied
 from personaplex.nn.transformer import TransformerState
 from personaplex.units import N_CODEBOOKS
 
 PREFILL_COLUMNS = 256
 """Columns per call when a prompt is prefilled: bounds the memory of its attention."""
-
-_SPOKEN = slice(TEXT, AGENT.stop)
-_DRAWS = 1 + 2 * N_CODEBOOKS
-"""Keys per frame: text and every step a checkpoint may have, so that 8 and 16 steps draw alike."""
 
 
 def check_kv_bits(kv_bits: int) -> None:
@@ -188,6 +183,9 @@ class Generator:
         recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
         n_frames = 0 if prefix is None else cast(int, prefix.temporal.position.item())
         temporal = self._empty() if prefix is None else prefix.temporal
+        if prefix is not None and enabled():
+            # Kernels write rings in place, and a prefix may begin any number of conversations.
+            temporal = copied(temporal, 0)
         # A copy: a compiled step may not be given as state what it also holds as a constant.
         sinks = open_sinks(temporal.rings, self.pins, self.lm.dtype)
         state = GeneratorState(
@@ -201,11 +199,12 @@ class Generator:
 
     def _speak_first(self, prefix: Prefix, state: GeneratorState, sampling: Sampling) -> tuple[Step, GeneratorState]:
         last = state.temporal.position - 1
-        spoken, text_logits, audio_logits = self._speak(prefix.z, prefix.pending, last, state, Ceiling.over(sampling))
-        column = mx.concatenate([spoken, prefix.pending[:, USER]], axis=1)
+        text, codes, *logits = self._speak(prefix.z, prefix.pending, last, state, Ceiling.over(sampling))
+        said = spoken(text, codes)
+        column = mx.concatenate([said, prefix.pending[:, USER]], axis=1)
         tokens = mx.where(mx.array(DELAYS) == 1, prefix.pending, prefix.last)
-        state = state._replace(column=column, recent=self._remember(state.recent, spoken))
-        return Step(tokens, last > 0, prefix.z, text_logits, audio_logits), state
+        state = state._replace(column=column, recent=remember(state.recent, said))
+        return Step(tokens, last > 0, prefix.z, *logits), state
 
     def _empty(self) -> TransformerState:
         return self.lm.init_state(1, self._extra_rows, self._kv_bits)
@@ -242,44 +241,32 @@ class Generator:
 
         `forced` [B, 17] gives tokens of the *next* column instead of drawing them (UNGENERATED: draw); its user
         streams are ignored. Stepping through a prompt's columns this way equals `open`.
+
+        A state that was stepped is spent: on a card its rings are written in place, and belong to the state after it.
         """
         position = state.temporal.position
-        first = (position == 0)[:, None]
-        initial = mx.broadcast_to(self._initial, state.column.shape)
-        # Position 0 holds the initial tokens whatever is heard, and frame 0 is lost (reference lm.py).
-        user = mx.where(first, initial[:, USER], user.astype(mx.int32))
-        column = mx.concatenate([state.column[:, _SPOKEN], user[:, :1], state.column[:, USER_ACOUSTIC]], axis=1)
+        nothing = mx.broadcast_to(self._nothing, state.column.shape) if forced is None else forced
+        column, wanted = begin_column(self._initial, user, state.column, position, nothing)
         z, temporal = self._advance(self.lm.embed(column[:, None]), state.temporal, state.pinned)
         z = z[:, 0]
-        nothing = mx.broadcast_to(self._nothing, column.shape)
-        wanted = nothing if forced is None else forced
-        acoustic = mx.where(first, initial[:, AGENT_ACOUSTIC], wanted[:, AGENT_ACOUSTIC])
-        # Of the next column's user half, the acoustic codes of this frame are known already.
-        heard = mx.concatenate([nothing[:, :1], user[:, 1:]], axis=1)
-        wanted = mx.concatenate([wanted[:, : AGENT_ACOUSTIC.start], acoustic, heard], axis=1)
-        spoken, text_logits, audio_logits = self._speak(z, wanted, position, state, ceiling)
-        after = mx.concatenate([spoken, heard], axis=1)
-        tokens = mx.concatenate([column[:, : AGENT_ACOUSTIC.start], spoken[:, AGENT_ACOUSTIC], user], axis=1)
-        recent = self._remember(state.recent, spoken)
-        next_state = state._replace(temporal=temporal, column=after, recent=recent)
-        return Step(tokens, ~first[:, 0], z, text_logits, audio_logits), next_state
+        text, codes, text_logits, audio_logits = self._speak(z, wanted, position, state, ceiling)
+        said = end_column(column, wanted, position, text, codes, state.recent)
+        next_state = state._replace(temporal=temporal, column=said.next, recent=said.recent)
+        return Step(said.tokens, said.valid, z, text_logits, audio_logits), next_state
 
     def _speak(
         self, z: mx.array, wanted: mx.array, position: mx.array, state: GeneratorState, ceiling: Ceiling
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        """Text and agent codes [B, 9] of the column after `position`, and the logits they came from.
+    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """Text [B] and codes [B, S] of the column after `position`, and the logits they came from.
 
         Tokens given in `wanted` [B, 17] are kept, and later ones are conditioned on them.
         """
         s = state.sampling
-        keys = frame_keys(state.key, position, _DRAWS)
-        of_text = Draws.open(keys[:, :1], self.config.lm.text_card, s.text_temperature, s.text_top_k, ceiling.text)
-        audio_keys = keys[:, 1 : 1 + self.lm.depformer.n_steps]
-        of_audio = Draws.open(audio_keys, self.config.lm.card, s.audio_temperature, s.audio_top_k, ceiling.audio)
-        given, free = each(wanted), each(wanted == UNGENERATED)
-
-        def keep(stream: int, drawn: mx.array) -> mx.array:
-            return mx.where(free[stream], drawn, given[stream])
+        drawn, steps = (state.key, position), self.lm.depformer.n_steps
+        of_text = Draws.open(*drawn, range(1), self.config.lm.text_card, s.text_temperature, s.text_top_k, ceiling.text)
+        of_audio = Draws.open(
+            *drawn, range(1, 1 + steps), self.config.lm.card, s.audio_temperature, s.audio_top_k, ceiling.audio
+        )
 
         def penalised(stream: int, logits: mx.array, spared: tuple[int, ...]) -> mx.array:
             if ceiling.penalty and stream < AGENT.stop:
@@ -289,13 +276,11 @@ class Generator:
         def choose(step: int, logits: mx.array) -> mx.array:
             stream = AGENT.start + step
             logits = penalised(stream, logits, (self.config.silence_codes[step % N_CODEBOOKS],))
-            return keep(stream, of_audio.draw(step, logits))
+            return of_audio.draw(step, logits, wanted, stream)
 
         text_logits = self.lm.text_head(z)
         favoured = penalised(TEXT, text_logits, self._spared_text)
-        text = keep(TEXT, of_text.draw(0, favoured))
-        codes, audio_logits = self.lm.depformer.generate(z, text, choose)
-        return mx.concatenate([text[:, None], codes[:, :N_CODEBOOKS]], axis=1), text_logits, audio_logits
-
-    def _remember(self, recent: mx.array, spoken: mx.array) -> mx.array:
-        return mx.concatenate([recent[:, 1:], spoken[:, None]], axis=1)
+        text = of_text.draw(0, favoured, wanted, TEXT)
+        choice = None if ceiling.penalty else of_audio.choice(wanted, AGENT.start)
+        codes, audio_logits = self.lm.depformer.generate(z, text, choose, choice)
+        return text, codes, text_logits, audio_logits

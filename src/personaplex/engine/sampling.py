@@ -12,11 +12,18 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from personaplex.cuda import sampling as kernels
+from personaplex.cuda.depformer import Choice
+from personaplex.cuda.kernel import enabled
 from personaplex.errors import UsageError
+from personaplex.models.streams import UNGENERATED
 from personaplex.units import N_CODEBOOKS
 
 PENALTY_FRAMES = 30
 """Frames that a repetition penalty looks back on."""
+
+FRAME_DRAWS = 1 + 2 * N_CODEBOOKS
+"""Draws that a frame may have: text and every step a checkpoint may have, so that 8 and 16 steps draw alike."""
 
 
 @dataclass(frozen=True)
@@ -139,43 +146,77 @@ def frame_keys(key: mx.array, position: mx.array, n: int) -> mx.array:
     return mx.vmap(lambda k: mx.random.split(k, n))(at)
 
 
+def frame_noise(key: mx.array, position: mx.array, draws: range, vocabulary: int) -> mx.array:
+    """Gumbel noise [B, n, V] for some of the `FRAME_DRAWS` at `position` [B] of sessions with `key` [B, 2].
+
+    It belongs to tokens, not to ranks, so it is the same whatever the top-k.
+    """
+    if enabled():
+        return kernels.noise(key, position, draws, FRAME_DRAWS, vocabulary)
+    keys = frame_keys(key, position, FRAME_DRAWS)[:, draws.start : draws.stop]
+    drawn = mx.vmap(lambda k: mx.random.gumbel((vocabulary,), key=k))(keys.reshape(-1, 2))
+    return drawn.reshape(*keys.shape[:2], vocabulary)
+
+
 class Draws(NamedTuple):
     """All that one frame's draws from vocabularies of one size share, computed once for them.
 
-    `noise` holds [B, V] for each draw: it belongs to tokens, not to ranks, so it is the same whatever the ceiling.
-    Without it every slot has k = 1.
+    `noise` [B, n, V] for each of n draws (without it every slot has k = 1), temperature and top_k [B] of each slot; for
+    the stock operations also `last` [B, 1], the place of the last that a slot keeps among the `n_largest` in ascending
+    order.
     """
 
-    noise: list[mx.array] | None
+    noise: mx.array | None
     temperature: mx.array
-    last: mx.array
+    top_k: mx.array
+    last: mx.array | None
     n_largest: int
 
     @classmethod
-    def open(cls, keys: mx.array, vocabulary: int, temperature: mx.array, top_k: mx.array, ceiling: int) -> Draws:
-        """Prepare n draws with keys [B, n, 2], temperature and top_k [B]."""
+    def open(
+        cls,
+        key: mx.array,
+        position: mx.array,
+        draws: range,
+        vocabulary: int,
+        temperature: mx.array,
+        top_k: mx.array,
+        ceiling: int,
+    ) -> Draws:
+        """Prepare some of the draws at `position` [B] of sessions with `key` [B, 2]."""
         n_largest = ceiling if 0 < ceiling < vocabulary else vocabulary
-        # Of the largest in ascending order, the last that a slot keeps.
+        noise = None if ceiling == 1 else frame_noise(key, position, draws, vocabulary)
+        if noise is None or enabled():
+            return cls(noise, temperature, top_k, None, n_largest)
+        noise = mx.where((top_k == 1)[:, None, None], 0, noise)
         last = mx.where(top_k == 0, 0, mx.maximum(n_largest - top_k, 0))[:, None]
-        if ceiling == 1:
-            return cls(None, temperature[:, None], last, n_largest)
-        noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys.reshape(-1, 2))
-        noise = mx.where((top_k == 1)[:, None, None], 0, noise.reshape(*keys.shape[:2], vocabulary))
-        return cls(each(noise), temperature[:, None], last, n_largest)
+        return cls(noise, temperature, top_k, last, n_largest)
 
-    def draw(self, i: int, logits: mx.array) -> mx.array:
+    def draw(self, i: int, logits: mx.array, wanted: mx.array, column: int) -> mx.array:
         """Draw i, one token per slot: logits [B, V] -> tokens [B] int32.
 
         Among the k largest (and what equals the last of them), proportional to softmax(logits / temperature)
         (reference sampling.py, whose argmax of p / Exp(1) noise is this arg-max of logits + Gumbel noise). k = 1 is
-        the first maximum.
+        the first maximum. A slot gets what it has in this `column` of `wanted` [B, m] instead, unless that is
+        UNGENERATED.
         """
-        if self.noise is None:
+        if enabled():
+            of = (self.noise, self.temperature, self.top_k, wanted)
+            return kernels.draw(logits, *of, which=i, column=column, free=UNGENERATED)
+        given = wanted[:, column]
+        return mx.where(given == UNGENERATED, self._drawn(i, logits), given)
+
+    def choice(self, wanted: mx.array, column: int) -> Choice:
+        """All draws of a depformer's frame, for a kernel: draw i as above, with column + i of `wanted` [B, m]."""
+        return Choice(wanted, column, self.noise, self.temperature, self.top_k)
+
+    def _drawn(self, i: int, logits: mx.array) -> mx.array:
+        if self.noise is None or self.last is None:
             return mx.argmax(logits, axis=-1).astype(mx.int32)
         logits = logits.astype(mx.float32)
         largest = mx.sort(mx.topk(logits, self.n_largest) if self.n_largest < logits.shape[-1] else logits)
         kept = logits >= mx.take_along_axis(largest, self.last, axis=-1)
-        scores = logits / self.temperature + self.noise[i]
+        scores = logits / self.temperature[:, None] + self.noise[:, i]
         return mx.argmax(mx.where(kept, scores, -mx.inf), axis=-1).astype(mx.int32)
 
 
@@ -192,6 +233,8 @@ def mean_entropy(logits: mx.array) -> mx.array:
 
 def step_entropies(text_logits: mx.array, audio_logits: mx.array) -> mx.array:
     """Logits [B, V] and [B, n, W], n >= 8 -> [B, 3] nats: of text, semantic code, and acoustic codes on average."""
+    if enabled():
+        return kernels.step_entropies(text_logits, audio_logits, N_CODEBOOKS)
     codes = entropy(audio_logits[:, :N_CODEBOOKS])
     return mx.stack([entropy(text_logits), codes[:, 0], codes[:, 1:].mean(axis=-1)], axis=-1)
 

@@ -12,16 +12,34 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import LMConfig
+from personaplex.cuda.depformer import Choice, LayerWeights, Weights, attend_steps, attends, draw_frame, serves
+from personaplex.cuda.kernel import enabled
 from personaplex.nn.few import RMSNorm, attend
 from personaplex.nn.tables import PerStepLinear, TokenTables
 
 
 class Past:
-    """Keys and values of one layer within one frame, [N, H, 1, D] for each step so far."""
+    """What one layer's steps so far within one frame attend to."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_heads: int, n_steps: int) -> None:
+        self.n_heads, self.n_steps = n_heads, n_steps
+        self.rows: list[mx.array] = []
         self.k: list[mx.array] = []
         self.v: list[mx.array] = []
+
+    def attend(self, rows: mx.array) -> mx.array:
+        """Queries, keys and values [N, 3 dim] of the next step -> what it makes of all so far, [N, dim]."""
+        n, width = rows.shape
+        if enabled() and attends(rows, self.n_heads):
+            self.rows.append(rows)
+            return attend_steps(self.rows, self.n_heads, self.n_steps)
+        q, k, v = mx.split(rows.reshape(n, 3 * self.n_heads, 1, -1), 3, axis=1)
+        self.k.append(k)
+        self.v.append(v)
+        # Attention to one step alone is that step's value.
+        alone = len(self.k) == 1
+        out = v if alone else attend(q, mx.concatenate(self.k, axis=2), mx.concatenate(self.v, axis=2), None)
+        return out.reshape(n, width // 3)
 
 
 class DepformerAttention(nn.Module):
@@ -43,13 +61,7 @@ class DepformerAttention(nn.Module):
 
     def onto(self, residual: mx.array, x: mx.array, step: int, past: Past) -> mx.array:
         """One step: residual [N, dim] + the attention of x [N, dim], which joins the `past`."""
-        n, dim = x.shape
-        q, k, v = mx.split(self.in_proj.one(x, step).reshape(n, 3 * self.n_heads, 1, -1), 3, axis=1)
-        past.k.append(k)
-        past.v.append(v)
-        # Attention to one step alone is that step's value.
-        out = attend(q, mx.concatenate(past.k, axis=2), mx.concatenate(past.v, axis=2), None) if step else v
-        return self.out_proj.add_one(residual, out.reshape(n, dim), step)
+        return self.out_proj.add_one(residual, past.attend(self.in_proj.one(x, step)), step)
 
 
 class DepformerFeedForward(nn.Module):
@@ -90,6 +102,19 @@ class DepformerLayer(nn.Module):
         x = self.attention.onto(x, self.norm1(x), step, past)
         return self.feedforward.onto(x, self.norm2(x), step)
 
+    @property
+    def weights(self) -> LayerWeights:
+        """The layer as a kernel takes it."""
+        attention, feedforward = self.attention, self.feedforward
+        return LayerWeights(
+            self.norm1.weight,
+            attention.in_proj.matrix,
+            attention.out_proj.matrix,
+            self.norm2.weight,
+            feedforward.linear_in.matrix,
+            feedforward.linear_out.matrix,
+        )
+
 
 class Depformer(nn.Module):
     """`n_steps` of the checkpoint's steps: 8 for the agent's codebooks, 16 to predict the user's as well."""
@@ -119,13 +144,22 @@ class Depformer(nn.Module):
         return self.heads(x, 0)
 
     def generate(
-        self, z: mx.array, text: mx.array, choose: Callable[[int, mx.array], mx.array]
+        self,
+        z: mx.array,
+        text: mx.array,
+        choose: Callable[[int, mx.array], mx.array],
+        choice: Choice | None = None,
     ) -> tuple[mx.array, mx.array]:
         """One frame, step by step: z [N, dim], text [N] -> codes [N, S] int32, logits [N, S, card].
 
-        `choose(step, logits [N, card])` returns the code [N] that step s puts out and step s + 1 hears.
+        `choose(step, logits [N, card])` returns the code [N] that step s puts out and step s + 1 hears. `choice` is
+        the same as numbers, where they can say it: then one kernel may do all.
         """
-        pasts = [Past() for _ in self.layers]
+        if choice is not None and enabled():
+            weights = self.weights
+            if serves(weights, z):
+                return draw_frame(weights, z, text, choice)[:2]
+        pasts = [Past(layer.attention.n_heads, self.n_steps) for layer in self.layers]
         token, codes, logits = text, [], []
         for step, projected in enumerate(self.input_proj.every(z)):
             tables, table = (self.audio_emb, step - 1) if step else (self.text_emb, 0)
@@ -136,3 +170,16 @@ class Depformer(nn.Module):
             token = choose(step, logits[-1])
             codes.append(token)
         return mx.stack(codes, axis=1), mx.stack(logits, axis=1)
+
+    @property
+    def weights(self) -> Weights:
+        """All of it as a kernel takes it."""
+        return Weights(
+            self.n_steps,
+            self.layers[0].attention.n_heads,
+            self.input_proj.matrix,
+            self.text_emb.matrix,
+            self.audio_emb.matrix,
+            self.heads.matrix,
+            tuple(layer.weights for layer in self.layers),
+        )

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx import nn
 
+from personaplex.cuda import ring as kernels
+from personaplex.cuda.kernel import enabled
 from personaplex.nn.few import as_mask, attend
 from personaplex.nn.rope import Rotation, open_rotation
 
@@ -87,18 +89,45 @@ def empty_ring(shape: tuple[int, ...], dtype: mx.Dtype, bits: int = 16) -> Ring:
 class Window(NamedTuple):
     """Where one call's tokens go and what they may see; the same for all layers, so computed once.
 
-    The call is `n_tokens` for each of `slots`. `rotation` turns queries and keys by their positions, `rows`
-    [B, 1, T, 1] are the ring rows to write, `mask` [B, 1, T, keys] is what each query sees (in `attend`'s form). With
-    `write_first` the queries read the ring after the write; otherwise the ring is too short for that (the write would
-    bury keys that the first query still needs) and they read old ring and new tokens side by side.
+    The call is `n_tokens` for each slot, from positions `start` [B] on. `rotation` turns queries and keys by their
+    positions, `rows` [B, 1, T, 1] are the ring rows to write, `mask` [B, 1, T, keys] is what each query sees (in
+    `attend`'s form). With `write_first` the queries read the ring after the write; otherwise the ring is too short for
+    that (the write would bury keys that the first query still needs) and they read old ring and new tokens side by
+    side.
     """
 
-    slots: int
+    start: mx.array
     n_tokens: int
     rotation: Rotation
     rows: mx.array | None
     mask: mx.array
     write_first: bool
+
+    def after(self, rows: mx.array) -> mx.array:  # noqa: ARG002 - MLX knows what they wait for
+        """The positions [B] behind this call, whose last layer puts out `rows`."""
+        return self.start + self.n_tokens
+
+
+class Decoding(NamedTuple):
+    """The same for a call of which kernels make two launches a layer, writing each ring in place.
+
+    The values that came before share memory with those that come after: a state that was stepped is spent, unless it
+    was copied.
+    """
+
+    start: mx.array
+    n_tokens: int
+    pinned: mx.array | None
+    context: int
+    period: float
+
+    def attend(self, qkv: mx.array, ring: Ring) -> mx.array:
+        """Projected rows qkv [B x T, 3 dim] -> [B x T, dim]; their keys and values are in the ring then."""
+        return kernels.attend(qkv, ring, self.start, self.pinned, self.context, self.period)
+
+    def after(self, rows: mx.array) -> mx.array:
+        """The positions [B] behind this call, whose last layer puts out `rows`; not there before the rings are."""
+        return kernels.moved_on(self.start, self.n_tokens, rows)
 
 
 def open_window(
@@ -110,12 +139,14 @@ def open_window(
     period: float,
     pinned: mx.array | None = None,
     dtype: mx.Dtype = mx.float32,
-) -> Window:
+) -> Window | Decoding:
     """Plan a call of `n_tokens` at positions `start` [B] on a ring of `n_rows`; 0 rows means no ring at all.
 
     `context` keys are seen, and for ever those before position `pinned` [B], for which a ring must have rows beyond
     `context`; heads have `head` channels of `dtype` and positions the longest `period`.
     """
+    if enabled() and kernels.served(n_tokens, n_rows, context, head, period, pinned is not None, dtype):
+        return Decoding(start, n_tokens, pinned, context, period)
     query = start[:, None] + mx.arange(n_tokens)
     # How many rows turn is not known here when some are pinned, but they are never fewer than `context`.
     assert pinned is None or n_rows == 0 or n_tokens <= context <= n_rows
@@ -134,7 +165,7 @@ def open_window(
     mask = (distance >= 0) & near & (key >= 0)[:, None, :]
     rows = _rows(query[:, -min(n_tokens, n_rows) :], n_rows, pinned)[:, None, :, None] if n_rows else None
     rotation = open_rotation(query, head, period)
-    return Window(len(start), n_tokens, rotation, rows, as_mask(mask[:, None], dtype), write_first)
+    return Window(start, n_tokens, rotation, rows, as_mask(mask[:, None], dtype), write_first)
 
 
 def _rows(position: mx.array, n_rows: int, pinned: mx.array | None) -> mx.array:
@@ -189,15 +220,22 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(dim, 3 * dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
 
-    def __call__(self, x: mx.array, ring: Ring | None, window: Window) -> tuple[mx.array, Ring]:
+    def __call__(self, x: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
         """Normalised rows x [B x T, dim] -> what `out_proj` takes [B x T, dim], and the ring with these tokens in it.
 
         Without a ring, their keys and values take its place.
         """
-        n_rows, dim = x.shape
-        qkv = self.in_proj(x).reshape(window.slots, window.n_tokens, 3 * self.n_heads, dim // self.n_heads)
+        return self.attend(self.in_proj(x), ring, window)
+
+    def attend(self, qkv: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
+        """The same from projected rows qkv [B x T, 3 dim] on."""
+        if isinstance(window, Decoding):
+            assert ring is not None
+            return window.attend(qkv, ring), ring
+        n_rows, width = qkv.shape
+        by_head = qkv.reshape(-1, window.n_tokens, 3 * self.n_heads, width // (3 * self.n_heads)).swapaxes(1, 2)
         # Queries and keys turn by the same angles: one call for both.
-        qk, v = mx.split(qkv.swapaxes(1, 2), [2 * self.n_heads], axis=1)
+        qk, v = mx.split(by_head, [2 * self.n_heads], axis=1)
         q, k = mx.split(window.rotation(qk), 2, axis=1)
         seen: Ring = KV(k, v)
         after = seen
@@ -205,4 +243,4 @@ class Attention(nn.Module):
             after = ring.write(window.rows, k, v)
             seen = after if window.write_first else ring.beside(k, v)
         out = attend(q, *seen.read(q.dtype), window.mask)
-        return out.swapaxes(1, 2).reshape(n_rows, dim), after
+        return out.swapaxes(1, 2).reshape(n_rows, width // 3), after

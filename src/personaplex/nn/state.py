@@ -102,13 +102,13 @@ def _chosen(active: mx.array, after: list[mx.array], before: list[mx.array]) -> 
 
 
 def trim(one: State) -> State:
-    """A one-slot state without the ring rows that were never written."""
+    """A one-slot state without the ring rows that were never written, sharing no memory with the rings of `one`."""
 
     def shorten(node: Any) -> Any:
         if not isinstance(node, TransformerState):
             return node
-        used = max(1, cast(int, node.position.item()))
-        rings = (type(ring)(*(mx.contiguous(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
+        used = mx.arange(min(max(1, cast(int, node.position.item())), node.rings[0].k.shape[2]))
+        rings = (type(ring)(*(mx.take(rows, used, axis=2) for rows in ring)) for ring in node.rings)
         return node._replace(rings=tuple(rings))
 
     return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState)))

@@ -7,6 +7,8 @@ from typing import cast
 import mlx.core as mx
 from mlx import nn
 
+from personaplex.cuda.depformer import Matrix
+from personaplex.cuda.kernel import enabled
 from personaplex.nn.few import applies
 
 ZERO = -1
@@ -49,6 +51,11 @@ class TokenTables(nn.Module):
         rows = self._rows(mx.maximum(tokens, 0) + starts)
         return mx.where((tokens >= 0)[..., None], rows, 0)
 
+    @property
+    def matrix(self) -> Matrix:
+        """The tables as a kernel takes them."""
+        return Matrix(self.weight)
+
     def _rows(self, index: mx.array) -> mx.array:
         return self.weight.reshape(-1, self.weight.shape[2])[index]
 
@@ -64,6 +71,10 @@ class QuantizedTokenTables(TokenTables):
         super().__init__(0, 0, 0)
         self.group_size, self.bits = group_size, bits
         self.weight, self.scales, self.biases = mx.quantize(weight, group_size, bits)
+
+    @property
+    def matrix(self) -> Matrix:
+        return Matrix(self.weight, self.scales, self.biases, self.bits, self.group_size)
 
     def _rows(self, index: mx.array) -> mx.array:
         weight, scales, biases = (a.reshape(-1, a.shape[2])[index] for a in (self.weight, self.scales, self.biases))
@@ -90,12 +101,19 @@ class PerStepLinear(nn.Module):
 
     def add_one(self, residual: mx.array, x: mx.array, step: int) -> mx.array:
         """residual [N, out] + the map of x [N, in] by one step."""
-        return mx.addmm(residual, x, self._transposed()[step]) if applies(x) else residual + self.one(x, step)
+        if applies(x) or enabled():
+            return mx.addmm(residual, x, self._transposed()[step])
+        return residual + self.one(x, step)
 
     def every(self, x: mx.array) -> list[mx.array]:
         """x [N, in] -> what each step makes of it, [N, out] each."""
         n_steps, n_out, n_in = self.weight.shape
         return list(mx.split(x @ self.weight.reshape(n_steps * n_out, n_in).T, n_steps, axis=1))
+
+    @property
+    def matrix(self) -> Matrix:
+        """The maps as a kernel takes them."""
+        return Matrix(self.weight)
 
     def _transposed(self) -> list[mx.array]:
         """Each step's weight [in, out]: views, made once, because cutting them out takes as long as using them."""
@@ -119,6 +137,10 @@ class QuantizedPerStepLinear(PerStepLinear):
         super().__init__(0, 0, 0)
         self.group_size, self.bits = group_size, bits
         self.weight, self.scales, self.biases = mx.quantize(weight, group_size, bits)
+
+    @property
+    def matrix(self) -> Matrix:
+        return Matrix(self.weight, self.scales, self.biases, self.bits, self.group_size)
 
     def _map(self, x: mx.array, steps: slice) -> mx.array:
         packed = (self.weight[steps], self.scales[steps], self.biases[steps])

@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.nn.activation import gelu
-from personaplex.nn.attention import Attention, Ring, Window, empty_ring, open_window
+from personaplex.nn.attention import Attention, Decoding, Ring, Window, empty_ring, open_window
 from personaplex.nn.few import LayerNorm, RMSNorm, add_linear
 
 
@@ -84,7 +84,7 @@ class Layer(nn.Module):
         self.feedforward = feedforward
         self.scale1, self.scale2 = scale(), scale()
 
-    def __call__(self, x: mx.array, ring: Ring | None, window: Window) -> tuple[mx.array, Ring]:
+    def __call__(self, x: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
         """Rows x [B x T, dim] of one call -> the same, and the layer's ring after it."""
         attended, after = self.attention(self.norm1(x), ring, window)
         x = self.scale1(x, self.attention.out_proj, attended)
@@ -166,7 +166,7 @@ class Transformer(nn.Module):
             rows, after = layer(rows, ring, window)
             rings.append(after)
             outputs.append(rows.reshape(x.shape))
-        return outputs, TransformerState(tuple(rings), state.position + n_tokens)
+        return outputs, TransformerState(tuple(rings), window.after(rows))
 
     def whole(self, x: mx.array, pinned: mx.array | None = None) -> mx.array:
         """A whole sequence x [B, T, dim] -> [B, T, dim], nothing remembered: for training.
