@@ -1,0 +1,152 @@
+"""A few rows times a matrix: every norm, end and packing that the models use, against MLX's own operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+
+from personaplex.cuda.matvec import End, Matrix, Norm, Tuning, fits, matvec
+from tests.cuda.emulator import emulate
+
+
+@pytest.fixture(autouse=True)
+def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personaplex.cuda.kernel.launch", emulate)
+    monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: 2)
+
+
+F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
+SMALL = Tuning(threads=64, rows=2, unroll=2, blocks=1)
+
+
+def normal(shape: tuple[int, ...], dtype: mx.Dtype, seed: int, around: float = 0) -> mx.array:
+    return (around + mx.random.normal(shape, key=mx.random.key(seed))).astype(dtype)
+
+
+UNIT = {F32: 2**-19, F16: 2**-10, BF16: 2**-7}
+
+
+def close(ours: mx.array, stock: mx.array, unit: float | None = None) -> None:
+    """Equal but for one rounding of the largest values, now and then."""
+    unit = unit or UNIT[stock.dtype]
+    assert ours.dtype == stock.dtype and ours.shape == stock.shape
+    a, b = np.array(ours.astype(F32)), np.array(stock.astype(F32))
+    assert np.abs(b).max() > 0.1
+    assert np.abs(a - b).max() <= unit * np.abs(b).max()
+    assert np.abs(a - b).mean() <= unit / 4 * np.abs(b).mean()
+
+
+def matrix(weight: mx.array, bits: int, group: int) -> tuple[Matrix, Callable[[mx.array], mx.array]]:
+    """A weight, and what MLX makes of rows with it."""
+    if not bits:
+        return Matrix(weight), lambda x: x @ weight.T
+    packed, scales, biases = mx.quantize(weight, group, bits)
+    # On a CPU MLX's packed product of bfloat16 adds up in bfloat16; a card's does in float32.
+    whole = mx.dequantize(packed, scales.astype(F32), biases.astype(F32), group, bits)
+    return Matrix(packed, scales, biases, bits, group), lambda x: (x.astype(F32) @ whole.T).astype(x.dtype)
+
+
+def ended(end: End, y: mx.array, residual: mx.array, gain: mx.array) -> mx.array:
+    gate, value = mx.split(y, 2, axis=-1)
+    after: dict[End, Callable[[], mx.array]] = {
+        End.STORE: lambda: y,
+        End.ADD: lambda: residual + y,
+        End.GATE: lambda: nn.silu(gate) * value,
+        End.GELU: lambda: nn.gelu(y),
+        End.SCALE: lambda: residual + y * gain,
+    }
+    return after[end]()
+
+
+CASES = [
+    # what the temporal transformer does
+    ("rms", End.STORE, BF16, 0, 0, 1),
+    ("rms", End.GATE, BF16, 0, 0, 2),
+    ("", End.ADD, BF16, 0, 0, 3),
+    ("", End.STORE, BF16, 0, 0, 1),
+    ("rms", End.STORE, F32, 0, 0, 3),
+    ("rms", End.GATE, F32, 0, 0, 1),
+    ("", End.ADD, F32, 0, 0, 2),
+    ("rms", End.GATE, F16, 0, 0, 2),
+    ("rms", End.STORE, BF16, 8, 64, 2),
+    ("rms", End.GATE, BF16, 8, 64, 1),
+    ("", End.ADD, BF16, 8, 32, 2),
+    ("rms", End.STORE, BF16, 4, 32, 1),
+    ("rms", End.GATE, BF16, 4, 64, 2),
+    ("", End.ADD, BF16, 4, 32, 1),
+    ("", End.STORE, F32, 4, 32, 3),
+    ("rms", End.GATE, F32, 8, 64, 1),
+    # and the codec's
+    ("layer", End.STORE, F32, 0, 0, 2),
+    ("layer", End.GELU, F32, 0, 0, 2),
+    ("", End.SCALE, F32, 0, 0, 2),
+    ("layer", End.GELU, F32, 0, 0, 3),
+    ("", End.SCALE, BF16, 0, 0, 1),
+]
+
+
+@pytest.mark.parametrize(("before", "end", "dtype", "bits", "group", "rows"), CASES)
+def test_a_map_with_what_stands_before_and_after_it(
+    before: str, end: End, dtype: mx.Dtype, bits: int, group: int, rows: int
+) -> None:
+    # Neither a whole number of tiles nor of tasks.
+    n_in, n_out = 320, 44
+    of, stock = matrix(normal((n_out, n_in), dtype, 1) * n_in**-0.5, bits, group)
+    x = normal((rows, n_in), dtype, 2, around=0.5)
+    gain, shift = normal((n_in,), dtype, 3, around=1), normal((n_in,), dtype, 4)
+    residual, scale = normal((rows, n_out), dtype, 5), normal((n_out,), dtype, 6)
+    norm = {"": None, "rms": Norm(gain), "layer": Norm(gain, shift)}[before]
+    normed = {
+        "": lambda: x,
+        "rms": lambda: mx.fast.rms_norm(x, gain, 1e-8),
+        "layer": lambda: mx.fast.layer_norm(x, gain, shift, 1e-5),
+    }[before]()
+    ours = matvec(x, of, norm=norm, end=end, residual=residual, gain=scale, tuning=SMALL)
+    # The sum of packed values and that of the bias are large and nearly cancel: a few of float32's bits are lost.
+    close(ours, ended(end, stock(normed), residual, scale), 2**-14 if bits and dtype == F32 else None)
+
+
+@pytest.mark.parametrize(
+    ("n_in", "n_out", "end", "tuning"),
+    [
+        (1296, 320, End.ADD, Tuning(256, 2, 4, 2)),  # nano's feed-forward, with the threads of a card
+        (320, 2592, End.GATE, Tuning(96, 4, 1, 1)),
+        (8, 4, End.STORE, Tuning(32, 1, 1, 1)),
+        (2048, 6, End.STORE, Tuning(64, 2, 8, 1)),
+    ],
+)
+def test_any_size_and_any_way_of_cutting_it_up(n_in: int, n_out: int, end: End, tuning: Tuning) -> None:
+    weight, x = normal((n_out, n_in), BF16, 1) * n_in**-0.5, normal((2, n_in), BF16, 2)
+    residual = normal((2, n_out), BF16, 3)
+    ours = matvec(x, Matrix(weight), end=end, residual=residual, tuning=tuning)
+    close(ours, ended(end, x @ weight.T, residual, residual))
+
+
+def packed(n_out: int, n_in: int, bits: int, group: int, dtype: mx.Dtype = BF16) -> Matrix:
+    return matrix(mx.zeros((n_out, n_in), dtype), bits, group)[0]
+
+
+def test_what_does_not_fit_is_left_to_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
+    def x(*shape: int) -> mx.array:
+        return mx.zeros(shape, BF16)
+
+    plain = Matrix(x(64, 320))
+    assert fits(x(1, 320), plain) and fits(x(4, 320), plain, Norm(x(320)), End.GATE)
+    assert not fits(x(5, 320), plain), "more rows than the table has"
+    assert not fits(x(1, 1, 320), plain)
+    assert not fits(x(1, 320).astype(F32), plain), "another type"
+    assert not fits(x(1, 320), plain, Norm(mx.zeros((320,))))
+    assert not fits(x(1, 36), Matrix(x(64, 36))), "rows that are no whole number of 16 bytes"
+    assert not fits(x(1, 320), Matrix(x(63, 320))), "rows that are left over"
+    assert not fits(mx.zeros((1, 320), mx.int32), Matrix(mx.zeros((64, 320), mx.int32)))
+    assert fits(x(2, 320), packed(64, 320, 4, 32)) and fits(x(2, 320), packed(64, 320, 8, 64))
+    assert not fits(x(3, 320), packed(64, 320, 4, 32))
+    assert not fits(x(1, 384), packed(64, 384, 6, 32)), "bits that no kernel unpacks"
+    assert not fits(x(1, 320), packed(64, 320, 4, 32, F32)), "scales of another type"
+    assert not fits(x(4, 40000), Matrix(x(2, 40000))), "more than a block's shared memory"
+    monkeypatch.setattr("personaplex.cuda.kernel.enabled", lambda: False)
+    assert not fits(x(1, 320), plain)
