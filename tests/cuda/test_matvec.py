@@ -135,11 +135,12 @@ def test_what_does_not_fit_is_left_to_mlx(monkeypatch: pytest.MonkeyPatch) -> No
         return mx.zeros(shape, BF16)
 
     plain = Matrix(x(64, 320))
-    assert fits(x(1, 320), plain) and fits(x(4, 320), plain, Norm(x(320)), End.GATE)
+    assert fits(x(1, 320), plain) and fits(x(4, 320), plain, norm=Norm(x(320)), end=End.GATE)
     assert not fits(x(5, 320), plain), "more rows than the table has"
     assert not fits(x(1, 1, 320), plain)
     assert not fits(x(1, 320).astype(F32), plain), "another type"
-    assert not fits(x(1, 320), plain, Norm(mx.zeros((320,))))
+    assert not fits(x(1, 320), plain, norm=Norm(mx.zeros((320,))))
+    assert not fits(x(1, 320), plain, end=End.ADD, residual=mx.zeros((1, 64)))
     assert not fits(x(1, 36), Matrix(x(64, 36))), "rows that are no whole number of 16 bytes"
     assert not fits(x(1, 320), Matrix(x(63, 320))), "rows that are left over"
     assert not fits(mx.zeros((1, 320), mx.int32), Matrix(mx.zeros((64, 320), mx.int32)))

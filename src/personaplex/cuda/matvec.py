@@ -79,17 +79,25 @@ _CONSTANTS = "T, BITS, GROUP, NORM, END, N_ROWS, N_IN, N_OUT, ROWS, UNROLL, THRE
 _FLOATS = (mx.float32, mx.bfloat16, mx.float16)
 
 
-def fits(x: mx.array, matrix: Matrix, norm: Norm | None = None, end: End = End.STORE) -> bool:
+def fits(
+    x: mx.array,
+    matrix: Matrix,
+    *,
+    norm: Norm | None = None,
+    end: End = End.STORE,
+    residual: mx.array | None = None,
+    gain: mx.array | None = None,
+) -> bool:
     """Whether rows x [N, in] are few enough, and sizes and types such, that `matvec` is to be used for them."""
     if not kernels.enabled() or x.ndim != 2 or x.dtype not in _FLOATS or matrix.bits not in (0, 4, 8):
         return False
+    beside = [array for array in (*(norm or ()), residual, gain) if array is not None]
     n_rows, (n_out, n_in) = x.shape[0], matrix.shape
     bits = matrix.bits or 8 * x.dtype.size
     chunk, tuning = 128 // bits, TUNING[bits]
     return (
         n_rows <= MOST_ROWS[bits]
-        and x.dtype == matrix.dtype
-        and (norm is None or norm.gain.dtype == x.dtype)
+        and all(dtype == x.dtype for dtype in (matrix.dtype, *(array.dtype for array in beside)))
         and n_in % chunk == 0
         and matrix.group % chunk == 0
         and n_out % tuning.rows == 0

@@ -13,6 +13,7 @@ from personaplex.config import LMConfig
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import AGENT, N_STREAMS, TEXT, delay, initial_column, undelay
 from personaplex.nn.few import RMSNorm
+from personaplex.nn.projection import plain
 from personaplex.nn.tables import TokenTables
 from personaplex.nn.transformer import TransformerState, temporal_stack
 
@@ -59,6 +60,10 @@ class LanguageModel(nn.Module):
         x, state = self.temporal(embedded, state, pinned)
         return self.out_norm(x), state
 
+    def text_logits(self, z: mx.array) -> mx.array:
+        """Hidden z [..., dim] -> logits of the next text token [..., text_card]."""
+        return plain(self.text_head, z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
+
     def columns(self, frames: mx.array) -> mx.array:
         """Frames [B, 17, T] -> columns [B, T + 1, 17]: the initial tokens, then the delayed frames."""
         initial = initial_column(self.config)
@@ -78,7 +83,7 @@ class LanguageModel(nn.Module):
         slots, _, n_frames = frames.shape
         columns = self.columns(frames)
         z = self.hidden(columns[:, :-1])
-        text_logits = self.text_head(z)
+        text_logits = self.text_logits(z)
 
         steps = self.depformer.n_steps
         target = columns[:, 1:].reshape(slots * n_frames, N_STREAMS)

@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.nn.few import as_mask, attend
+from personaplex.nn.projection import normed
 from personaplex.nn.rope import Rotation, open_rotation
 
 
@@ -186,13 +187,15 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(dim, 3 * dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
 
-    def __call__(self, x: mx.array, ring: Ring | None, window: Window) -> tuple[mx.array, Ring]:
-        """Normalised rows x [B x T, dim] -> what `out_proj` takes [B x T, dim], and the ring with these tokens in it.
+    def __call__(self, norm: nn.Module, x: mx.array, ring: Ring | None, window: Window) -> tuple[mx.array, Ring]:
+        """Rows x [B x T, dim], to be normalised -> what `out_proj` takes [B x T, dim], and the ring with them in it.
 
         Without a ring, their keys and values take its place.
         """
         n_rows, dim = x.shape
-        qkv = self.in_proj(x).reshape(window.slots, window.n_tokens, 3 * self.n_heads, dim // self.n_heads)
+        qkv = normed(norm, self.in_proj, x).reshape(
+            window.slots, window.n_tokens, 3 * self.n_heads, dim // self.n_heads
+        )
         # Queries and keys turn by the same angles: one call for both.
         qk, v = mx.split(qkv.swapaxes(1, 2), [2 * self.n_heads], axis=1)
         q, k = mx.split(window.rotation(qk), 2, axis=1)

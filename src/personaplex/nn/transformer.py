@@ -8,9 +8,9 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx import nn
 
-from personaplex.nn.activation import gelu
 from personaplex.nn.attention import Attention, Ring, Window, empty_ring, open_window
-from personaplex.nn.few import LayerNorm, RMSNorm, add_linear
+from personaplex.nn.few import LayerNorm, RMSNorm
+from personaplex.nn.projection import activated, added, added_scaled, gated
 
 
 class GatedFeedForward(nn.Module):
@@ -21,10 +21,9 @@ class GatedFeedForward(nn.Module):
         self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
         self.linear_out = nn.Linear(hidden, dim, bias=False)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """Rows x [N, dim] -> what `last` takes."""
-        gate, value = mx.split(self.linear_in(x), 2, axis=-1)
-        return nn.silu(gate) * value
+    def __call__(self, norm: nn.Module, x: mx.array) -> mx.array:
+        """Rows x [N, dim], to be normalised -> what `last` takes."""
+        return gated(norm, self.linear_in, x)
 
     @property
     def last(self) -> nn.Module:
@@ -40,9 +39,9 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(dim, hidden, bias=False)
         self.linear2 = nn.Linear(hidden, dim, bias=False)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """Rows x [N, dim] -> what `last` takes."""
-        return gelu(self.linear1(x))
+    def __call__(self, norm: nn.Module, x: mx.array) -> mx.array:
+        """Rows x [N, dim], to be normalised -> what `last` takes."""
+        return activated(norm, self.linear1, x)
 
     @property
     def last(self) -> nn.Module:
@@ -54,7 +53,7 @@ class Residual(nn.Module):
     """The end of a residual branch: x plus a linear map of it."""
 
     def __call__(self, x: mx.array, linear: nn.Module, branch: mx.array) -> mx.array:
-        return add_linear(x, linear, branch)
+        return added(x, linear, branch)
 
 
 class LayerScale(Residual):
@@ -65,7 +64,7 @@ class LayerScale(Residual):
         self.scale = mx.full((dim,), initial)
 
     def __call__(self, x: mx.array, linear: nn.Module, branch: mx.array) -> mx.array:
-        return x + linear(branch) * self.scale
+        return added_scaled(x, linear, branch, self.scale)
 
 
 class Layer(nn.Module):
@@ -86,9 +85,9 @@ class Layer(nn.Module):
 
     def __call__(self, x: mx.array, ring: Ring | None, window: Window) -> tuple[mx.array, Ring]:
         """Rows x [B x T, dim] of one call -> the same, and the layer's ring after it."""
-        attended, after = self.attention(self.norm1(x), ring, window)
+        attended, after = self.attention(self.norm1, x, ring, window)
         x = self.scale1(x, self.attention.out_proj, attended)
-        return self.scale2(x, self.feedforward.last, self.feedforward(self.norm2(x))), after
+        return self.scale2(x, self.feedforward.last, self.feedforward(self.norm2, x)), after
 
 
 class TransformerState(NamedTuple):
