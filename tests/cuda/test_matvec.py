@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx import nn
+from mlx.utils import tree_unflatten
 
+from personaplex.cuda.kernel import Kernel
 from personaplex.cuda.matvec import End, Matrix, Norm, Tuning, fits, matvec
+from personaplex.nn.state import parameters
+from personaplex.nn.transformer import Transformer, codec_stack, temporal_stack
 from tests.cuda.emulator import emulate
 
 
+class Emulated:
+    """Kernels are emulated as long as it is `on`; `ends` says how each map that was run ended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on, self.ends = True, list[End]()
+        monkeypatch.setattr("personaplex.cuda.kernel.enabled", lambda: self.on)
+        monkeypatch.setattr("personaplex.cuda.kernel.launch", self.launch)
+        monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: 2)
+
+    def launch(self, kernel: Kernel, *rest: Any) -> list[mx.array]:
+        assert self.on
+        if kernel.name == "linear":
+            self.ends.append(End(rest[-1]["END"]))
+        return emulate(kernel, *rest)
+
+
 @pytest.fixture(autouse=True)
-def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("personaplex.cuda.kernel.launch", emulate)
-    monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: 2)
+def emulated(monkeypatch: pytest.MonkeyPatch) -> Emulated:
+    return Emulated(monkeypatch)
 
 
 F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
@@ -130,7 +150,7 @@ def packed(n_out: int, n_in: int, bits: int, group: int, dtype: mx.Dtype = BF16)
     return matrix(mx.zeros((n_out, n_in), dtype), bits, group)[0]
 
 
-def test_what_does_not_fit_is_left_to_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_left_to_mlx(emulated: Emulated) -> None:
     def x(*shape: int) -> mx.array:
         return mx.zeros(shape, BF16)
 
@@ -149,5 +169,77 @@ def test_what_does_not_fit_is_left_to_mlx(monkeypatch: pytest.MonkeyPatch) -> No
     assert not fits(x(1, 384), packed(64, 384, 6, 32)), "bits that no kernel unpacks"
     assert not fits(x(1, 320), packed(64, 320, 4, 32, F32)), "scales of another type"
     assert not fits(x(4, 40000), Matrix(x(2, 40000))), "more than a block's shared memory"
-    monkeypatch.setattr("personaplex.cuda.kernel.enabled", lambda: False)
+    emulated.on = False
     assert not fits(x(1, 320), plain)
+
+
+def stack(make: Callable[..., Transformer], dtype: mx.Dtype, bits: int | None = None) -> Transformer:
+    """A small network of two layers, its weights drawn."""
+    more = [0.5] if make is codec_stack else []
+    made = make(64, 2, 2, 96, 10000.0, 12, *more)
+
+    def drawn(weight: mx.array) -> mx.array:
+        around, spread = (0, 64**-0.5) if weight.ndim == 2 else (1, 0.2)
+        return normal(weight.shape, F32, weight.size, around / spread) * spread
+
+    made.update(tree_unflatten([(name, drawn(weight)) for name, weight in parameters(made).items()]))
+    if bits:
+        nn.quantize(made, 32, bits)
+    made.set_dtype(dtype)
+    made.eval()
+    return made
+
+
+def stepped(network: Transformer, slots: int, n_tokens: int, dtype: mx.Dtype) -> mx.array:
+    """What comes out of two calls, one after the other."""
+    state, out = network.init_state(slots, n_tokens, dtype), []
+    for call in range(2):
+        y, state = network(normal((slots, n_tokens, 64), dtype, call), state)
+        out.append(y)
+    return mx.concatenate(out, axis=1)
+
+
+TEMPORAL = [End.STORE, End.ADD, End.GATE, End.ADD]
+CODEC = [End.STORE, End.SCALE, End.GELU, End.SCALE]
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype", "bits", "slots", "n_tokens", "ends"),
+    [
+        (temporal_stack, F32, None, 1, 1, TEMPORAL),
+        (temporal_stack, BF16, None, 3, 1, TEMPORAL),
+        (temporal_stack, F32, 4, 2, 1, TEMPORAL),
+        (codec_stack, F32, None, 1, 2, CODEC),
+    ],
+)
+def test_a_network_steps_as_with_mlxs_own_operations(
+    emulated: Emulated,
+    make: Callable[..., Transformer],
+    dtype: mx.Dtype,
+    bits: int | None,
+    slots: int,
+    n_tokens: int,
+    ends: list[End],
+) -> None:
+    network = stack(make, dtype, bits)
+    ours = stepped(network, slots, n_tokens, dtype)
+    assert emulated.ends == ends * 2 * 2, "four maps in each of two layers, twice"
+    emulated.on = False
+    unit = 2**-5 if dtype == BF16 else 2**-13 if bits else 2**-18
+    close(ours, stepped(network, slots, n_tokens, dtype), unit)
+
+
+def test_many_rows_and_training_keep_mlxs_own_operations(emulated: Emulated) -> None:
+    network = stack(temporal_stack, F32)
+    network.whole(normal((3, 3, 64), F32, 1))
+    network.train()
+    weights = parameters(network)
+    x = normal((1, 2, 64), F32, 1)
+
+    def loss(weights: dict[str, mx.array]) -> mx.array:
+        network.update(tree_unflatten(list(weights.items())))
+        return network.whole(x).sum()
+
+    gradients = mx.grad(loss)(weights)
+    assert not emulated.ends
+    assert mx.abs(gradients["layers.0.attention.in_proj.weight"]).max().item() != 0
