@@ -10,11 +10,12 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import LMConfig
+from personaplex.cuda import embedding
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import AGENT, N_STREAMS, TEXT, delay, initial_column, undelay
 from personaplex.nn.few import RMSNorm
 from personaplex.nn.projection import plain
-from personaplex.nn.tables import TokenTables
+from personaplex.nn.tables import QuantizedTokenTables, TokenTables
 from personaplex.nn.transformer import TransformerState, temporal_stack
 
 
@@ -47,6 +48,9 @@ class LanguageModel(nn.Module):
 
     def embed(self, columns: mx.array) -> mx.array:
         """Columns [B, T, 17] -> [B, T, dim]: the sum of one row per stream."""
+        tables = _tables(self.text_emb), _tables(self.audio_emb)
+        if not self.training and embedding.fits(columns, *tables):
+            return embedding.embed(columns, *tables)
         audio = self.audio_emb(columns[..., TEXT + 1 :]).sum(axis=-2)
         return audio + self.text_emb(columns[..., : TEXT + 1])[..., 0, :]
 
@@ -96,3 +100,9 @@ class LanguageModel(nn.Module):
         within = mx.broadcast_to(mx.arange(n_frames + 1) < n_frames, (1, steps, n_frames + 1))
         known = frames[:, agent : agent + steps] >= 0
         return text_logits, frames[:, TEXT] >= 0, audio_logits, known & undelay(within, agent)
+
+
+def _tables(tables: TokenTables) -> embedding.Tables:
+    if isinstance(tables, QuantizedTokenTables):
+        return embedding.Tables(tables.weight, tables.scales, tables.biases, tables.bits, tables.group_size)
+    return embedding.Tables(tables.weight)
