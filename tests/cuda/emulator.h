@@ -43,6 +43,7 @@ struct Block {
   Barrier barrier;
   std::vector<Barrier> warps;
   std::vector<uint64_t> lanes;  // what each thread shows its warp
+  std::vector<uint32_t> board;  // and six words of it
   std::map<int, std::vector<char>> shared;
   std::vector<char> dynamic;
 };
@@ -107,6 +108,7 @@ inline void run(void (*kernel)(void*), void* of, unsigned blocks, unsigned threa
   for (unsigned b = 0; b < blocks; ++b) {
     all[b].warps.resize(threads / 32);
     all[b].lanes.resize(threads);
+    all[b].board.resize(threads * 6);
     all[b].dynamic.assign(dynamic + 16, char(0xff));
     for (unsigned t = 0; t < threads; ++t) {
       Fiber& fiber = fibers[size_t(b) * threads + t];
@@ -226,3 +228,24 @@ inline __nv_bfloat16 __float2bfloat16(float x) {
 }
 inline float __half2float(__half x) { _Float16 as; std::memcpy(&as, &x, 2); return float(as); }
 inline __half __float2half(float x) { _Float16 as = _Float16(x); __half bits; std::memcpy(&bits, &as, 2); return bits; }
+
+// A tensor core's product of 16 x 16 by 16 x 8 numbers, c += A * B. Lane 4 g + t holds of A rows g and g + 8, columns
+// 2 t, 2 t + 1 and both 8 further on; of B those rows of column g; of c columns 2 t and 2 t + 1 of rows g and g + 8.
+inline float number_of(uint16_t bits, __nv_bfloat16) { return __bfloat162float({bits}); }
+inline float number_of(uint16_t bits, __half) { return __half2float({bits}); }
+template <typename T>
+void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T as) {
+  auto& block = *emulator::now->block;
+  unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  uint32_t* board = block.board.data() + warp * 32 * 6;
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  std::copy(mine, mine + 6, board + lane * 6);
+  emulator::wait(block.warps[warp], 32);
+  auto half = [&](unsigned from, unsigned word, unsigned k) {
+    return number_of(uint16_t(board[from * 6 + word] >> k % 2 * 16), as);
+  };
+  for (unsigned i = 0; i < 4; ++i)
+    for (unsigned k = 0; k < 16; ++k)
+      c[i] += half(g * 4 + k % 8 / 2, i / 2 + k / 8 * 2, k) * half((2 * t + i % 2) * 4 + k % 8 / 2, 4 + k / 8, k);
+  emulator::wait(block.warps[warp], 32);
+}

@@ -40,7 +40,8 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Emulated:
 
 
 F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
-SMALL = Tuning(threads=64, rows=2, unroll=2, blocks=1)
+STRIPED = Tuning(threads=64, rows=2, unroll=2, blocks=1)
+TENSOR = Tuning(threads=64, rows=8, unroll=2, blocks=1, tensor=True)
 
 
 def normal(shape: tuple[int, ...], dtype: mx.Dtype, seed: int, around: float = 0) -> mx.array:
@@ -84,37 +85,40 @@ def ended(end: End, y: mx.array, residual: mx.array, gain: mx.array) -> mx.array
 
 CASES = [
     # what the temporal transformer does
-    ("rms", End.STORE, BF16, 0, 0, 1),
-    ("rms", End.GATE, BF16, 0, 0, 2),
-    ("", End.ADD, BF16, 0, 0, 3),
-    ("", End.STORE, BF16, 0, 0, 1),
-    ("rms", End.STORE, F32, 0, 0, 3),
-    ("rms", End.GATE, F32, 0, 0, 1),
-    ("", End.ADD, F32, 0, 0, 2),
-    ("rms", End.GATE, F16, 0, 0, 2),
-    ("rms", End.STORE, BF16, 8, 64, 2),
-    ("rms", End.GATE, BF16, 8, 64, 1),
-    ("", End.ADD, BF16, 8, 32, 2),
-    ("rms", End.STORE, BF16, 4, 32, 1),
-    ("rms", End.GATE, BF16, 4, 64, 2),
-    ("", End.ADD, BF16, 4, 32, 1),
-    ("", End.STORE, F32, 4, 32, 3),
-    ("rms", End.GATE, F32, 8, 64, 1),
+    ("rms", End.STORE, BF16, 0, 0, 1, TENSOR),
+    ("rms", End.GATE, BF16, 0, 0, 2, TENSOR),
+    ("", End.ADD, BF16, 0, 0, 3, TENSOR),
+    ("", End.STORE, BF16, 0, 0, 8, TENSOR),
+    ("rms", End.GATE, F16, 0, 0, 2, TENSOR),
+    ("rms", End.STORE, BF16, 8, 64, 1, TENSOR),
+    ("rms", End.GATE, BF16, 8, 64, 3, TENSOR),
+    ("", End.ADD, BF16, 8, 32, 2, TENSOR),
+    ("rms", End.STORE, BF16, 4, 32, 3, TENSOR),
+    ("rms", End.GATE, BF16, 4, 64, 1, TENSOR),
+    ("", End.ADD, BF16, 4, 32, 4, TENSOR),
+    ("rms", End.STORE, F32, 0, 0, 3, STRIPED),
+    ("rms", End.GATE, F32, 0, 0, 1, STRIPED),
+    ("", End.ADD, F32, 0, 0, 2, STRIPED),
+    ("", End.STORE, F32, 4, 32, 3, STRIPED),
+    ("rms", End.GATE, F32, 8, 64, 1, STRIPED),
+    ("rms", End.GATE, BF16, 0, 0, 2, STRIPED),
+    ("", End.ADD, BF16, 8, 64, 1, STRIPED),
+    ("rms", End.STORE, BF16, 4, 32, 2, STRIPED),
     # and the codec's
-    ("layer", End.STORE, F32, 0, 0, 2),
-    ("layer", End.GELU, F32, 0, 0, 2),
-    ("", End.SCALE, F32, 0, 0, 2),
-    ("layer", End.GELU, F32, 0, 0, 3),
-    ("", End.SCALE, BF16, 0, 0, 1),
+    ("layer", End.STORE, F32, 0, 0, 2, STRIPED),
+    ("layer", End.GELU, F32, 0, 0, 3, STRIPED),
+    ("", End.SCALE, F32, 0, 0, 2, STRIPED),
+    ("layer", End.GELU, BF16, 0, 0, 1, TENSOR),
+    ("", End.SCALE, BF16, 0, 0, 1, TENSOR),
 ]
 
 
-@pytest.mark.parametrize(("before", "end", "dtype", "bits", "group", "rows"), CASES)
+@pytest.mark.parametrize(("before", "end", "dtype", "bits", "group", "rows", "tuning"), CASES)
 def test_a_map_with_what_stands_before_and_after_it(
-    before: str, end: End, dtype: mx.Dtype, bits: int, group: int, rows: int
+    before: str, end: End, dtype: mx.Dtype, bits: int, group: int, rows: int, tuning: Tuning
 ) -> None:
     # Neither a whole number of tiles nor of tasks.
-    n_in, n_out = 320, 44
+    n_in, n_out = 320, 48
     of, stock = matrix(normal((n_out, n_in), dtype, 1) * n_in**-0.5, bits, group)
     x = normal((rows, n_in), dtype, 2, around=0.5)
     gain, shift = normal((n_in,), dtype, 3, around=1), normal((n_in,), dtype, 4)
@@ -125,7 +129,7 @@ def test_a_map_with_what_stands_before_and_after_it(
         "rms": lambda: mx.fast.rms_norm(x, gain, 1e-8),
         "layer": lambda: mx.fast.layer_norm(x, gain, shift, 1e-5),
     }[before]()
-    ours = matvec(x, of, norm=norm, end=end, residual=residual, gain=scale, tuning=SMALL)
+    ours = matvec(x, of, norm=norm, end=end, residual=residual, gain=scale, tuning=tuning)
     # The sum of packed values and that of the bias are large and nearly cancel: a few of float32's bits are lost.
     close(ours, ended(end, stock(normed), residual, scale), 2**-14 if bits and dtype == F32 else None)
 
@@ -137,6 +141,10 @@ def test_a_map_with_what_stands_before_and_after_it(
         (320, 2592, End.GATE, Tuning(96, 4, 1, 1)),
         (8, 4, End.STORE, Tuning(32, 1, 1, 1)),
         (2048, 6, End.STORE, Tuning(64, 2, 8, 1)),
+        (1296, 320, End.ADD, Tuning(256, 8, 4, 3, tensor=True)),
+        (320, 2592, End.GATE, Tuning(96, 8, 1, 1, tensor=True)),
+        (8, 8, End.STORE, Tuning(32, 8, 1, 1, tensor=True)),
+        (1024, 16, End.STORE, Tuning(32, 8, 8, 1, tensor=True)),
     ],
 )
 def test_any_size_and_any_way_of_cutting_it_up(n_in: int, n_out: int, end: End, tuning: Tuning) -> None:
@@ -155,20 +163,20 @@ def test_what_does_not_fit_is_left_to_mlx(emulated: Emulated) -> None:
         return mx.zeros(shape, BF16)
 
     plain = Matrix(x(64, 320))
-    assert fits(x(1, 320), plain) and fits(x(4, 320), plain, norm=Norm(x(320)), end=End.GATE)
-    assert not fits(x(5, 320), plain), "more rows than the table has"
+    assert fits(x(1, 320), plain) and fits(x(8, 320), plain, norm=Norm(x(320)), end=End.GATE)
+    assert not fits(x(9, 320), plain), "more rows than the table has"
     assert not fits(x(1, 1, 320), plain)
     assert not fits(x(1, 320).astype(F32), plain), "another type"
     assert not fits(x(1, 320), plain, norm=Norm(mx.zeros((320,))))
     assert not fits(x(1, 320), plain, end=End.ADD, residual=mx.zeros((1, 64)))
     assert not fits(x(1, 36), Matrix(x(64, 36))), "rows that are no whole number of 16 bytes"
-    assert not fits(x(1, 320), Matrix(x(63, 320))), "rows that are left over"
+    assert not fits(x(1, 320), Matrix(x(60, 320))), "rows that are left over"
     assert not fits(mx.zeros((1, 320), mx.int32), Matrix(mx.zeros((64, 320), mx.int32)))
-    assert fits(x(2, 320), packed(64, 320, 4, 32)) and fits(x(2, 320), packed(64, 320, 8, 64))
-    assert not fits(x(3, 320), packed(64, 320, 4, 32))
+    assert fits(x(2, 320), packed(64, 320, 4, 32)) and fits(x(4, 320), packed(64, 320, 8, 64))
+    assert not fits(x(5, 320), packed(64, 320, 4, 32))
     assert not fits(x(1, 384), packed(64, 384, 6, 32)), "bits that no kernel unpacks"
     assert not fits(x(1, 320), packed(64, 320, 4, 32, F32)), "scales of another type"
-    assert not fits(x(4, 40000), Matrix(x(2, 40000))), "more than a block's shared memory"
+    assert not fits(x(8, 40000), Matrix(x(8, 40000))), "more than a block's shared memory"
     emulated.on = False
     assert not fits(x(1, 320), plain)
 

@@ -56,27 +56,37 @@ class End(IntEnum):
 class Tuning(NamedTuple):
     """How the work is cut up: a warp takes `rows` rows of the weight at once, and `unroll` loads of each ahead.
 
-    `blocks` is how many there are for each of the card's multiprocessors.
+    `blocks` is how many there are for each of the card's multiprocessors. On `tensor` cores, which take 16-bit numbers,
+    a block's warps share 8 rows.
     """
 
     threads: int = 256
     rows: int = 2
     unroll: int = 4
     blocks: int = 2
+    tensor: bool = False
 
 
-TUNING = {32: Tuning(), 16: Tuning(), 8: Tuning(), 4: Tuning()}
-"""By the bits of a weight."""
+_TENSOR = Tuning(256, 8, 4, 3, tensor=True)
+TUNING = {
+    (mx.float32, 32): (8, Tuning()),
+    (mx.bfloat16, 16): (8, _TENSOR),
+    (mx.float16, 16): (8, _TENSOR),
+    (mx.bfloat16, 8): (4, _TENSOR),
+    (mx.bfloat16, 4): (4, _TENSOR),
+    (mx.float32, 8): (2, Tuning()),
+    (mx.float32, 4): (2, Tuning()),
+}
+"""By the type of x and the bits of a weight: for how many rows of x at most the kernel is used, and how.
 
-MOST_ROWS = {32: 8, 16: 4, 8: 2, 4: 2}
-"""Rows of x up to which the kernel is used, likewise; MLX's own products are for more."""
+What is not here is left to MLX.
+"""
 
 SHARED_BYTES = 227 * 1024
 """What a block can have of a multiprocessor's memory, on cards since Hopper."""
 
 _INPUTS = ("x", "norm_gain", "norm_shift", "weight", "scales", "biases", "residual", "gain")
-_CONSTANTS = "T, BITS, GROUP, NORM, END, N_ROWS, N_IN, N_OUT, ROWS, UNROLL, THREADS"
-_FLOATS = (mx.float32, mx.bfloat16, mx.float16)
+_CONSTANTS = "TENSOR, T, BITS, GROUP, NORM, END, N_ROWS, N_IN, N_OUT, ROWS, UNROLL, THREADS"
 
 
 def fits(
@@ -89,21 +99,21 @@ def fits(
     gain: mx.array | None = None,
 ) -> bool:
     """Whether rows x [N, in] are few enough, and sizes and types such, that `matvec` is to be used for them."""
-    if not kernels.enabled() or x.ndim != 2 or x.dtype not in _FLOATS or matrix.bits not in (0, 4, 8):
+    bits = matrix.bits or 8 * x.dtype.size
+    if not kernels.enabled() or x.ndim != 2 or (x.dtype, bits) not in TUNING:
         return False
     beside = [array for array in (*(norm or ()), residual, gain) if array is not None]
+    most_rows, tuning = TUNING[x.dtype, bits]
     n_rows, (n_out, n_in) = x.shape[0], matrix.shape
-    bits = matrix.bits or 8 * x.dtype.size
-    chunk, tuning = 128 // bits, TUNING[bits]
+    chunk = 128 // bits
     return (
-        n_rows <= MOST_ROWS[bits]
+        n_rows <= most_rows
         and all(dtype == x.dtype for dtype in (matrix.dtype, *(array.dtype for array in beside)))
         and n_in % chunk == 0
         and matrix.group % chunk == 0
         and n_out % tuning.rows == 0
-        and n_rows * tuning.rows <= 32
         and (end is not End.GATE or tuning.rows % 2 == 0)
-        and _shared(n_rows, n_in, chunk, x.dtype, tuning) <= SHARED_BYTES
+        and _shared(n_rows, matrix, x.dtype, tuning) <= SHARED_BYTES
     )
 
 
@@ -119,17 +129,24 @@ def matvec(
 ) -> mx.array:
     """Rows x [N, in], normalised -> `end` of their map, [N, out] or [N, out / 2], where it `fits`."""
     n_rows, (n_out, n_in) = x.shape[0], matrix.shape
-    bits = matrix.bits or 8 * x.dtype.size
-    tuning = tuning or TUNING[bits]
-    shared = _shared(n_rows, n_in, 128 // bits, x.dtype, tuning)
-    tasks, warps = n_out // tuning.rows, tuning.threads // 32
+    tuning = tuning or TUNING[x.dtype, matrix.bits or 8 * x.dtype.size][1]
+    shared = _shared(n_rows, matrix, x.dtype, tuning)
+    tasks, at_once = n_out // tuning.rows, 1 if tuning.tensor else tuning.threads // 32
     given = (norm.gain, norm.shift) if norm else (None, None)
-    (out,) = Kernel("linear", f"matvec<{_CONSTANTS}>", _INPUTS, ("out",), ("warp.cuh", "matvec.cuh"), shared)(
+    (out,) = Kernel(
+        "linear",
+        f"matvec<{_CONSTANTS}>",
+        _INPUTS,
+        ("out",),
+        ("warp.cuh", "rows.cuh", "matvec.cuh", "tensor.cuh"),
+        shared,
+    )(
         # What is not there is never read, but needs a pointer.
         [x if array is None else array for array in (x, *given, *matrix[:3], residual, gain)],
         [((n_rows, n_out // 2 if end is End.GATE else n_out), x.dtype)],
-        blocks=min(tuning.blocks * kernels.multiprocessors(), -(-tasks // warps)),
+        blocks=min(tuning.blocks * kernels.multiprocessors(), -(-tasks // at_once)),
         threads=tuning.threads,
+        TENSOR=tuning.tensor,
         T=x.dtype,
         BITS=matrix.bits,
         GROUP=matrix.group,
@@ -145,7 +162,11 @@ def matvec(
     return out
 
 
-def _shared(n_rows: int, n_in: int, chunk: int, dtype: mx.Dtype, tuning: Tuning) -> int:
-    """Bytes of shared memory: x in whole tiles of 32 chunks, a sum for each chunk, two for each warp."""
-    tiles = -(-n_in // (32 * chunk))
-    return n_rows * (tiles * 32 * chunk * dtype.size + 4 * (n_in // chunk + 2 * tuning.threads // 32))
+def _shared(n_rows: int, matrix: Matrix, dtype: mx.Dtype, tuning: Tuning) -> int:
+    """Bytes of shared memory: x in whole tiles, or with a gap behind each row; sums of chunks, of norms, of warps."""
+    n_in, warps = matrix.shape[1], tuning.threads // 32
+    chunk = 128 // (matrix.bits or 8 * dtype.size)
+    row = dtype.size * (n_in if tuning.tensor else -(-n_in // (32 * chunk)) * 32 * chunk) + 64
+    sums = n_in // chunk if matrix.bits else 0
+    partials = 2 * warps * 8 if tuning.tensor else 0
+    return 128 + n_rows * (row + 4 * (sums + 2 * warps + partials))
