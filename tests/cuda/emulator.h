@@ -16,13 +16,12 @@
 #include <vector>
 
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
-struct alignas(8) uint2 { uint32_t x, y; };
-// Aligned to 8 only, as what MLX allocates on a CPU is; a card wants 16, and gets that.
-struct alignas(8) uint4 { uint32_t x, y, z, w; };
-struct alignas(8) int4 { int32_t x, y, z, w; };
-struct alignas(8) int2 { int32_t x, y; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(8) float4 { float x, y, z, w; };
+struct uint2 { uint32_t x, y; };
+struct uint4 { uint32_t x, y, z, w; };
+struct int4 { int32_t x, y, z, w; };
+struct int2 { int32_t x, y; };
+struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
@@ -33,7 +32,7 @@ inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return
 #define __forceinline__ inline
 #define __restrict__
 #define __launch_bounds__(...)
-#define __align__(n) alignas(n)
+#define __align__(n)  // MLX's memory on a processor is aligned to 8 bytes only
 
 namespace emulator {
 
@@ -43,7 +42,6 @@ struct Block {
   Barrier barrier;
   std::vector<Barrier> warps;
   std::vector<uint64_t> lanes;  // what each thread shows its warp
-  std::vector<uint32_t> board;  // and six words of it
   std::map<int, std::vector<char>> shared;
   std::vector<char> dynamic;
 };
@@ -108,7 +106,6 @@ inline void run(void (*kernel)(void*), void* of, unsigned blocks, unsigned threa
   for (unsigned b = 0; b < blocks; ++b) {
     all[b].warps.resize(threads / 32);
     all[b].lanes.resize(threads);
-    all[b].board.resize(threads * 6);
     all[b].dynamic.assign(dynamic + 16, char(0xff));
     for (unsigned t = 0; t < threads; ++t) {
       Fiber& fiber = fibers[size_t(b) * threads + t];
@@ -229,23 +226,22 @@ inline __nv_bfloat16 __float2bfloat16(float x) {
 inline float __half2float(__half x) { _Float16 as; std::memcpy(&as, &x, 2); return float(as); }
 inline __half __float2half(float x) { _Float16 as = _Float16(x); __half bits; std::memcpy(&bits, &as, 2); return bits; }
 
-// A tensor core's product of 16 x 16 by 16 x 8 numbers, c += A * B. Lane 4 g + t holds of A rows g and g + 8, columns
-// 2 t, 2 t + 1 and both 8 further on; of B those rows of column g; of c columns 2 t and 2 t + 1 of rows g and g + 8.
-inline float number_of(uint16_t bits, __nv_bfloat16) { return __bfloat162float({bits}); }
-inline float number_of(uint16_t bits, __half) { return __half2float({bits}); }
-template <typename T>
-void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T as) {
-  auto& block = *emulator::now->block;
-  unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  uint32_t* board = block.board.data() + warp * 32 * 6;
-  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
-  std::copy(mine, mine + 6, board + lane * 6);
-  emulator::wait(block.warps[warp], 32);
-  auto half = [&](unsigned from, unsigned word, unsigned k) {
-    return number_of(uint16_t(board[from * 6 + word] >> k % 2 * 16), as);
-  };
-  for (unsigned i = 0; i < 4; ++i)
-    for (unsigned k = 0; k < 16; ++k)
-      c[i] += half(g * 4 + k % 8 / 2, i / 2 + k / 8 * 2, k) * half((2 * t + i % 2) * 4 + k % 8 / 2, 4 + k / 8, k);
-  emulator::wait(block.warps[warp], 32);
+// One warp's m16n8k16 product of bfloat16 pairs, as the PTX manual lays out the fragments.
+inline void emulated_mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  const int lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;
+  auto part = [](uint32_t pair, int which) { return __uint_as_float((which ? pair >> 16 : pair) << 16); };
+  uint64_t upper = uint64_t(a2) << 32 | a0, lower = uint64_t(a3) << 32 | a1, right = uint64_t(b1) << 32 | b0;
+  for (int from = 0; from < 4; ++from) {
+    const uint64_t of_g = emulator::exchange(upper, g * 4 + from), of_g8 = emulator::exchange(lower, g * 4 + from);
+    for (int n = 0; n < 2; ++n) {
+      // Every lane of the warp takes part in each exchange; column 2 t + n belongs to lanes 4 (2 t + n) + from.
+      const uint64_t column = emulator::exchange(right, (2 * t + n) * 4 + from);
+      for (int half = 0; half < 2; ++half)
+        for (int which = 0; which < 2; ++which) {
+          const float x = part(uint32_t(column >> 32 * half), which);
+          d[n] += part(uint32_t(of_g >> 32 * half), which) * x;
+          d[2 + n] += part(uint32_t(of_g8 >> 32 * half), which) * x;
+        }
+    }
+  }
 }

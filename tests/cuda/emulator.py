@@ -64,12 +64,12 @@ def _memory(array: mx.array) -> np.ndarray:
 def _library(
     kernel: Kernel, inputs: tuple[str, ...], outputs: tuple[str, ...], constants: tuple[tuple[str, Constant], ...]
 ) -> ctypes.CDLL:
-    lines = ["static void* const* given;", "static void kernel(void*) {"]
+    lines = ["static void* const* all_pointers;", "static void kernel(void*) {"]
     names = [
         *zip(kernel.inputs, [f"const {t}" for t in inputs], strict=True),
         *zip(kernel.outputs, outputs, strict=True),
     ]
-    lines += [f"  {kind}* {name} = static_cast<{kind}*>(given[{i}]);" for i, (name, kind) in enumerate(names)]
+    lines += [f"  {kind}* {name} = static_cast<{kind}*>(all_pointers[{i}]);" for i, (name, kind) in enumerate(names)]
     for name, value in constants:
         if isinstance(value, mx.Dtype):
             lines.append(f"  using {name} = {TYPES[value]};")
@@ -77,7 +77,7 @@ def _library(
             lines.append(f"  constexpr {'bool' if isinstance(value, bool) else 'int'} {name} = {str(value).lower()};")
     lines += [f"  {kernel.body}", "}"]
     run = 'extern "C" void run(void* const* pointers, unsigned blocks, unsigned threads, size_t dynamic) {\n'
-    run += "  given = pointers;\n  emulator::run(kernel, nullptr, blocks, threads, dynamic);\n}\n"
+    run += "  all_pointers = pointers;\n  emulator::run(kernel, nullptr, blocks, threads, dynamic);\n}\n"
     text = '#include "emulator.h"\n' + kernel.header + "\n".join(lines) + "\n" + run
     digest = hashlib.sha256((text + (HERE / "emulator.h").read_text()).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / "personaplex-emulated-kernels"

@@ -56,7 +56,7 @@ class End(IntEnum):
 class Tuning(NamedTuple):
     """How the work is cut up: a warp takes `rows` rows of the weight at once, and `unroll` loads of each ahead.
 
-    `blocks` is how many there are for each of the card's multiprocessors. On `tensor` cores, which take 16-bit numbers,
+    `blocks` is how many there are for each of the card's multiprocessors. On `tensor` cores, which take bfloat16,
     a block's warps share 8 rows.
     """
 
@@ -71,7 +71,7 @@ _TENSOR = Tuning(256, 8, 4, 3, tensor=True)
 TUNING = {
     (mx.float32, 32): (8, Tuning()),
     (mx.bfloat16, 16): (8, _TENSOR),
-    (mx.float16, 16): (8, _TENSOR),
+    (mx.float16, 16): (4, Tuning()),
     (mx.bfloat16, 8): (4, _TENSOR),
     (mx.bfloat16, 4): (4, _TENSOR),
     (mx.float32, 8): (2, Tuning()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from playwright.sync_api import expect
+from playwright.sync_api import WebSocketRoute, expect
 
 from tests.e2e.page.conftest import Server, Visit
 
@@ -100,6 +100,28 @@ def test_somebody_else_answers(server: Server, visit: Visits) -> None:
     expect(page.locator(".message.agent footer")).to_contain_text("Sage")
     assert "Your name is Sage." in server.engines.thinker.asked[-1][0].content
     expect(page.locator("#sessions small")).to_have_text("Sage")
+
+
+def test_who_answers_may_be_chosen_before_the_server_has_spoken(server: Server, visit: Visits) -> None:
+    server.engines.thinker.tokens = ["Hm."]
+    guest = visit()
+    page, held = guest.page, []
+
+    def hold_the_first(line: WebSocketRoute) -> None:
+        to_server = line.connect_to_server()
+        to_server.on_message(lambda message: line.send(message) if held else held.append((line, message)))
+
+    page.route_web_socket(re.compile("/ws/chat"), hold_the_first)
+    guest.open(f"{server.address}/#chat")
+    page.wait_for_selector("#chat-persona option[value=sage]", state="attached")
+    while not held:
+        page.wait_for_timeout(10)
+    page.select_option("#chat-persona", "sage")
+    line, greeting = held[0]
+    line.send(greeting)
+    say(guest, "Who are you?")
+    expect(page.locator(".message.agent footer")).to_contain_text("Sage")
+    assert "Your name is Sage." in server.engines.thinker.asked[-1][0].content
 
 
 def test_a_mistake_is_told_and_the_chat_goes_on(server: Server, visit: Visits) -> None:

@@ -1,4 +1,4 @@
-// The same maps on tensor cores, for 16-bit numbers: weights go from memory into the products as they lie.
+// The same maps on tensor cores, for bfloat16: weights go from memory into the products as they lie.
 //
 // A product takes 16 rows of A (of x, most of them zeros) by 8 rows of the weight, in float32. A task is 8 rows of the
 // weight; the warps of a block share its columns, and add up in shared memory. In a warp 4 lanes read 64 bytes of each
@@ -8,32 +8,30 @@
 // Packed weights are scaled per group of a row, so the 4 chunks of a tile are kept apart: chunk j of x row n stands in
 // row 4 n + j of A, where all other chunks are zeros; that is enough for two rows of x at a time.
 
-#ifndef EMULATED
 // c += A * B; see "Matrix Fragments for mma.m16n8k16" in the PTX manual. Lane 4 g + t holds of A rows g and g + 8,
 // of B column g, of c columns 2 t and 2 t + 1.
-__device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, __nv_bfloat16) {
+__device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#ifdef EMULATED
+  emulated_mma(c, a[0], a[1], a[2], a[3], b0, b1);
+#else
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
 }
-__device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, __half) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
+
 // x & mask | bits, which the compiler makes two instructions of.
 __device__ inline uint32_t masked_with(uint32_t x, uint32_t mask, uint32_t bits) {
+#ifdef EMULATED
+  return (x & mask) | bits;
+#else
   uint32_t found;
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(found) : "r"(x), "r"(mask), "r"(bits));
   return found;
-}
-#else
-inline uint32_t masked_with(uint32_t x, uint32_t mask, uint32_t bits) { return (x & mask) | bits; }
 #endif
+}
 
 // Where x lies for tensor cores: in rows that begin in different banks, the pieces of a chunk turned so that the lanes
 // of a tile do not meet in one; a piece's values in the order in which packed ones come apart.
@@ -57,8 +55,9 @@ struct TiledLayout {
 template <int BITS>
 constexpr int RAISED = BITS == 4 ? 128 : 128 + 2048;
 
-template <typename T, int BITS, int GROUP, int NORM, int END, int N_ROWS, int N_IN, int N_OUT, int UNROLL, int THREADS>
+template <int BITS, int GROUP, int NORM, int END, int N_ROWS, int N_IN, int N_OUT, int UNROLL, int THREADS>
 struct TensorMatvec {
+  using T = __nv_bfloat16;
   using Layout = TiledLayout<BITS, N_IN>;
   static constexpr int TASK = 8, LANES = 4;
   static constexpr int CHUNK = Layout::WIDE, PIECES = Layout::PIECES, N_CHUNKS = N_IN / CHUNK;
@@ -69,7 +68,7 @@ struct TensorMatvec {
   static constexpr int WIDTH = END == GATE ? N_OUT / 2 : N_OUT, OUTS = END == GATE ? TASK / 2 : TASK;
   static constexpr int N_TASKS = N_OUT / TASK;
   static constexpr int TURNS = BITS ? (N_ROWS + 1) / 2 : 1;  // of packed weights, A is about two rows of x at a time
-  static_assert(sizeof(T) == 2 && N_ROWS <= (BITS ? 4 : 8), "see fits() in matvec.py");
+  static_assert(N_ROWS <= (BITS ? 4 : 8), "see fits() in matvec.py");
   static_assert(N_IN % CHUNK == 0 && N_OUT % TASK == 0 && (!BITS || GROUP % CHUNK == 0), "see fits() in matvec.py");
   static_assert(size_t(N_OUT) * N_CHUNKS < 1u << 31, "counted in int");
 
@@ -133,17 +132,17 @@ struct TensorMatvec {
         uint32_t a[4];
         take(x[p ^ t % PIECES], a);
         if constexpr (BITS == 4) {
-          mma(part, a, nibbles(words[p]), nibbles(words[p] >> 8), T());
-          mma(rest, a, nibbles(words[p] >> 4), nibbles(words[p] >> 12), T());
+          mma(part, a, nibbles(words[p]), nibbles(words[p] >> 8));
+          mma(rest, a, nibbles(words[p] >> 4), nibbles(words[p] >> 12));
         } else if constexpr (BITS == 8) {
           uint32_t one = words[2 * p], two = words[2 * p + 1];
-          mma(part, a, nibbles(one), nibbles(two), T());
-          mma(part, a, sixteens(one >> 4), sixteens(two >> 4), T());
-          mma(rest, a, nibbles(one >> 8), nibbles(two >> 8), T());
-          mma(rest, a, sixteens(one >> 12), sixteens(two >> 12), T());
+          mma(part, a, nibbles(one), nibbles(two));
+          mma(part, a, sixteens(one >> 4), sixteens(two >> 4));
+          mma(rest, a, nibbles(one >> 8), nibbles(two >> 8));
+          mma(rest, a, sixteens(one >> 12), sixteens(two >> 12));
         } else {
-          mma(even[turn], a, words[0], words[2], T());
-          mma(odd[turn], a, words[1], words[3], T());
+          mma(even[turn], a, words[0], words[2]);
+          mma(odd[turn], a, words[1], words[3]);
         }
       }
       if constexpr (BITS != 0) {
@@ -231,7 +230,7 @@ __device__ void matvec(const T* x, const T* norm_gain, const T* norm_shift, cons
             residual, gain, out);
   };
   if constexpr (TENSOR) {
-    TensorMatvec<T, BITS, GROUP, NORM, END, N_ROWS, N_IN, N_OUT, UNROLL, THREADS> map;
+    TensorMatvec<BITS, GROUP, NORM, END, N_ROWS, N_IN, N_OUT, UNROLL, THREADS> map;
     go(map);
   } else {
     Matvec<T, BITS, GROUP, NORM, END, N_ROWS, N_IN, N_OUT, ROWS, UNROLL, THREADS> map;

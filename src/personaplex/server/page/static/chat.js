@@ -16,6 +16,7 @@ export class Chat {
     this.shown = false;
     this.answer = null; // the message that grows
     this.isDue = false; // what is written is to go out as soon as it can
+    this.chosen = null; // who is to answer, until the server can be told
     element('composer').addEventListener('submit', (event) => this.#submit(event));
     element('message').addEventListener('input', () => this.#enable());
     element('message').addEventListener('keydown', (event) => {
@@ -55,6 +56,7 @@ export class Chat {
   #enter() {
     this.socket?.close();
     this.answer = null;
+    this.chosen = null;
     const { id, persona, name } = this.sessions.current;
     const open = (query) => openSocket(`/ws/chat?${new URLSearchParams(query)}`, 'chat');
     this.socket = new ChatSocket(open, (event) => this.#hear(event));
@@ -81,7 +83,10 @@ export class Chat {
   }
 
   /** The server says what it knows: all of it, or that nothing was missed. */
-  #known({ session_id: id, persona, messages, resumed }) {
+  #known({ session_id: id, persona: before, messages, resumed }) {
+    const persona = this.chosen ?? before; // chosen since the server was asked, so the newer of the two
+    if (persona !== before) this.socket.say({ type: 'switch_persona', persona });
+    this.chosen = null;
     const { said } = this.sessions;
     const lost = this.sessions.current.id !== null && this.sessions.current.id !== id && said.length > 0;
     this.sessions.change({ id, persona });
@@ -171,7 +176,7 @@ export class Chat {
 
   #persona(persona) {
     this.sessions.change({ persona });
-    this.socket?.say({ type: 'switch_persona', persona });
+    if (!this.socket?.say({ type: 'switch_persona', persona })) this.chosen = persona;
     this.#drawSessions();
   }
 
