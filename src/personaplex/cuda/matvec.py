@@ -69,7 +69,7 @@ class Tuning(NamedTuple):
 
 _TENSOR = Tuning(256, 8, 4, 3, tensor=True)
 TUNING = {
-    (mx.float32, 32): (8, Tuning()),
+    (mx.float32, 32): (8, Tuning(64, 2, 4, 8)),  # the codec's: small, and spread over all multiprocessors
     (mx.bfloat16, 16): (8, _TENSOR),
     (mx.float16, 16): (4, Tuning()),
     (mx.bfloat16, 8): (4, _TENSOR),

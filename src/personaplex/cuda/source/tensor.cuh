@@ -1,9 +1,9 @@
 // The same maps on tensor cores, for bfloat16: weights go from memory into the products as they lie.
 //
-// A product takes 16 rows of A (of x, most of them zeros) by 8 rows of the weight, in float32. A task is 8 rows of the
-// weight; the warps of a block share its columns, and add up in shared memory. In a warp 4 lanes read 64 bytes of each
-// row at once: a lane's 16 bytes are a chunk, 4 chunks a tile. A product wants its columns spread over the 4 lanes in
-// its own way; since x is given in the order that the chunks have, it does not matter which column is which.
+// A product is of 16 rows of A, which is made of x, and 8 rows of the weight, added up in float32. A task is 8 rows of
+// the weight; the warps of a block share its columns, and add up in shared memory. In a warp 4 lanes read 64 bytes of
+// each row at once: a lane's 16 bytes are a chunk, 4 chunks a tile. A product has its own order of the columns in those
+// lanes; since x is given in the order that the chunks have, it does not matter which column is which.
 //
 // Packed weights are scaled per group of a row, so the 4 chunks of a tile are kept apart: chunk j of x row n stands in
 // row 4 n + j of A, where all other chunks are zeros; that is enough for two rows of x at a time.
@@ -146,12 +146,13 @@ struct TensorMatvec {
         }
       }
       if constexpr (BITS != 0) {
-        if (!WHOLE && first + about >= N_CHUNKS) continue;
-        float sum = rows.sums[n_of(turn) * N_CHUNKS + first + about];
+        if (WHOLE || first + about < N_CHUNKS) {
+          float sum = rows.sums[n_of(turn) * N_CHUNKS + first + about];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float scale = number(by.scale[i]);
-          even[turn][i] += scale * (part[i] + rest[2 + i] - RAISED<BITS> * sum) + number(by.bias[i]) * sum;
+          for (int i = 0; i < 2; ++i) {
+            float scale = number(by.scale[i]);
+            even[turn][i] += scale * (part[i] + rest[2 + i] - RAISED<BITS> * sum) + number(by.bias[i]) * sum;
+          }
         }
       }
     }
