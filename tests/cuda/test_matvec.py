@@ -11,8 +11,10 @@ import pytest
 from mlx import nn
 from mlx.utils import tree_unflatten
 
+from personaplex.config import LMConfig
 from personaplex.cuda.kernel import Kernel
 from personaplex.cuda.matvec import TUNING, End, Matrix, Norm, Tuning, fits, matvec
+from personaplex.models.lm import LanguageModel
 from personaplex.nn.state import parameters
 from personaplex.nn.transformer import Transformer, codec_stack, temporal_stack
 from tests.cuda.emulator import emulate
@@ -238,6 +240,18 @@ def test_a_network_steps_as_with_mlxs_own_operations(
     emulated.on = False
     unit = 2**-5 if dtype == BF16 else 2**-13 if bits else 2**-18
     close(ours, stepped(network, slots, n_tokens, dtype), unit)
+
+
+def test_text_is_read_from_z_by_the_kernel(emulated: Emulated) -> None:
+    config = LMConfig(dim=64, num_heads=2, num_layers=1, text_card=48, card=8, depformer_dim=64, depformer_num_layers=1)
+    lm = LanguageModel(config)
+    lm.text_head.weight = normal((48, 64), F32, 1)
+    lm.eval()
+    z = normal((2, 1, 64), F32, 2)
+    logits = lm.text_logits(z)
+    assert emulated.ends == [End.STORE] and logits.shape == (2, 1, 48)
+    emulated.on = False
+    close(logits, lm.text_logits(z))
 
 
 def test_many_rows_and_training_keep_mlxs_own_operations(emulated: Emulated) -> None:
