@@ -5,6 +5,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -30,6 +31,7 @@ inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return
 #define __device__
 #define __global__
 #define __forceinline__ inline
+#define __noinline__
 #define __restrict__
 #define __launch_bounds__(...)
 #define __align__(n)  // MLX's memory on a processor is aligned to 8 bytes only
@@ -42,6 +44,7 @@ struct Block {
   Barrier barrier;
   std::vector<Barrier> warps;
   std::vector<uint64_t> lanes;  // what each thread shows its warp
+  std::vector<std::array<uint32_t, 6>> fragments;
   std::map<int, std::vector<char>> shared;
   std::vector<char> dynamic;
 };
@@ -106,6 +109,7 @@ inline void run(void (*kernel)(void*), void* of, unsigned blocks, unsigned threa
   for (unsigned b = 0; b < blocks; ++b) {
     all[b].warps.resize(threads / 32);
     all[b].lanes.resize(threads);
+    all[b].fragments.resize(threads);
     all[b].dynamic.assign(dynamic + 16, char(0xff));
     for (unsigned t = 0; t < threads; ++t) {
       Fiber& fiber = fibers[size_t(b) * threads + t];
@@ -228,20 +232,19 @@ inline __half __float2half(float x) { _Float16 as = _Float16(x); __half bits; st
 
 // One warp's m16n8k16 product of bfloat16 pairs, as the PTX manual lays out the fragments.
 inline void emulated_mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  const int lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;
+  emulator::Block& block = *emulator::now->block;
+  const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  block.fragments[threadIdx.x] = {a0, a1, a2, a3, b0, b1};
+  emulator::wait(block.warps[warp], 32);
   auto part = [](uint32_t pair, int which) { return __uint_as_float((which ? pair >> 16 : pair) << 16); };
-  uint64_t upper = uint64_t(a2) << 32 | a0, lower = uint64_t(a3) << 32 | a1, right = uint64_t(b1) << 32 | b0;
-  for (int from = 0; from < 4; ++from) {
-    const uint64_t of_g = emulator::exchange(upper, g * 4 + from), of_g8 = emulator::exchange(lower, g * 4 + from);
-    for (int n = 0; n < 2; ++n) {
-      // Every lane of the warp takes part in each exchange; column 2 t + n belongs to lanes 4 (2 t + n) + from.
-      const uint64_t column = emulator::exchange(right, (2 * t + n) * 4 + from);
-      for (int half = 0; half < 2; ++half)
-        for (int which = 0; which < 2; ++which) {
-          const float x = part(uint32_t(column >> 32 * half), which);
-          d[n] += part(uint32_t(of_g >> 32 * half), which) * x;
-          d[2 + n] += part(uint32_t(of_g8 >> 32 * half), which) * x;
+  const auto* of = &block.fragments[warp * 32];
+  for (int half = 0; half < 2; ++half)
+    for (int from = 0; from < 4; ++from)
+      for (int which = 0; which < 2; ++which)
+        for (int n = 0; n < 2; ++n) {
+          const float x = part(of[(2 * t + n) * 4 + from][4 + half], which);
+          d[n] += part(of[g * 4 + from][2 * half], which) * x;
+          d[2 + n] += part(of[g * 4 + from][2 * half + 1], which) * x;
         }
-    }
-  }
+  emulator::wait(block.warps[warp], 32);
 }

@@ -47,7 +47,8 @@ class Kernel:
     """A device function in `source/`, called with the pointers of its inputs, then of its outputs.
 
     `function` is the call's head with the constants it needs, such as `normed_matvec<T, N_ROWS>`; `sources` are the
-    files it needs, in order; `shared` bytes of dynamic shared memory.
+    files it needs, in order; `shared` bytes of dynamic shared memory. With `most_threads` the compiler keeps to as many
+    registers as a block of them has. `call` is the body where it is more than that one call.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Kernel:
     outputs: tuple[str, ...]
     sources: tuple[str, ...]
     shared: int = 0
+    most_threads: int = 0
+    call: str = ""
 
     def __call__(
         self,
@@ -75,12 +78,23 @@ class Kernel:
     @property
     def body(self) -> str:
         """The kernel's whole body."""
-        return f"{self.function}({', '.join(self.inputs + self.outputs)});"
+        return self.call or f"{self.function}({', '.join(self.inputs + self.outputs)});"
 
     @property
     def header(self) -> str:
         """All that stands before it."""
-        return "".join(source(name) for name in self.sources)
+        return "".join(source(name) for name in self.sources) + (
+            _BOUNDED % self.most_threads if self.most_threads else ""
+        )
+
+
+# MLX writes the kernel's signature, and knows no bounds: the word before it is made to say them.
+_BOUNDED = """
+#ifndef EMULATED
+#undef __global__
+#define __global__ __attribute__((global)) __launch_bounds__(%d, 1)
+#endif
+"""
 
 
 @cache

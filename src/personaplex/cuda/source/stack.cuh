@@ -39,8 +39,9 @@ struct Ring {
   static constexpr int BYTES = (3 * HEAD + TEAMS * SIZE) * 4;
 
   // Every block takes its shares of `qkv` [3 DIM], and leaves them in `shares` [HEADS][SHARES][SIZE].
-  __device__ static void attend(char* memory, const __nv_bfloat16* qkv, int position, int pinned, __nv_bfloat16* k,
-                                __nv_bfloat16* v, float* shares) {
+  __device__ __forceinline__ static void attend(const __nv_bfloat16* qkv, int position, int pinned, __nv_bfloat16* k,
+                                             __nv_bfloat16* v, float* shares) {
+    DYNAMIC(memory);
     float* q = reinterpret_cast<float*>(memory);
     float *new_k = q + HEAD, *new_v = new_k + HEAD, *teams = new_v + HEAD;
     const Seen seen(position, pinned, N_ROWS, CONTEXT);
@@ -189,9 +190,6 @@ __device__ void stack(const StackLayer<S>* layers, int n_layers, const __nv_bflo
                       const uint32_t* given_gate, __nv_bfloat16* out, __nv_bfloat16* qkv, float* shares,
                       __nv_bfloat16* middle, __nv_bfloat16* hidden, __nv_bfloat16* between) {
   using Attention = Ring<HEADS, DIM / HEADS, N_ROWS, CONTEXT, WARPS, PERIOD, SHARES>;
-  constexpr int NARROW = Shared<BITS, 1, DIM, WARPS>::BYTES, WIDE = Shared<BITS, 1, HIDDEN, WARPS>::BYTES;
-  constexpr int LINEAR = NARROW > WIDE ? NARROW : WIDE;
-  SHARED(char, memory, LINEAR > Attention::BYTES ? LINEAR : Attention::BYTES);
   uint32_t* gate = const_cast<uint32_t*>(given_gate);
   const int position = where[0], pinned = where[1];
   const auto together = [gate] { meet(gate); };
@@ -201,15 +199,15 @@ __device__ void stack(const StackLayer<S>* layers, int n_layers, const __nv_bflo
     // Two buffers in turn: the residual is read until the last block has added it.
     const __nv_bfloat16* before = l == 0 ? x : between + (l - 1) % 2 * DIM;
     __nv_bfloat16* after = l == n_layers - 1 ? out : between + l % 2 * DIM;
-    tile_matvec<BITS, 1, DIM, 3 * DIM, WARPS, RMS, STORE>(memory, Rows<DIM>{before}, layer.norm1, layer.in_w, layer.in_s,
+    tile_matvec<BITS, 1, DIM, 3 * DIM, WARPS, RMS, STORE>(Rows<DIM>{before}, layer.norm1, layer.in_w, layer.in_s,
                                                           layer.in_b, nullptr, qkv, together);
     meet(gate);
-    Attention::attend(memory, qkv, position, pinned, layer.k, layer.v, shares);
-    tile_matvec<BITS, 1, DIM, DIM, WARPS, PLAIN, ADD>(memory, typename Attention::Result{shares}, nullptr, layer.out_w,
+    Attention::attend(qkv, position, pinned, layer.k, layer.v, shares);
+    tile_matvec<BITS, 1, DIM, DIM, WARPS, PLAIN, ADD>(typename Attention::Result{shares}, nullptr, layer.out_w,
                                                       layer.out_s, layer.out_b, before, middle, together);
-    tile_matvec<BITS, 1, DIM, HIDDEN, WARPS, RMS, GATE>(memory, Rows<DIM>{middle}, layer.norm2, layer.gate_w,
+    tile_matvec<BITS, 1, DIM, HIDDEN, WARPS, RMS, GATE>(Rows<DIM>{middle}, layer.norm2, layer.gate_w,
                                                         layer.gate_s, layer.gate_b, nullptr, hidden, together);
-    tile_matvec<BITS, 1, HIDDEN, DIM, WARPS, PLAIN, ADD>(memory, Rows<HIDDEN>{hidden}, nullptr, layer.down_w,
+    tile_matvec<BITS, 1, HIDDEN, DIM, WARPS, PLAIN, ADD>(Rows<HIDDEN>{hidden}, nullptr, layer.down_w,
                                                          layer.down_s, layer.down_b, middle, after, together);
   }
 }

@@ -239,8 +239,10 @@ struct Shared {
 // The first weights are on their way before `wait` is called, after which x and the residual must be there.
 template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BEFORE, int AFTER, typename S, typename Given,
           typename Wait>
-__device__ inline void tile_matvec(char* memory, Given given, const __nv_bfloat16* gain, const void* w, const S* scales,
-                                   const S* biases, const __nv_bfloat16* residual, __nv_bfloat16* out, Wait wait) {
+__device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* gain, const void* w, const S* scales,
+                                         const S* biases, const __nv_bfloat16* residual, __nv_bfloat16* out,
+                                         Wait wait) {
+  DYNAMIC(memory);
   using Layout = Shared<BITS, ROWS, N_IN, WARPS>;
   static_assert(N_IN % Unit<BITS, S>::UNIT == 0 && N_OUT % TILE == 0, "whole units and tiles");
   constexpr int N_UNITS = N_IN / Unit<BITS, S>::UNIT, N_CHUNKS = Layout::N_CHUNKS, STRIDE = Layout::STRIDE;
@@ -262,10 +264,12 @@ __device__ inline void tile_matvec(char* memory, Given given, const __nv_bfloat1
   wait();
   lay_out<BITS, ROWS, N_IN, BEFORE>(given, gain, x, STRIDE, x_sums, scratch);
 
+#pragma unroll 1
   for (int turn = 0; tile < N_TILES; ++turn) {
     float sum[4] = {0, 0, 0, 0};
     const int next_tile = tile + gridDim.x;
     if (works) {
+#pragma unroll 1
       for (unit = warp; unit < N_UNITS; unit += WARPS) {
         const bool last = unit + WARPS >= N_UNITS;
         const int tile_then = last ? next_tile : tile, unit_then = last ? warp : unit + WARPS;
@@ -314,7 +318,6 @@ __device__ inline void tile_matvec(char* memory, Given given, const __nv_bfloat1
 template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BEFORE, int AFTER, typename S>
 __device__ void tile_linear(const __nv_bfloat16* given, const __nv_bfloat16* gain, const void* w, const S* scales,
                             const S* biases, const __nv_bfloat16* residual, __nv_bfloat16* out) {
-  SHARED(char, memory, (Shared<BITS, ROWS, N_IN, WARPS>::BYTES));
-  tile_matvec<BITS, ROWS, N_IN, N_OUT, WARPS, BEFORE, AFTER>(memory, Rows<N_IN>{given}, gain, w, scales, biases,
+  tile_matvec<BITS, ROWS, N_IN, N_OUT, WARPS, BEFORE, AFTER>(Rows<N_IN>{given}, gain, w, scales, biases,
                                                              residual, out, [] {});
 }

@@ -6,6 +6,14 @@
 #define SHARED(type, name, n) __shared__ __align__(16) type name[n]
 #endif
 
+// The block's dynamic shared memory, whose size the launch gives.
+#ifdef EMULATED
+#define DYNAMIC(name) char* name = static_cast<char*>(dynamic_shared())
+#else
+extern __shared__ __align__(16) char dynamic_memory[];
+#define DYNAMIC(name) char* name = dynamic_memory
+#endif
+
 constexpr unsigned ALL = 0xffffffffu;
 constexpr int WARP = 32;
 

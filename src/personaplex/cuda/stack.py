@@ -1,0 +1,129 @@
+"""Layers of the temporal transformer for one token of one session, several in one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from personaplex.cuda.kernel import Kernel, multiprocessors
+from personaplex.cuda.tiles import Packed, fits, scale_type, shared_bytes
+
+WARPS = 16
+SHARES = 4
+"""Parts of a head's ring, each read by a block of its own."""
+LAYERS = 8
+"""Layers of one launch: MLX's part of a launch grows with the arrays that it is given."""
+
+
+class LayerWeights(NamedTuple):
+    """What a layer is made of: gains [dim] and four linear maps."""
+
+    norm1: mx.array
+    in_proj: Packed
+    out_proj: Packed
+    norm2: mx.array
+    linear_in: Packed
+    linear_out: Packed
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """In the order in which the kernel takes them."""
+        maps = [self.in_proj.arrays, self.out_proj.arrays, self.linear_in.arrays, self.linear_out.arrays]
+        return [self.norm1, *maps[0], *maps[1], self.norm2, *maps[2], *maps[3]]
+
+
+class Shape(NamedTuple):
+    """What the kernel is built for."""
+
+    dim: int
+    heads: int
+    hidden: int
+    n_rows: int
+    context: int
+    period: int
+
+
+def serves(layer: LayerWeights, shape: Shape) -> bool:
+    """Whether the kernel can do layers like this one."""
+    maps = (layer.in_proj, layer.out_proj, layer.linear_in, layer.linear_out)
+    alike = len({(packed.bits, scale_type(packed)) for packed in maps}) == 1
+    head = shape.dim // shape.heads
+    return alike and all(map(fits, maps)) and head in (64, 128, 256) and layer.norm1.dtype == mx.bfloat16
+
+
+_PARTS = ("in", "out", "gate", "down")
+
+
+@cache
+def _kernel(shape: Shape, n_layers: int, bits: int, scales: str, warps: int, shares: int) -> Kernel:
+    def of_map(part: str, layer: int) -> list[str]:
+        return [f"{part}_{kind}_{layer}" for kind in (("w", "s", "b") if bits < 16 else ("w",))]
+
+    def given(layer: int) -> list[str]:
+        maps = [of_map(part, layer) for part in _PARTS]
+        return [f"norm1_{layer}", *maps[0], *maps[1], f"norm2_{layer}", *maps[2], *maps[3], f"k_{layer}", f"v_{layer}"]
+
+    def initial(layer: int) -> str:
+        fields = []
+        for name in given(layer):
+            ring = name.startswith(("k_", "v_"))
+            fields.append(f"const_cast<__nv_bfloat16*>({name})" if ring else name)
+            if "_w_" in name and bits == 16:
+                fields += ["nullptr", "nullptr"]
+        return "{" + ", ".join(fields) + "}"
+
+    head, dim = shape.dim // shape.heads, shape.dim
+    teams = warps * 32 // (head // 8)
+    attention = (3 * head + teams * (head + 2)) * 4
+    linear = max(shared_bytes(bits, 1, columns, warps) for columns in (dim, shape.hidden))
+    numbers = (bits, dim, shape.heads, shape.hidden, shape.n_rows, shape.context, shape.period, warps, shares, scales)
+    outputs = ("out", "qkv", "shares", "middle", "hidden", "between")
+    layers = ",\n  ".join(initial(layer) for layer in range(n_layers))
+    call = f"const StackLayer<{scales}> layers[{n_layers}] = {{\n  {layers}}};\n"
+    call += f"stack<{', '.join(map(str, numbers))}>(layers, {n_layers}, x, where, gate, {', '.join(outputs)});"
+    inputs = ("x", "where", "gate", *(name for layer in range(n_layers) for name in given(layer)))
+    sources = ("warp.cuh", "tiles.cuh", "stack.cuh")
+    return Kernel("stack", "stack", inputs, outputs, sources, max(attention, linear), warps * 32, call)
+
+
+@cache
+def _gate() -> mx.array:
+    """Where blocks count each other: one for all launches, which follow each other."""
+    gate = mx.zeros((64,), mx.uint32)
+    mx.eval(gate)
+    return gate
+
+
+def step(
+    x: mx.array,
+    position: mx.array,
+    pinned: mx.array | None,
+    layers: Sequence[LayerWeights],
+    rings: Sequence[tuple[mx.array, mx.array]],
+    shape: Shape,
+    *,
+    warps: int = WARPS,
+    shares: int = SHARES,
+    layers_per_launch: int = LAYERS,
+) -> mx.array:
+    """The token x [1, dim] at `position` [1] through all layers -> [1, dim]; its keys and values are written into the
+    rings [1, heads, n_rows, head], in place.
+
+    Relies on as many blocks running at once as the card has multiprocessors: they wait for each other.
+    """
+    # A larger array than the two numbers, or MLX would keep it where the host can reach it, far from the card.
+    tokens = [position, mx.zeros((1,), mx.int32) if pinned is None else pinned]
+    where = mx.concatenate([*tokens, mx.zeros((14,), mx.int32)])
+    bits, scales, head = layers[0].in_proj.bits, scale_type(layers[0].in_proj), shape.dim // shape.heads
+    sizes = [(3 * shape.dim,), (shape.heads * shares * (head + 2),), (shape.dim,), (shape.hidden,), (2 * shape.dim,)]
+    kinds = [mx.bfloat16, mx.float32, mx.bfloat16, mx.bfloat16, mx.bfloat16]
+    outputs = [((1, shape.dim), mx.bfloat16), *zip(sizes, kinds, strict=True)]
+    for first in range(0, len(layers), layers_per_launch):
+        group = range(first, min(first + layers_per_launch, len(layers)))
+        kernel = _kernel(shape, len(group), bits, scales, warps, shares)
+        given = [array for i in group for array in (*layers[i].arrays, *rings[i])]
+        x = kernel([x, where, _gate(), *given], outputs, blocks=multiprocessors(), threads=warps * 32)[0]
+    return x

@@ -1,0 +1,104 @@
+"""Linear maps of up to eight rows by the tensor cores: for bfloat16 activations, weights of 16, 8 or 4 bits."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from personaplex.cuda.kernel import Kernel, multiprocessors
+
+CHUNK = 64
+"""Columns that share a scale: MLX's default group."""
+LANES = 256
+"""Columns come in whole ones of these: a warp lays out as many at a time."""
+TILE = 16
+"""Rows of weights likewise."""
+MOST_ROWS = 8
+WARPS = 16
+
+_SCALES = {mx.bfloat16: "__nv_bfloat16", mx.float16: "__half", mx.float32: "float"}
+
+
+class Packed(NamedTuple):
+    """A weight [n_out, n_in], or as `mx.quantize` packs it in `bits` and groups of `group`."""
+
+    weight: mx.array
+    scales: mx.array | None = None
+    biases: mx.array | None = None
+    bits: int = 16
+    group: int = CHUNK
+
+    @property
+    def columns(self) -> int:
+        """Of the map: what it takes."""
+        return self.weight.shape[-1] if self.scales is None else self.scales.shape[-1] * self.group
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """What a kernel is given of it."""
+        return [array for array in (self.weight, self.scales, self.biases) if array is not None]
+
+
+def fits(packed: Packed) -> bool:
+    """Whether a weight has a form that the kernels read."""
+    if packed.columns % LANES or packed.weight.shape[0] % TILE:
+        return False
+    if packed.scales is None:
+        return packed.bits == 16 and packed.weight.dtype == mx.bfloat16
+    return (
+        packed.bits in (4, 8) and packed.group == CHUNK and packed.scales.dtype in _SCALES and packed.biases is not None
+    )
+
+
+def shared_bytes(bits: int, rows: int, columns: int, warps: int) -> int:
+    """What a block needs: `Shared` in tiles.cuh."""
+    sums = -(-rows * (columns + 8) * 2 // 16) * 16
+    scratch = sums + (rows * (columns // CHUNK) * 4 if bits < 16 else 0)
+    return -(-(scratch + 128) // 16) * 16 + 2 * warps * TILE * rows * 4
+
+
+def scale_type(packed: Packed) -> str:
+    """The C++ type of its scales; any for a weight that has none."""
+    return _SCALES[packed.scales.dtype] if packed.scales is not None else "float"
+
+
+@cache
+def _kernel(bits: int, rows: int, columns: int, outputs: int, before: str, after: str, scales: str) -> Kernel:
+    inputs = ["given", *(["gain"] if before == "RMS" else []), "w", *(["scales", "biases"] if bits < 16 else [])]
+    inputs += ["residual"] if after == "ADD" else []
+    none = f"static_cast<const {scales}*>(nullptr)"
+    arguments = [name if name in inputs else none if name in ("scales", "biases") else "nullptr" for name in _ARGUMENTS]
+    of = f"{bits}, {rows}, {columns}, {outputs}, {WARPS}, {before}, {after}"
+    return Kernel(
+        "tile_linear",
+        "tile_linear",
+        tuple(inputs),
+        ("out",),
+        ("warp.cuh", "tiles.cuh"),
+        shared_bytes(bits, rows, columns, WARPS),
+        WARPS * 32,
+        f"tile_linear<{of}>({', '.join(arguments)}, out);",
+    )
+
+
+_ARGUMENTS = ("given", "gain", "w", "scales", "biases", "residual")
+
+
+def linear(
+    x: mx.array, packed: Packed, *, gain: mx.array | None = None, residual: mx.array | None = None, gated: bool = False
+) -> mx.array:
+    """Rows x [N, n_in] in bfloat16, N up to 8 -> [N, n_out]; see `fits`.
+
+    With a `gain` x is RMS-normalised first. `residual` [N, n_out] is added; `gated`, the first half of the outputs is
+    the gate of the second: silu(gate) * value [N, n_out / 2].
+    """
+    rows, outputs = x.shape[0], packed.weight.shape[0] // (2 if gated else 1)
+    before, after = (
+        "RMS" if gain is not None else "PLAIN",
+        "GATE" if gated else "ADD" if residual is not None else "STORE",
+    )
+    kernel = _kernel(packed.bits, rows, packed.columns, outputs, before, after, scale_type(packed))
+    given = [x, *([gain] if gain is not None else []), *packed.arrays, *([residual] if residual is not None else [])]
+    return kernel(given, [((rows, outputs), mx.bfloat16)], blocks=multiprocessors(), threads=WARPS * 32)[0]
