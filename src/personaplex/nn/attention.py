@@ -16,6 +16,7 @@ from mlx import nn
 from personaplex.cuda import ring as kernels
 from personaplex.cuda.kernel import enabled
 from personaplex.nn.few import as_mask, attend
+from personaplex.nn.projection import normed
 from personaplex.nn.rope import Rotation, open_rotation
 
 
@@ -220,15 +221,14 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(dim, 3 * dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
 
-    def __call__(self, x: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
-        """Normalised rows x [B x T, dim] -> what `out_proj` takes [B x T, dim], and the ring with these tokens in it.
+    def __call__(
+        self, norm: nn.Module, x: mx.array, ring: Ring | None, window: Window | Decoding
+    ) -> tuple[mx.array, Ring]:
+        """Rows x [B x T, dim], to be normalised -> what `out_proj` takes [B x T, dim], and the ring with them in it.
 
         Without a ring, their keys and values take its place.
         """
-        return self.attend(self.in_proj(x), ring, window)
-
-    def attend(self, qkv: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
-        """The same from projected rows qkv [B x T, 3 dim] on."""
+        qkv = normed(norm, self.in_proj, x)
         if isinstance(window, Decoding):
             assert ring is not None
             return window.attend(qkv, ring), ring
