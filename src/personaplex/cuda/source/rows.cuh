@@ -4,13 +4,6 @@
 constexpr int PLAIN = 0, RMS = 1, LAYER = 2;                      // before
 constexpr int STORE = 0, ADD = 1, GATE = 2, GELU = 3, SCALE = 4;  // after
 
-#ifndef EMULATED
-__device__ inline void* dynamic_shared() {
-  extern __shared__ uint4 dynamic_bytes[];
-  return dynamic_bytes;
-}
-#endif
-
 // The numbers of a few bytes, as floats.
 __device__ inline void unpack(const uint32_t (&words)[4], float (&x)[4], float) {
 #pragma unroll
@@ -61,7 +54,8 @@ struct Rows {
   float* after;    // what lies behind them, on a boundary of 16 bytes
 
   __device__ Rows() {
-    x = static_cast<uint4*>(dynamic_shared());
+    DYNAMIC(memory);
+    x = reinterpret_cast<uint4*>(memory);
     scratch = reinterpret_cast<float*>(x + N_ROWS * Layout::ROW);
     sums = scratch + (2 * N_ROWS * WARPS + 3) / 4 * 4;
     after = sums + (N_ROWS * N_SUMS + 3) / 4 * 4;
