@@ -278,7 +278,7 @@ class Generator:
             logits = penalised(stream, logits, (self.config.silence_codes[step % N_CODEBOOKS],))
             return of_audio.draw(step, logits, wanted, stream)
 
-        text_logits = self.lm.text_head(z)
+        text_logits = self.lm.text_logits(z)
         favoured = penalised(TEXT, text_logits, self._spared_text)
         text = of_text.draw(0, favoured, wanted, TEXT)
         choice = None if ceiling.penalty else of_audio.choice(wanted, AGENT.start)

@@ -103,10 +103,13 @@ class Layer(nn.Module):
             self.feedforward.linear_in,
             self.feedforward.linear_out,
         )
-        found = [matrix(linear) for linear in maps]
-        if None in found:
+        packed = [
+            Packed(m.weight, m.scales, m.biases, m.bits or 16, m.group or 64)
+            for m in map(matrix, maps)
+            if m is not None
+        ]
+        if len(packed) < len(maps):
             return None
-        packed = [Packed(m.weight, m.scales, m.biases, m.bits or 16, m.group or 64) for m in found]
         return stack.LayerWeights(self.norm1.weight, packed[0], packed[1], self.norm2.weight, packed[2], packed[3])
 
 
@@ -190,9 +193,10 @@ class Transformer(nn.Module):
         one = x.shape[:2] == (1, 1) and x.dtype == mx.bfloat16 and not self.training
         if not (one and enabled() and all(type(ring) is KV and ring.k.dtype == mx.bfloat16 for ring in rings)):
             return None
-        layers = [layer.weights() for layer in self.layers]
+        layers = [weights for layer in self.layers if (weights := layer.weights()) is not None]
         shape = self._launch_shape(state)
-        return layers if all(layer is not None and stack.serves(layer, shape) for layer in layers) else None
+        fit = len(layers) == len(self.layers) and all(stack.serves(layer, shape) for layer in layers)
+        return layers if fit else None
 
     def every_layer(
         self, x: mx.array, state: TransformerState, pinned: mx.array | None = None
