@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from personaplex.cuda.kernel import Kernel, multiprocessors
+from personaplex.cuda import kernel as kernels
+from personaplex.cuda.kernel import Kernel
 from personaplex.cuda.tiles import Packed, fits, scale_type, shared_bytes
 
 WARPS = 16
@@ -136,7 +137,7 @@ def step(
     outputs = [((1, shape.dim), mx.bfloat16), *zip(sizes, kinds, strict=True)]
     for first in range(0, len(layers), layers_per_launch):
         group = range(first, min(first + layers_per_launch, len(layers)))
-        kernel = _kernel(shape, len(group), bits, scales, warps, multiprocessors(), shares)
+        kernel = _kernel(shape, len(group), bits, scales, warps, kernels.multiprocessors(), shares)
         given = [array for i in group for array in (*layers[i].arrays, *rings[i])]
-        x = kernel([x, where, _gate(), *given], outputs, blocks=multiprocessors(), threads=warps * 32)[0]
+        x = kernel([x, where, _gate(), *given], outputs, blocks=kernels.multiprocessors(), threads=warps * 32)[0]
     return x

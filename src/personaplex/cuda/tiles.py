@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from personaplex.cuda.kernel import Kernel, multiprocessors
+from personaplex.cuda import kernel as kernels
+from personaplex.cuda.kernel import Kernel
 
 CHUNK = 64
 """Columns that share a scale: MLX's default group."""
@@ -103,7 +104,7 @@ def linear(
         "GATE" if gated else "ADD" if residual is not None else "STORE",
     )
     kernel = _kernel(
-        packed.bits, rows, packed.columns, outputs, before, after, scale_type(packed), WARPS, multiprocessors()
+        packed.bits, rows, packed.columns, outputs, before, after, scale_type(packed), WARPS, kernels.multiprocessors()
     )
     given = [x, *([gain] if gain is not None else []), *packed.arrays, *([residual] if residual is not None else [])]
-    return kernel(given, [((rows, outputs), mx.bfloat16)], blocks=multiprocessors(), threads=WARPS * 32)[0]
+    return kernel(given, [((rows, outputs), mx.bfloat16)], blocks=kernels.multiprocessors(), threads=WARPS * 32)[0]
