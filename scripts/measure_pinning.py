@@ -49,7 +49,7 @@ def guesses(lm: LanguageModel, columns: np.ndarray, pinned: int, way: str) -> np
         scores = mx.concatenate([to_prompt, here(q) @ k[:, :, pinned:].swapaxes(2, 3)], axis=3)
         heard = mx.softmax(mx.where(seen, scores * head**-0.5, -mx.inf), axis=-1) @ v
         x = layer.scale1(x, layer.attention.out_proj, heard.swapaxes(1, 2).reshape(n, -1))
-        x = layer.scale2(x, layer.feedforward.last, layer.feedforward(layer.norm2(x)))
+        x = layer.scale2(x, layer.feedforward.last, layer.feedforward(layer.norm2, x))
         mx.eval(x)
     return np.array(mx.argmax(lm.text_head(lm.out_norm(x)), axis=-1))
 

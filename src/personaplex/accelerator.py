@@ -45,7 +45,10 @@ def load() -> Blas:
     # With CUDA, MLX multiplies float32 in TF32 (10 bits) unless told otherwise before it is loaded; here float32 means
     # float32: only the codec uses it, and its codes must be the reference's.
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
-    if not _mlx_is_linux_cpu_build():
+    # MLX's graphs end after so many ops or so many megabytes of inputs; a 7B's weights would cut one after each.
+    if _mlx_has("mlx_cuda_*.libs"):
+        os.environ.setdefault("MLX_MAX_MB_PER_BUFFER", "1000000")
+    if not _mlx_has("mlx_cpu.libs"):
         return Blas(None)
     wish = os.environ.get("PERSONAPLEX_BLAS")
     if wish == "none":
@@ -61,9 +64,9 @@ def load() -> Blas:
     return Blas(None, f"PERSONAPLEX_BLAS={wish} cannot be loaded" if wish else HOW_TO_GET_ONE)
 
 
-def _mlx_is_linux_cpu_build() -> bool:
-    # The CPU wheel brings its BLAS in `mlx_cpu.libs` beside the package; the CUDA wheels bring none.
-    return sys.platform == "linux" and any(root.parent.joinpath("mlx_cpu.libs").is_dir() for root in _mlx_roots())
+def _mlx_has(libraries: str) -> bool:
+    # A Linux wheel with a backend brings its libraries in a folder beside the package.
+    return sys.platform == "linux" and any(any(root.parent.glob(libraries)) for root in _mlx_roots())
 
 
 def _mlx_roots() -> list[Path]:

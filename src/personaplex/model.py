@@ -17,6 +17,7 @@ from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
 from personaplex.checkpoint.user_voices import LONGEST_VOICE_SECONDS
 from personaplex.checkpoint.voices import SUFFIXES, voice_from_file
+from personaplex.cuda.kernel import enabled
 from personaplex.diagnosis import StepDiagnosis, diagnose_step
 from personaplex.engine.duplex import Duplex
 from personaplex.engine.generator import Generator, check_kv_bits
@@ -39,6 +40,13 @@ Audio = str | Path | np.ndarray
 """A file, or samples [S] or [S, channels] at 24 kHz."""
 RolePrompt = str | Sequence[int] | None
 """A preset's name, a text, token ids that already include the tags, or None for no role."""
+
+
+def compiled_by_default() -> bool:
+    """Whether a step's graph is fused unless somebody says otherwise: on a Mac, and with kernels on an NVIDIA card."""
+    # With CUDA's stock operations a compiled step is a fifth faster, but takes minutes to build the first time. On
+    # a CPU they take up to one, for a quarter of a small model's frame; what pays at once is fused anyway.
+    return bool(mx.metal.is_available()) or enabled()
 
 
 class OpeningOptions(TypedDict, total=False):
@@ -136,9 +144,7 @@ class PersonaPlex:
         tokenizer, mimi = folder.load_tokenizer(), folder.load_mimi()
         lm = folder.load_lm(depformer_steps, dtype)
         if compiled is None:
-            # With CUDA a compiled step is a fifth faster, but its kernels take minutes to build the first time. On
-            # a CPU they take up to one, for a quarter of a small model's frame; what pays at once is fused anyway.
-            compiled = mx.metal.is_available()
+            compiled = compiled_by_default()
         return cls(folder, lm, mimi, tokenizer, compiled=compiled, kv_bits=kv_bits)
 
     def list_voices(self) -> list[str]:

@@ -11,9 +11,9 @@ import mlx.core as mx
 import numpy as np
 
 from personaplex.audio import rms
-from personaplex.engine.duplex import Duplex, DuplexState, settle
+from personaplex.engine.duplex import Duplex, DuplexState, read
 from personaplex.engine.generator import Step
-from personaplex.engine.sampling import Sampling, step_entropies
+from personaplex.engine.sampling import Sampling
 from personaplex.errors import UsageError
 from personaplex.reply import AgentFrame, Chunk, Reply, TalkState, Timings
 from personaplex.steps import StepMeasure, StepRecord
@@ -36,15 +36,12 @@ class Talk:
         """Give the user's next frame [1920], get the agent's."""
         began = time.perf_counter()
         frame, self._state = self._duplex.step(mx.array(pcm, mx.float32)[None], self._state)
-        drawn_from = step_entropies(frame.step.text_logits, frame.step.audio_logits)
-        settle(frame, self._state, drawn_from)
-        tokens, audio = np.array(frame.step.tokens[0]), np.array(frame.pcm[0])
-        spoke = bool(frame.step.valid[0].item())
-        entropies = np.array(drawn_from)[0]
+        heard = read(frame, self._state)
+        tokens, audio, spoke = heard.tokens[0], heard.pcm[0], bool(heard.valid[0])
         step_ms = 1000 * (time.perf_counter() - began)
         index, self.n_frames, self.last_step = self.n_frames, self.n_frames + 1, frame.step
         text = self._text.push(int(tokens[0])) if spoke else ""
-        return AgentFrame(index, audio, text, tokens, step_ms, StepMeasure(step_ms, *map(float, entropies)))
+        return AgentFrame(index, audio, text, tokens, step_ms, StepMeasure(step_ms, *map(float, heard.entropies[0])))
 
     def rest_of_text(self) -> str:
         """Text left over when the conversation stops in the middle of a character."""

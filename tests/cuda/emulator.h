@@ -17,13 +17,12 @@
 #include <vector>
 
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
-struct alignas(8) uint2 { uint32_t x, y; };
-// Aligned to 8 only, as what MLX allocates on a CPU is; a card wants 16, and gets that.
-struct alignas(8) uint4 { uint32_t x, y, z, w; };
-struct alignas(8) int4 { int32_t x, y, z, w; };
-struct alignas(8) int2 { int32_t x, y; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(8) float4 { float x, y, z, w; };
+struct uint2 { uint32_t x, y; };
+struct uint4 { uint32_t x, y, z, w; };
+struct int4 { int32_t x, y, z, w; };
+struct int2 { int32_t x, y; };
+struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }

@@ -16,15 +16,16 @@ from mlx.utils import tree_map, tree_map_with_path
 
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.config import LMConfig
-from personaplex.cuda.depformer import Choice, Matrix, draw_frame, serves
+from personaplex.cuda import ring
+from personaplex.cuda.depformer import Choice, Matrix, Tuning, draw_frame, serves
 from personaplex.cuda.kernel import Kernel
-from personaplex.cuda.ring import Tuning
 from personaplex.engine.generator import Generator
 from personaplex.engine.sampling import Ceiling, Draws, Sampling, session_key
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import UNGENERATED
 from personaplex.nn.state import arrays, stack
 from personaplex.nn.tables import ZERO
+from personaplex.units import N_CODEBOOKS
 from tests.conftest import WINDOW
 from tests.cuda.emulator import emulate
 
@@ -38,7 +39,7 @@ CONFIG = LMConfig(
     depformer_num_heads=2,
     depformer_num_layers=2,
 )
-STEPS = 8
+STEPS = 5
 FREE = [UNGENERATED] * STEPS
 PRECISIONS = {
     "float32": (mx.float32, 0),
@@ -47,7 +48,7 @@ PRECISIONS = {
     "4 bits": (mx.bfloat16, 4),
     "float32 in 4 bits": (mx.float32, 4),
 }
-GRID: dict[str, Any] = {"blocks": 3, "threads": 64}
+SMALL = Tuning(threads=64)
 
 
 @pytest.fixture(autouse=True)
@@ -62,20 +63,20 @@ def kernels() -> Iterator[None]:
         patch.setattr("personaplex.cuda.kernel.launch", emulate)
         patch.setattr("personaplex.cuda.sampling.DRAW_THREADS", 32)
         patch.setattr("personaplex.cuda.sampling.NOISE_THREADS", 32)
-        patch.setattr("personaplex.cuda.ring.DEFAULT", Tuning(threads=32, rows=2, fewest=4, splits=2))
-        patch.setattr("personaplex.models.depformer.draw_frame", partial(draw_frame, **GRID))
+        patch.setattr("personaplex.cuda.ring.DEFAULT", ring.Tuning(threads=32, rows=2, fewest=4, splits=2))
+        patch.setattr("personaplex.models.depformer.draw_frame", partial(draw_frame, blocks=3, tuning=SMALL))
         yield
 
 
 def by_kernel(
-    model: Depformer, z: mx.array, text: mx.array, choice: Choice, **grid: Any
+    model: Depformer, z: mx.array, text: mx.array, choice: Choice, blocks: int = 3, tuning: Tuning = SMALL
 ) -> tuple[mx.array, mx.array, mx.array]:
     with kernels():
-        return draw_frame(model.weights, z, text, choice, **(GRID | grid))
+        return draw_frame(model.weights, z, text, choice, blocks=blocks, tuning=tuning)
 
 
-def depformer(dtype: mx.Dtype, bits: int, config: LMConfig = CONFIG) -> Depformer:
-    model = Depformer(config, STEPS)
+def depformer(dtype: mx.Dtype, bits: int, config: LMConfig = CONFIG, steps: int = STEPS) -> Depformer:
+    model = Depformer(config, steps)
     keys = iter(mx.random.split(mx.random.key(3), 99))
 
     def drawn(path: str, old: mx.array) -> mx.array:
@@ -186,7 +187,7 @@ def test_it_says_what_the_stock_steps_say(precision: str, models: dict[str, Depf
 def test_codes_are_kept_where_they_are_known(models: dict[str, Depformer]) -> None:
     model = models["float32"]
     z, text = a_frame(1, mx.float32)
-    known = [3, UNGENERATED, ZERO, UNGENERATED, 39, UNGENERATED, UNGENERATED, 0]
+    known = [3, UNGENERATED, ZERO, 39, UNGENERATED]
     choice, draws = a_choice([0], known)
     codes, logits, _ = by_kernel(model, z, text, choice)
     their_codes, their_logits = stock(model, z, text, choice, draws)
@@ -213,13 +214,12 @@ def test_how_many_blocks_and_what_is_fetched_early_change_nothing(models: dict[s
     z, text = a_frame(1, mx.bfloat16)
     choice, _ = a_choice([20], FREE)
     first = by_kernel(model, z, text, choice)
-    others: list[dict[str, Any]] = [
-        # More blocks than some matrices have rows.
-        {"blocks": 33, "threads": 32, "ahead": 0, "early": False},
-        {"blocks": 2, "threads": 96, "rows": 4},
+    others = [
+        (33, Tuning(threads=32, ahead=0, early=False)),  # more blocks than some matrices have rows
+        (2, Tuning(threads=96, rows=4, pairs=2, whole=1)),
     ]
-    for other in others:
-        again = by_kernel(model, z, text, choice, **other)
+    for blocks, tuning in others:
+        again = by_kernel(model, z, text, choice, blocks, tuning)
         assert all(mx.array_equal(one, two) for one, two in zip(first, again, strict=True))
 
 
@@ -228,13 +228,13 @@ def test_the_counters_of_one_launch_serve_the_next(
 ) -> None:
     """As they must where a compiled step holds them as a constant."""
     model = models["float32"]
-    counters = mx.zeros((3,), mx.uint32)
+    counters = mx.zeros((64,), mx.uint32)
     monkeypatch.setattr("personaplex.cuda.depformer.mx.zeros", lambda *_: counters)
     z, text = a_frame(1, mx.float32)
     choice, _ = a_choice([20], FREE)
     first = by_kernel(model, z, text, choice)
     second = by_kernel(model, z, text, choice, blocks=2)
-    assert counters.tolist() == [0, 0, 0]
+    assert counters.tolist() == [0] * 64
     assert all(mx.array_equal(one, two) for one, two in zip(first, second, strict=True))
 
 
@@ -280,7 +280,7 @@ def test_a_whole_step_launches_it_once_and_not_with_a_penalty() -> None:
     folder = ModelFolder(WINDOW)
     lm = folder.load_lm(dtype=mx.float32)
     wide = replace(folder.config.lm, depformer_dim=32, depformer_dim_feedforward=96)
-    lm.depformer = depformer(mx.float32, 0, wide)
+    lm.depformer = depformer(mx.float32, 0, wide, N_CODEBOOKS)
     generator = Generator(lm, folder.config)
     launched: Counter[str] = Counter()
 
@@ -314,7 +314,7 @@ def test_a_whole_step_launches_it_once_and_not_with_a_penalty() -> None:
             assert codes == their_codes
             assert distance(logits, their_logits) < 1e-5
         layers = wide.depformer_num_layers
-        expected = (2, 0) if choices is sampled else (0, 2 * STEPS * layers)
+        expected = (2, 0) if choices is sampled else (0, 2 * N_CODEBOOKS * layers)
         assert (launched["depformer_frame"], launched["attend_steps"]) == expected
 
 

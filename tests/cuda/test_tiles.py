@@ -22,8 +22,7 @@ BLOCKS = 3
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("personaplex.cuda.kernel.launch", emulate)
-    for module in (tiles, stack):
-        monkeypatch.setattr(module, "multiprocessors", lambda: BLOCKS)
+    monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: BLOCKS)
     monkeypatch.setattr(tiles, "WARPS", 2)
     tiles._kernel.cache_clear()
     mx.random.seed(1)
@@ -177,7 +176,7 @@ def test_any_number_of_blocks_gives_the_same(monkeypatch: pytest.MonkeyPatch) ->
     layers, shape, results = weights(made), Shape(256, 2, 512, 5, 5, 10000), []
     x = mx.random.normal((1, 256)).astype(mx.bfloat16)
     for blocks in (1, 4):
-        monkeypatch.setattr(stack, "multiprocessors", lambda blocks=blocks: blocks)
+        monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda blocks=blocks: blocks)
         k, v = (mx.random.normal((1, 2, 5, 128), key=mx.random.key(i)).astype(mx.bfloat16) for i in (1, 2))
         mx.eval(k, v)
         rings = [(k, v)] * 3

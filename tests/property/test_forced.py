@@ -31,6 +31,7 @@ from personaplex.models.streams import AGENT, DELAYS, TEXT, USER
 from personaplex.nn.sinks import STRIDE
 from personaplex.nn.state import arrays
 from personaplex.runtime.call import Call
+from personaplex.runtime.device import READ_COLUMNS
 from personaplex.runtime.disk import Disk
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import MOST_FORCED, Limits
@@ -38,6 +39,7 @@ from personaplex.runtime.seat import Heard
 from personaplex.text import PAD
 from personaplex.turns import QUIET_FRAMES, Turn
 from personaplex.units import FRAME_SAMPLES
+from personaplex.voice import Voice
 from tests.conftest import PARITY
 from tests.property.test_engine import QUESTION
 from tests.property.test_engine_hostile import forged, wait_for
@@ -213,7 +215,7 @@ def after_a_stride(*, neighbour: bool) -> list[np.ndarray]:
 
 def test_neighbours_are_stepped_between_the_pieces_of_a_role(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a new conversation's role, and of one that is read inside another, which stands still meanwhile."""
-    monkeypatch.setattr("personaplex.runtime.device.READ_COLUMNS", 4)
+    monkeypatch.setitem(READ_COLUMNS, "cpu", 4)
     order: list[str] = []
     with small_engine(3, PLAIN) as engine, engine.open(settings(1)) as neighbour, engine.open(settings(2)) as call:
         expected = hear(neighbour, sound(1, 4))
@@ -361,12 +363,20 @@ def talk(engine: Engine) -> list[bytes]:
 # Whatever the slot held.
 
 
-def test_what_is_no_number_in_a_slot_is_not_the_next_ones() -> None:
-    """In a slot that was never stepped too, and whether the next is new or was saved."""
+@pytest.mark.parametrize("stepped", [False, True])
+def test_what_is_no_number_in_a_slot_is_not_the_next_ones(stepped: bool) -> None:
+    """Whether it came in with a voice that nobody heard, or while somebody talked."""
     with small_engine(1, PLAIN) as engine:
         expected = talk(engine)
-    with small_engine(1, PLAIN) as engine:
-        engine.submit(lambda: poison(engine)).result()
+        dim = engine.model.config.lm.dim
+        nothing = Voice("nothing", embeddings=mx.full((20, dim), mx.nan), ring=np.zeros((17, 4), np.int32))
+        with engine.open(settings(1) if stepped else Settings(voice=nothing, prompt=[5], seed=1)) as call:
+            if stepped:
+                engine.submit(lambda: poison(engine)).result()
+                call.send(sound(1, 1))
+                assert Ended(0, "error") in call.events()
+        ring = engine._device._state.generator.temporal.rings[0]
+        assert not mx.isfinite(ring.k).all(), "there is nothing to be protected from"
         assert talk(engine) == expected
 
 

@@ -37,7 +37,7 @@ def written_down(lm: LanguageModel, columns: np.ndarray, pinned: int) -> np.ndar
         weight = np.exp(scores - scores.max(axis=-1, keepdims=True, where=seen, initial=-1e9)) * seen
         heard = np.einsum("hqk,khd->qhd", weight / weight.sum(axis=-1, keepdims=True), v)
         x = layer.scale1(x, layer.attention.out_proj, mx.array(heard.reshape(len(columns), -1).astype(np.float32)))
-        x = layer.scale2(x, layer.feedforward.last, layer.feedforward(layer.norm2(x)))
+        x = layer.scale2(x, layer.feedforward.last, layer.feedforward(layer.norm2, x))
     return np.array(lm.out_norm(x))
 
 

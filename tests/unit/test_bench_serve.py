@@ -74,8 +74,8 @@ def test_the_picture_has_each_curve_and_the_limit() -> None:
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "-1", "two", "1,x"])
 def test_numbers_of_callers_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--callers"):
-        counts(text)
+        counts(text, "callers")
 
 
 def test_numbers_of_callers() -> None:
-    assert counts("4,1,2,2") == [1, 2, 4]
+    assert counts("4,1,2,2", "callers") == [4, 1, 2]

@@ -3,7 +3,9 @@
 A frame costs about 217 MMAC to encode and 216 MMAC to decode, and reads 173 MB and 161 MB of float32 weights (the
 quantiser's tables included); what must be kept is 80 ms for both. On a CPU most of the time is reading those weights
 from memory for two rows (at 10 GB/s: 33 ms) and the dispatch of some 1,700 operations; its activations are fused where
-there is a C++ compiler. Weights are random unless a model is named: the time does not depend on their values.
+there is a C++ compiler. On a GPU it is the number of kernels. Weights are random unless a model is named: the time does
+not depend on their values. `achieved` is the floor, bytes over this machine's measured bandwidth or operations over its
+rate, against the median.
 """
 
 from __future__ import annotations
@@ -11,38 +13,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import mlx.core as mx
-from mlx.utils import tree_unflatten
+import numpy as np
 
+from personaplex.bench.demand import of_decoder, of_encoder
+from personaplex.bench.graph import n_kernels
 from personaplex.bench.report import Row, measure
+from personaplex.bench.roof import roof
+from personaplex.bench.step import against
+from personaplex.bench.wanted import Wanted, kernels
+from personaplex.bench.weights import RANDOM, config_of, random_mimi
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import CODEC_FILES, resolve
 from personaplex.config import MimiConfig
 from personaplex.models.mimi import DecoderState, EncoderState, Mimi
-from personaplex.nn.state import parameters
 from personaplex.units import FRAME_SAMPLES
 
-
-def random_mimi(config: MimiConfig) -> Mimi:
-    """A codec of the given size with small random weights."""
-    mimi = Mimi(config)
-    mx.random.seed(0)
-    values = {name: 0.05 * mx.random.normal(leaf.shape) for name, leaf in parameters(mimi).items()}
-    mimi.update(tree_unflatten(list(values.items())))
-    mimi.quantizer.prepare()
-    mx.eval(values)
-    return mimi
+GPU_FRAMES, CPU_FRAMES = 2000, 100
+SIZE = "7b"
+"""Mimi of the real size fits every machine."""
 
 
-def run(model: str | None, frames: int, compiled: bool | None = None) -> list[Row]:  # noqa: ARG001 - always both
-    """Time encoder, quantiser, decoder and round trip over `frames` streamed frames, the last also compiled."""
-    mimi = ModelFolder(resolve(model, CODEC_FILES)).load_mimi() if model else random_mimi(MimiConfig())
-    pcm = 0.1 * mx.random.normal((1, FRAME_SAMPLES))
-    mx.eval(pcm)
-    return list(_rows(mimi, pcm, frames))
+def run(wanted: Wanted) -> list[Row]:
+    """Time encoder, quantiser, decoder and round trip over streamed frames, the last also compiled and with sound that
+    comes from the host and goes back there; for several callers too, if `sessions` are asked for.
+    """
+    roof()
+    name = wanted.model or RANDOM + SIZE
+    if name.startswith(RANDOM):
+        config = config_of(name.removeprefix(RANDOM)).mimi
+        mimi = random_mimi(config)
+    else:
+        folder = ModelFolder(resolve(name, CODEC_FILES))
+        config, mimi = folder.codec[0], folder.load_mimi()
+    frames = wanted.n_frames(GPU_FRAMES, CPU_FRAMES)
+    return [row for slots in wanted.sessions or (1,) for row in _rows(mimi, config, slots, frames)]
 
 
-def _rows(mimi: Mimi, pcm: mx.array, frames: int) -> Iterator[Row]:
-    encoder, decoder = mimi.init_encoder(1), mimi.init_decoder(1)
+def _rows(mimi: Mimi, config: MimiConfig, slots: int, frames: int) -> Iterator[Row]:
+    encoder, decoder = mimi.init_encoder(slots), mimi.init_decoder(slots)
+    sound = np.random.default_rng(0).normal(0, 0.1, (slots, FRAME_SAMPLES)).astype(np.float32)
+    pcm = mx.array(sound)
     latent, _ = mimi.latents(pcm, encoder)
     codes = mimi.quantizer.encode(latent).swapaxes(1, 2)
     mx.eval(latent, codes)
@@ -60,23 +70,38 @@ def _rows(mimi: Mimi, pcm: mx.array, frames: int) -> Iterator[Row]:
         out, decoder = mimi.decode_step(codes, decoder)
         mx.eval(out, decoder)
 
+    def both(
+        heard: mx.array, encoder: EncoderState, decoder: DecoderState
+    ) -> tuple[mx.array, EncoderState, DecoderState]:
+        tokens, encoder = mimi.encode_step(heard, encoder)
+        out, decoder = mimi.decode_step(tokens, decoder)
+        return out, encoder, decoder
+
+    fused = mx.compile(both)
+
     def round_trip() -> None:
         nonlocal encoder, decoder
-        tokens, encoder = mimi.encode_step(pcm, encoder)
-        out, decoder = mimi.decode_step(tokens, decoder)
+        out, encoder, decoder = both(mx.array(sound), encoder, decoder)
         mx.eval(out, encoder, decoder)
-
-    @mx.compile
-    def fused(sound: mx.array, heard: EncoderState, said: DecoderState) -> tuple[mx.array, EncoderState, DecoderState]:
-        tokens, heard = mimi.encode_step(sound, heard)
-        out, said = mimi.decode_step(tokens, said)
-        return out, heard, said
+        np.array(out)
 
     def compiled() -> None:
         nonlocal encoder, decoder
-        out, encoder, decoder = fused(pcm, encoder, decoder)
+        out, encoder, decoder = fused(mx.array(sound), encoder, decoder)
         mx.eval(out, encoder, decoder)
+        np.array(out)
 
-    steps = {"encoder": encode, "quantiser": quantise, "decoder": decode, "round trip": round_trip}
-    for name, step in (steps | {"round trip, compiled": compiled}).items():
-        yield Row(name, measure(step, frames))
+    hear, say = of_encoder(mimi, config, slots), of_decoder(mimi, config, slots)
+    steps = {"encoder": (encode, hear), "quantiser": (quantise, None), "decoder": (decode, say)}
+    steps |= {"round trip": (round_trip, hear + say), "round trip, compiled": (compiled, hear + say)}
+    counted = {
+        "encoder": n_kernels(mimi.latents(pcm, encoder)),
+        "quantiser": n_kernels(mimi.quantizer.encode(latent)),
+        "decoder": n_kernels(mimi.decode_step(codes, decoder)),
+        "round trip": n_kernels(both(pcm, encoder, decoder)),
+        "round trip, compiled": n_kernels(fused(pcm, encoder, decoder)),
+    }
+    for name, (step, demand) in steps.items():
+        ms = measure(step, frames)
+        extra: dict[str, object] = {"slots": slots, "operations_by": kernels(), "kernels": counted[name]}
+        yield Row(name, ms, extra | (against(demand, ms) if demand else {}))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +32,35 @@ def describe_machine() -> dict[str, object]:
     }
     if device.type == mx.DeviceType.gpu:
         about["gpu"] = mx.device_info().get("device_name")
+        about["gpu_memory_gib"] = _gib(mx.device_info())
+    if mx.cuda.is_available():
+        about |= _nvidia()
+    return about
+
+
+def name() -> str:
+    """The machine in a few words that fit into a file's name: its GPU, or its processor."""
+    about = describe_machine()
+    words = re.findall(r"[a-z0-9]+", str(about.get("gpu") or about["cpu"]).lower())
+    return "-".join(word for word in words if word not in {"r", "tm", "cpu", "processor"}) or "unknown"
+
+
+def _gib(about: Mapping[str, object]) -> float | None:
+    found = about.get("total_memory") or about.get("memory_size")
+    return round(found / 2**30, 1) if isinstance(found, int) else None
+
+
+def _nvidia() -> dict[str, object]:
+    """The driver, and the newest CUDA it serves; nothing where it does not say."""
+    about: dict[str, object] = {}
+    with suppress(OSError, subprocess.CalledProcessError, IndexError):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+        about["driver"] = told.splitlines()[0].strip()
+    with suppress(OSError, AttributeError):
+        version_of_cuda = ctypes.c_int()
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version_of_cuda)) == 0:
+            about["cuda"] = f"{version_of_cuda.value // 1000}.{version_of_cuda.value % 1000 // 10}"
     return about
 
 
@@ -44,6 +77,12 @@ def commit() -> str:
         return revision + ("+" if _git(root, "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return f"version {__version__}"
+
+
+def root() -> Path:
+    """The checkout, or where the program was called if it is none."""
+    found = Path(__file__).parents[3]
+    return found if (found / ".git").exists() else Path.cwd()
 
 
 def _git(root: Path, *arguments: str) -> str:

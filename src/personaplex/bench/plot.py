@@ -12,16 +12,20 @@ STYLE = """
 svg { background: #fff; font: 13px system-ui, sans-serif; fill: #1d2430; }
 .axis { stroke: #d5dae1; } .limit { stroke: #b91c1c; stroke-dasharray: 6 5; } .curve { fill: none; stroke-width: 2; }
 .soft { fill: #5b6675; } .c0 { stroke: #1f5fa8; } .c1 { stroke: #c2410c; } .c2 { stroke: #15803d; }
+.c3 { stroke: #7e22ce; } .c4 { stroke: #0f766e; } .c5 { stroke: #a16207; }
+.m3 { fill: #7e22ce; } .m4 { fill: #0f766e; } .m5 { fill: #a16207; }
 .m0 { fill: #1f5fa8; } .m1 { fill: #c2410c; } .m2 { fill: #15803d; } .bad { fill: #b91c1c; }
 @media (prefers-color-scheme: dark) {
 svg { background: #12161c; fill: #e3e8ef; } .axis { stroke: #343d49; } .limit { stroke: #ff8a8a; }
 .soft { fill: #9aa7b8; } .c0 { stroke: #6fb1ff; } .c1 { stroke: #ff9b63; } .c2 { stroke: #62d38a; }
+.c3 { stroke: #c69bff; } .c4 { stroke: #5ad1c4; } .c5 { stroke: #e2b94b; }
+.m3 { fill: #c69bff; } .m4 { fill: #5ad1c4; } .m5 { fill: #e2b94b; }
 .m0 { fill: #6fb1ff; } .m1 { fill: #ff9b63; } .m2 { fill: #62d38a; } .bad { fill: #ff8a8a; } }
 """
 
 
 def svg(title: str, across: str, up: str, curves: Mapping[str, Sequence[tuple[float, float]]], limit: float) -> str:
-    """Up to three named curves of (x, y) over a line at `limit`; y is logarithmic."""
+    """Up to six named curves of (x, y) over a line at `limit`; y is logarithmic."""
     xs = sorted({x for points in curves.values() for x, _ in points})
     ys = [y for points in curves.values() for _, y in points] + [limit]
     low, high = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)) + 1e-9)

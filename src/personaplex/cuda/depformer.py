@@ -4,9 +4,9 @@ One caller's frame is 8 steps of 6 small layers: two thousand operations of whic
 takes to be started. Here they are one. What bounds it is reading the weights (8 x 83 million in the 7B: 0.3 ms in
 bfloat16 on a card that reads 4.3 TB/s) and 201 meetings of all blocks, about 1 us each.
 
-It relies on all blocks being on the card at once: at most as many as multiprocessors, of 256 threads and at most 48 KB
-of shared memory each, so that a second kernel beside it leaves them room. If they are not, the launch ends after
-seconds with `failed` set, and does not hang.
+It relies on all blocks being on the card at once: no more of them than multiprocessors, each of at most 512 threads
+with 128 registers and 48 KB of shared memory, which one always holds. Two such launches beside each other could keep
+each other from being on it as a whole: then a wait ends after seconds, with `failed` set, and the card does not hang.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _SHARED_BYTES = 48 * 1024
 _FIXED_BYTES = 4 * 1024
 """Of those, what the table of pointers and the sums may take."""
 _MOST_SLOTS = 4
+_COUNTERS = 64
+"""As in grid.cuh."""
 
 
 class Matrix(NamedTuple):
@@ -112,6 +114,27 @@ def _ones(slots: int) -> mx.array:
     return mx.ones((slots,), mx.int32)
 
 
+class Tuning(NamedTuple):
+    """How the work is cut up.
+
+    `threads` (at most 512) of each block on each multiprocessor; warps take `rows` of a matrix at a time, `pairs` of
+    gate and value, one row of narrow matrices, whose lanes hold up to `whole` chunks at once; the weights of the
+    `ahead` next matrices are asked for into the L2 cache, and with `early` a warp's first are loaded before all blocks
+    have met.
+    """
+
+    threads: int = 512
+    rows: int = 2
+    pairs: int = 1
+    whole: int = 12
+    ahead: int = 2
+    early: bool = True
+
+
+TUNING, TUNING_OF_ONE = Tuning(), Tuning(pairs=2)
+"""As many registers as there are: more for one slot of plain bfloat16."""
+
+
 def serves(weights: Weights, z: mx.array) -> bool:
     """Whether `draw_frame` can compute z [B, z_dim] with these weights."""
     slots, z_dim = z.shape
@@ -137,16 +160,11 @@ def draw_frame(
     choice: Choice,
     *,
     blocks: int | None = None,
-    threads: int = 256,
-    rows: int = 2,
-    ahead: int = 2,
-    early: bool = True,
+    tuning: Tuning | None = None,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """z [B, z_dim], text [B] -> codes [B, S] int32, logits [B, S, card], and `failed` [1]: 1 if blocks did not meet.
 
-    `blocks` of `threads`, as many as multiprocessors by default, whose warps take `rows` (an even number) of a matrix
-    at a time; the weights of the `ahead` next matrices are asked for into the L2 cache, and with `early` the first of
-    the next matrix's are loaded before all blocks have met.
+    As many `blocks` as multiprocessors by default.
     """
     slots, z_dim = z.shape
     dim, hidden, card = _dims(weights)
@@ -156,13 +174,15 @@ def draw_frame(
     head_bits, head_group = weights.heads.packing
     table_bits, table_group = weights.text_emb.packing
     exchanged = slots * (steps * dim + layers * steps * 3 * dim + dim + hidden)
+    plain_one = slots == 1 and z.dtype == mx.bfloat16 and layer_bits == 16
+    tuning = tuning or (TUNING_OF_ONE if plain_one else TUNING)
     # New for each launch: two launches of one evaluation may run at the same time.
-    counters = mx.zeros((3,), mx.uint32)
+    counters = mx.zeros((_COUNTERS,), mx.uint32)
     codes, logits, _, failed = _kernel(len(arrays))(
         [z, text.astype(mx.int32), *choice.arrays(), counters, *arrays],
-        [((slots, steps), mx.int32), ((slots, steps, card), z.dtype), ((exchanged,), z.dtype), ((1,), mx.int32)],
+        [((slots, steps), mx.int32), ((slots, steps, card), z.dtype), ((exchanged,), z.dtype), ((4,), mx.int32)],
         blocks=blocks or multiprocessors(),
-        threads=threads,
+        threads=tuning.threads,
         T=z.dtype,
         N=slots,
         N_STEPS=steps,
@@ -180,11 +200,13 @@ def draw_frame(
         TABLE_GROUP=table_group,
         COLUMNS=choice.wanted.shape[1],
         COLUMN=choice.column,
-        N_ROWS=rows,
-        AHEAD=ahead,
-        EARLY=early,
+        N_ROWS=tuning.rows,
+        N_PAIRS=tuning.pairs,
+        ONE_ROW=tuning.whole,
+        AHEAD=tuning.ahead,
+        EARLY=tuning.early,
     )
-    return codes, logits, failed
+    return codes, logits, failed[:1]
 
 
 def _dims(weights: Weights) -> tuple[int, int, int]:
@@ -196,7 +218,7 @@ def _dims(weights: Weights) -> tuple[int, int, int]:
 def _kernel(n_weights: int) -> Kernel:
     constants = (
         "T, N, N_STEPS, N_LAYERS, DIM, N_HEADS, HIDDEN, Z_DIM, CARD, LAYER_BITS, LAYER_GROUP, "
-        "HEAD_BITS, HEAD_GROUP, TABLE_BITS, TABLE_GROUP, COLUMNS, COLUMN, N_ROWS, AHEAD, EARLY"
+        "HEAD_BITS, HEAD_GROUP, TABLE_BITS, TABLE_GROUP, COLUMNS, COLUMN, N_ROWS, N_PAIRS, ONE_ROW, AHEAD, EARLY"
     )
     given = ("z", "text", "wanted", "noise", "temperature", "top_k", "counters")
     return Kernel(
@@ -243,4 +265,4 @@ def _latest(step: int) -> mx.array:
 @cache
 def _attention(n_steps: int) -> Kernel:
     given = ("latest", *(f"step{i}" for i in range(n_steps)))
-    return Kernel("attend_steps", "attend_steps<T, DIM, N_HEADS>", given, ("out",), ("warp.cuh", "steps.cuh"))
+    return Kernel("attend_steps", "attend_latest<T, DIM, N_HEADS>", given, ("out",), ("warp.cuh", "steps.cuh"))

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from personaplex.cuda.kernel import Kernel, multiprocessors
+from personaplex.cuda import kernel as kernels
+from personaplex.cuda.kernel import Kernel
 from personaplex.cuda.tiles import Packed, fits, scale_type, shared_bytes
 
 WARPS = 16
@@ -58,7 +59,7 @@ _PARTS = ("in", "out", "gate", "down")
 
 
 @cache
-def _kernel(shape: Shape, n_layers: int, bits: int, scales: str, warps: int, shares: int) -> Kernel:
+def _kernel(shape: Shape, n_layers: int, bits: int, scales: str, warps: int, blocks: int, shares: int) -> Kernel:
     def of_map(part: str, layer: int) -> list[str]:
         return [f"{part}_{kind}_{layer}" for kind in (("w", "s", "b") if bits < 16 else ("w",))]
 
@@ -78,8 +79,21 @@ def _kernel(shape: Shape, n_layers: int, bits: int, scales: str, warps: int, sha
     head, dim = shape.dim // shape.heads, shape.dim
     teams = warps * 32 // (head // 8)
     attention = (3 * head + teams * (head + 2)) * 4
-    linear = max(shared_bytes(bits, 1, columns, warps) for columns in (dim, shape.hidden))
-    numbers = (bits, dim, shape.heads, shape.hidden, shape.n_rows, shape.context, shape.period, warps, shares, scales)
+    maps = ((dim, 3 * dim), (dim, dim), (dim, 2 * shape.hidden), (shape.hidden, dim))
+    linear = max(shared_bytes(bits, 1, columns, rows, warps, blocks) for columns, rows in maps)
+    numbers = (
+        bits,
+        dim,
+        shape.heads,
+        shape.hidden,
+        shape.n_rows,
+        shape.context,
+        shape.period,
+        warps,
+        blocks,
+        shares,
+        scales,
+    )
     outputs = ("out", "qkv", "shares", "middle", "hidden", "between")
     layers = ",\n  ".join(initial(layer) for layer in range(n_layers))
     call = f"const StackLayer<{scales}> layers[{n_layers}] = {{\n  {layers}}};\n"
@@ -123,7 +137,7 @@ def step(
     outputs = [((1, shape.dim), mx.bfloat16), *zip(sizes, kinds, strict=True)]
     for first in range(0, len(layers), layers_per_launch):
         group = range(first, min(first + layers_per_launch, len(layers)))
-        kernel = _kernel(shape, len(group), bits, scales, warps, shares)
+        kernel = _kernel(shape, len(group), bits, scales, warps, kernels.multiprocessors(), shares)
         given = [array for i in group for array in (*layers[i].arrays, *rings[i])]
-        x = kernel([x, where, _gate(), *given], outputs, blocks=multiprocessors(), threads=warps * 32)[0]
+        x = kernel([x, where, _gate(), *given], outputs, blocks=kernels.multiprocessors(), threads=warps * 32)[0]
     return x

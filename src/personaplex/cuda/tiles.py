@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from personaplex.cuda.kernel import Kernel, multiprocessors
+from personaplex.cuda import kernel as kernels
+from personaplex.cuda.kernel import Kernel
 
 CHUNK = 64
 """Columns that share a scale: MLX's default group."""
@@ -52,11 +53,12 @@ def fits(packed: Packed) -> bool:
     )
 
 
-def shared_bytes(bits: int, rows: int, columns: int, warps: int) -> int:
+def shared_bytes(bits: int, rows: int, columns: int, weight_rows: int, warps: int, blocks: int) -> int:
     """What a block needs: `Shared` in tiles.cuh."""
     sums = -(-rows * (columns + 8) * 2 // 16) * 16
     scratch = sums + (rows * (columns // CHUNK) * 4 if bits < 16 else 0)
-    return -(-(scratch + 128) // 16) * 16 + 2 * warps * TILE * rows * 4
+    most_tiles = -(-weight_rows // TILE // blocks)
+    return -(-(scratch + 128) // 16) * 16 + warps * most_tiles * TILE * rows * 4
 
 
 def scale_type(packed: Packed) -> str:
@@ -65,20 +67,22 @@ def scale_type(packed: Packed) -> str:
 
 
 @cache
-def _kernel(bits: int, rows: int, columns: int, outputs: int, before: str, after: str, scales: str) -> Kernel:
+def _kernel(
+    bits: int, rows: int, columns: int, outputs: int, before: str, after: str, scales: str, warps: int, blocks: int
+) -> Kernel:
     inputs = ["given", *(["gain"] if before == "RMS" else []), "w", *(["scales", "biases"] if bits < 16 else [])]
     inputs += ["residual"] if after == "ADD" else []
     none = f"static_cast<const {scales}*>(nullptr)"
     arguments = [name if name in inputs else none if name in ("scales", "biases") else "nullptr" for name in _ARGUMENTS]
-    of = f"{bits}, {rows}, {columns}, {outputs}, {WARPS}, {before}, {after}"
+    of = f"{bits}, {rows}, {columns}, {outputs}, {warps}, {blocks}, {before}, {after}"
     return Kernel(
         "tile_linear",
         "tile_linear",
         tuple(inputs),
         ("out",),
         ("warp.cuh", "tiles.cuh"),
-        shared_bytes(bits, rows, columns, WARPS),
-        WARPS * 32,
+        shared_bytes(bits, rows, columns, outputs * (2 if after == "GATE" else 1), warps, blocks),
+        warps * 32,
         f"tile_linear<{of}>({', '.join(arguments)}, out);",
     )
 
@@ -99,6 +103,8 @@ def linear(
         "RMS" if gain is not None else "PLAIN",
         "GATE" if gated else "ADD" if residual is not None else "STORE",
     )
-    kernel = _kernel(packed.bits, rows, packed.columns, outputs, before, after, scale_type(packed))
+    kernel = _kernel(
+        packed.bits, rows, packed.columns, outputs, before, after, scale_type(packed), WARPS, kernels.multiprocessors()
+    )
     given = [x, *([gain] if gain is not None else []), *packed.arrays, *([residual] if residual is not None else [])]
-    return kernel(given, [((rows, outputs), mx.bfloat16)], blocks=multiprocessors(), threads=WARPS * 32)[0]
+    return kernel(given, [((rows, outputs), mx.bfloat16)], blocks=kernels.multiprocessors(), threads=WARPS * 32)[0]

@@ -5,13 +5,13 @@ This is the whole loop of the model. Sessions are rows of the state; the caller 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
 
 from personaplex.engine.generator import Generator, GeneratorState, Prefix, Step
 from personaplex.engine.prompt import Prompt
+from personaplex.engine.readout import Readout, pack
 from personaplex.engine.sampling import Ceiling, Sampling, session_key
 from personaplex.models.mimi import DecoderState, EncoderState, Mimi
 from personaplex.models.streams import AGENT, N_STREAMS, UNGENERATED
@@ -27,10 +27,13 @@ class DuplexState(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What came out of one step: `pcm` [B, 1920] of the agent, and the language model's `step`."""
+    """What came out of one step: `pcm` [B, 1920] of the agent, the language model's `step`, and `readout`: what the
+    host reads of both, in one array.
+    """
 
     pcm: mx.array
     step: Step
+    readout: mx.array
 
 
 class Duplex:
@@ -41,21 +44,28 @@ class Duplex:
         self.generator = generator
         self.ceiling = ceiling
         silence = mx.array([generator.config.silence_codes], mx.int32)
-        self._step: Callable[[mx.array, DuplexState], tuple[Frame, DuplexState]]
 
-        def step(pcm: mx.array, state: DuplexState, forced: mx.array | None = None) -> tuple[Frame, DuplexState]:
+        def heard(pcm: mx.array, state: DuplexState, forced: mx.array | None) -> tuple[mx.array, Step, DuplexState]:
             codes, encoder = mimi.encode_step(pcm, state.encoder)
             result, generated = generator.step(codes[:, :, 0], state.generator, ceiling, forced)
             # Before the first frame there is nothing to decode but the initial tokens.
             spoken = mx.where(result.valid[:, None], result.tokens[:, AGENT], silence)
             pcm, decoder = mimi.decode_step(spoken[:, :, None], state.decoder)
-            return Frame(pcm, result), DuplexState(encoder, generated, decoder)
+            return pcm, result, DuplexState(encoder, generated, decoder)
+
+        def framed(pcm: mx.array, result: Step, after: DuplexState) -> tuple[Frame, DuplexState]:
+            # All that the encoder makes of a frame goes through these few numbers; its codes are codes, whatever they
+            # are.
+            return Frame(pcm, result, pack(pcm, result, after.encoder.downsample[0], after.generator)), after
+
+        def step(pcm: mx.array, state: DuplexState) -> tuple[Frame, DuplexState]:
+            return framed(*heard(pcm, state, None))
 
         def step_active(
             pcm: mx.array, active: mx.array, forced: mx.array, state: DuplexState
         ) -> tuple[Frame, DuplexState]:
-            frame, after = step(pcm, state, forced)
-            return frame, advance_active(active, state, after)
+            pcm, result, after = heard(pcm, state, forced)
+            return framed(pcm, result, advance_active(active, state, after))
 
         self._step = mx.compile(step) if compiled else step
         self._step_active = mx.compile(step_active) if compiled else step_active
@@ -78,17 +88,27 @@ class Duplex:
         return state._replace(generator=generated)
 
     def step(
-        self, pcm: mx.array, state: DuplexState, active: mx.array | None = None, forced: mx.array | None = None
+        self,
+        pcm: mx.array,
+        state: DuplexState,
+        active: mx.array | None = None,
+        forced: mx.array | None = None,
+        *,
+        follow: bool = True,
     ) -> tuple[Frame, DuplexState]:
         """pcm [B, 1920] of the user -> the agent's frame and the state after it, nothing evaluated yet.
 
         Slots that are not `active` [B] have no frame: they stay where they are, and what comes out of them means
         nothing. `forced` [B, 17], which needs `active`, are tokens of the next column: see `Generator.step`.
 
-        Rebind the state before evaluating (`frame, state = duplex.step(pcm, state)`, then `settle(frame, state)`):
+        Without `follow` no pinned prompt is to be brought after its window: `Readout.must_follow` of the step before
+        said so. Otherwise positions are read from the device to see.
+
+        Rebind the state before evaluating (`frame, state = duplex.step(pcm, state)`, then `read(frame, state)`):
         the rings are written in place only when nobody holds the old state any more, and copied otherwise.
         """
-        state = state._replace(generator=self.generator.follow(state.generator))
+        if follow:
+            state = state._replace(generator=self.generator.follow(state.generator))
         if active is None:
             return self._step(pcm, state)
         if forced is None:
@@ -96,6 +116,12 @@ class Duplex:
         return self._step_active(pcm, active, forced, state)
 
 
+def read(frame: Frame, state: DuplexState) -> Readout:
+    """Evaluate a step's results and its state, and read them: the one synchronisation of a frame."""
+    mx.eval(frame.readout, arrays(state))
+    return Readout.of(frame.readout)
+
+
 def settle(frame: Frame, state: DuplexState, *more: mx.array) -> None:
-    """Evaluate a step's results, its state and what `more` is to be read: the one synchronisation of a frame."""
+    """The same for who reads something else: evaluate results, state, and what `more` is to be read."""
     mx.eval(frame.pcm, frame.step.tokens, frame.step.valid, arrays(state), more)

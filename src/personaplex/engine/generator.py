@@ -129,7 +129,11 @@ class Generator:
 
     def read(self, prompt: Prompt) -> Prefix | None:
         """Read `prompt` without speaking; None when it is empty. Raises PersonaError when it is too long to pin."""
-        return [None, *self.reading(prompt, PREFILL_COLUMNS)][-1]
+        prefix = [None, *self.reading(prompt, PREFILL_COLUMNS)][-1]
+        if prefix is None:
+            return None
+        n_rows = self._empty().rings[0].k.shape[2]
+        return prefix._replace(temporal=prefix.temporal.lengthened(n_rows))
 
     def check(self, prompt: Prompt) -> None:
         """Raise PersonaError for a prompt that is too long to be pinned."""
@@ -142,13 +146,18 @@ class Generator:
     def reading(self, prompt: Prompt, n_columns: int, inside: GeneratorState | None = None) -> Iterator[Prefix | None]:
         """Read `prompt` in calls of at most `n_columns`, with a pause after each: None until it is read.
 
-        With a one-slot conversation it is read `inside` that, in place of the column that was to come next.
+        With a one-slot conversation it is read `inside` that, in place of the column that was to come next. Else the
+        prefix has rings of the prompt's own length, if that fits the window: what it reads then is itself alone.
         """
         if prompt.n_frames == 0:
             return
         self.check(prompt)
         columns, first = mx.array(prompt.columns)[None], 0
-        temporal, pinned = self._empty(), self._pinned(prompt.n_frames)
+        temporal = self._empty()
+        pinned: mx.array | None = self._pinned(prompt.n_frames)
+        if inside is None and prompt.n_frames <= self.lm.config.context:
+            # Within the window nothing leaves the view, so that nothing is to be pinned, and positions are rows.
+            temporal, pinned = temporal.shortened(prompt.n_frames), None
         if inside is not None:
             temporal, pinned = inside.temporal, inside.pinned
             # The column that begins a conversation is left out; the next tells how the frame before it sounded.
@@ -205,7 +214,7 @@ class Generator:
         return mx.array([max(prompt_frames - 1, 0) if self.pins else 0], mx.int32)
 
     def _advance(
-        self, embedded: mx.array, temporal: TransformerState, pinned: mx.array
+        self, embedded: mx.array, temporal: TransformerState, pinned: mx.array | None
     ) -> tuple[mx.array, TransformerState]:
         return self.lm.advance(embedded, temporal, pinned if self.pins else None)
 
@@ -217,10 +226,12 @@ class Generator:
         if not self.pins:
             return state
         temporal = state.temporal
-        due = due_shift(np.array(temporal.position), np.array(state.pinned), self.lm.config.context)
-        if np.array_equal(due, np.array(state.sinks.shift)):
+        pinned = np.array(state.pinned)
+        due = due_shift(np.array(temporal.position), pinned, self.lm.config.context)
+        moved = np.flatnonzero(due != np.array(state.sinks.shift)).tolist()
+        if not moved:
             return state
-        rings, sinks = follow(temporal.rings, state.sinks, state.pinned, mx.array(due), self.lm.config.max_period)
+        rings, sinks = follow(temporal.rings, state.sinks, pinned, due, moved, self.lm.config.max_period)
         return state._replace(temporal=temporal._replace(rings=rings), sinks=sinks)
 
     def step(
@@ -267,7 +278,7 @@ class Generator:
             logits = penalised(stream, logits, (self.config.silence_codes[step % N_CODEBOOKS],))
             return of_audio.draw(step, logits, wanted, stream)
 
-        text_logits = self.lm.text_head(z)
+        text_logits = self.lm.text_logits(z)
         favoured = penalised(TEXT, text_logits, self._spared_text)
         text = of_text.draw(0, favoured, wanted, TEXT)
         choice = None if ceiling.penalty else of_audio.choice(wanted, AGENT.start)

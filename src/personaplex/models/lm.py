@@ -10,10 +10,12 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import LMConfig
+from personaplex.cuda import embedding
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import AGENT, N_STREAMS, TEXT, delay, initial_column, undelay
 from personaplex.nn.few import RMSNorm
-from personaplex.nn.tables import TokenTables
+from personaplex.nn.projection import plain
+from personaplex.nn.tables import QuantizedTokenTables, TokenTables
 from personaplex.nn.transformer import TransformerState, temporal_stack
 
 
@@ -46,6 +48,9 @@ class LanguageModel(nn.Module):
 
     def embed(self, columns: mx.array) -> mx.array:
         """Columns [B, T, 17] -> [B, T, dim]: the sum of one row per stream."""
+        tables = _tables(self.text_emb), _tables(self.audio_emb)
+        if not self.training and embedding.fits(columns, *tables):
+            return embedding.embed(columns, *tables)
         audio = self.audio_emb(columns[..., TEXT + 1 :]).sum(axis=-2)
         return audio + self.text_emb(columns[..., : TEXT + 1])[..., 0, :]
 
@@ -58,6 +63,10 @@ class LanguageModel(nn.Module):
         """
         x, state = self.temporal(embedded, state, pinned)
         return self.out_norm(x), state
+
+    def text_logits(self, z: mx.array) -> mx.array:
+        """Hidden z [..., dim] -> logits of the next text token [..., text_card]."""
+        return plain(self.text_head, z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
 
     def columns(self, frames: mx.array) -> mx.array:
         """Frames [B, 17, T] -> columns [B, T + 1, 17]: the initial tokens, then the delayed frames."""
@@ -78,7 +87,7 @@ class LanguageModel(nn.Module):
         slots, _, n_frames = frames.shape
         columns = self.columns(frames)
         z = self.hidden(columns[:, :-1])
-        text_logits = self.text_head(z)
+        text_logits = self.text_logits(z)
 
         steps = self.depformer.n_steps
         target = columns[:, 1:].reshape(slots * n_frames, N_STREAMS)
@@ -91,3 +100,9 @@ class LanguageModel(nn.Module):
         within = mx.broadcast_to(mx.arange(n_frames + 1) < n_frames, (1, steps, n_frames + 1))
         known = frames[:, agent : agent + steps] >= 0
         return text_logits, frames[:, TEXT] >= 0, audio_logits, known & undelay(within, agent)
+
+
+def _tables(tables: TokenTables) -> embedding.Tables:
+    if isinstance(tables, QuantizedTokenTables):
+        return embedding.Tables(tables.weight, tables.scales, tables.biases, tables.bits, tables.group_size)
+    return embedding.Tables(tables.weight)

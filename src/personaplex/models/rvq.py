@@ -10,6 +10,8 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import QuantizerConfig
+from personaplex.cuda import quantizer as kernels
+from personaplex.nn.card import by_kernels
 
 
 class ResidualBranch(nn.Module):
@@ -28,7 +30,8 @@ class ResidualBranch(nn.Module):
     def prepare(self) -> None:
         """Cut out each table [bins, dimension] and compute |centroid|^2 / 2 [bins]; neither is a parameter."""
         self._tables = list(self.centroids)
-        self._half_energies = list(mx.square(self.centroids).sum(axis=-1) / 2)
+        self._half_energy = mx.square(self.centroids).sum(axis=-1) / 2
+        self._half_energies = list(self._half_energy)
 
     def encode(self, latent: mx.array) -> mx.array:
         """latent [B, T, width] -> codes [B, T, n]: nearest centroid of what is left, the first index on ties."""
@@ -63,14 +66,31 @@ class SplitQuantizer(nn.Module):
 
     def prepare(self) -> None:
         """Make both branches ready to encode; call it when the centroids have been set."""
-        self.semantic.prepare()
-        self.acoustic.prepare()
+        for branch in (self.semantic, self.acoustic):
+            branch.prepare()
+            # Now, or a compiled step would compute it again in every call.
+            mx.eval(branch._half_energy, branch._half_energies)
 
     def encode(self, latent: mx.array) -> mx.array:
         """latent [B, T, width] -> codes [B, T, K], semantic first."""
+        both, rows = (self.semantic, self.acoustic), latent.reshape(-1, latent.shape[-1])
+        if by_kernels(self, latent) and kernels.searches(len(rows), len(self.acoustic.centroids)):
+            codes = kernels.encode(
+                rows,
+                [branch.input_proj.weight for branch in both],
+                [branch.centroids for branch in both],
+                [branch._half_energy for branch in both],
+            )
+            return codes.reshape(*latent.shape[:-1], -1)
         return mx.concatenate([self.semantic.encode(latent), self.acoustic.encode(latent)], axis=-1)
 
     def decode(self, codes: mx.array) -> mx.array:
         """codes [B, T, K] -> latent [B, T, width]; fewer codes than codebooks say less, the first ones the most."""
+        if by_kernels(self, self.semantic.centroids):
+            both, rows = (self.semantic, self.acoustic), codes.reshape(-1, codes.shape[-1]).astype(mx.int32)
+            latent = kernels.decode(
+                rows, [branch.centroids for branch in both], [branch.output_proj.weight for branch in both]
+            )
+            return latent.reshape(*codes.shape[:-1], -1)
         meaning = self.semantic.decode(codes[..., :1])
         return meaning + self.acoustic.decode(codes[..., 1:]) if codes.shape[-1] > 1 else meaning

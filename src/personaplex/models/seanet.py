@@ -1,6 +1,7 @@
 """SEANet: the convolutional ends of Mimi (reference seanet.py), 1920 samples to 2 latents and back.
 
-Every 1x1 convolution is a linear map over channels. Streaming state is a tuple of convolution tails, in order.
+Every 1x1 convolution is a linear map over channels. Streaming state is a tuple of convolution tails, in order. An ELU
+stands between any two convolutions; it is named at the one that computes it in one pass with its own sums.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import SeanetConfig
+from personaplex.cuda.conv import pointwise
 from personaplex.nn.activation import elu
+from personaplex.nn.card import by_kernels
 from personaplex.nn.conv import CausalConv1d, CausalConvTranspose1d
 
 SeanetState = tuple[mx.array, ...]
 
 
 class ResidualUnit(nn.Module):
-    """x + conv1(elu(conv3(elu(x))))."""
+    """elu(x + conv1(elu(conv3(elu(x))))): nothing but activated reads what comes out."""
 
     def __init__(self, channels: int, kernel: int, compress: int) -> None:
         super().__init__()
@@ -28,8 +31,10 @@ class ResidualUnit(nn.Module):
         return self.conv.init_state(slots)
 
     def __call__(self, x: mx.array, tail: mx.array) -> tuple[mx.array, mx.array]:
-        hidden, tail = self.conv(elu(x), tail)
-        return x + self.proj(elu(hidden)), tail
+        hidden, tail = self.conv(x, tail, elu_in=True, elu_out=True)
+        if by_kernels(self, x):
+            return pointwise(hidden, self.proj.weight, self.proj.bias, x, elu_out=True), tail
+        return elu(x + self.proj(hidden)), tail
 
 
 class _Chain(nn.Module):
@@ -66,9 +71,9 @@ class SeanetEncoder(_Chain):
         for unit, down in self.stages:
             x, tail = unit(x, next(tails))
             after.append(tail)
-            x, tail = down(elu(x), next(tails))
+            x, tail = down(x, next(tails))
             after.append(tail)
-        x, tail = self.last(elu(x), next(tails))
+        x, tail = self.last(x, next(tails), elu_in=True)
         return x, (*after, tail)
 
 
@@ -88,12 +93,12 @@ class SeanetDecoder(_Chain):
 
     def __call__(self, x: mx.array, state: SeanetState) -> tuple[mx.array, SeanetState]:
         tails = iter(state)
-        x, tail = self.first(x, next(tails))
+        x, tail = self.first(x, next(tails), elu_out=True)
         after = [tail]
         for up, unit in self.stages:
-            x, tail = up(elu(x), next(tails))
+            x, tail = up(x, next(tails))
             after.append(tail)
             x, tail = unit(x, next(tails))
             after.append(tail)
-        x, tail = self.last(elu(x), next(tails))
+        x, tail = self.last(x, next(tails))
         return x, (*after, tail)

@@ -16,6 +16,7 @@ from mlx import nn
 from personaplex.cuda import ring as kernels
 from personaplex.cuda.kernel import enabled
 from personaplex.nn.few import as_mask, attend
+from personaplex.nn.projection import normed
 from personaplex.nn.rope import Rotation, open_rotation
 
 
@@ -40,9 +41,9 @@ class KV(NamedTuple):
         """Keys and values as attention takes them."""
         return self.k, self.v
 
-    def with_keys(self, k: mx.array, where: mx.array) -> KV:
-        """The ring with other keys [B, H, n, D] in those of its first n rows that `where` [B, 1, n, 1] names."""
-        return KV(_replace(self.k, k, where), self.v)
+    def with_keys(self, k: mx.array, slot: int) -> KV:
+        """The ring with other keys [1, H, n, D] in the first n rows of `slot`."""
+        return KV(_replace(self.k, k, slot), self.v)
 
 
 class PackedKV(NamedTuple):
@@ -69,10 +70,10 @@ class PackedKV(NamedTuple):
         """Keys and values as attention takes them."""
         return (self.k * self.k_unit).astype(dtype), (self.v * self.v_unit).astype(dtype)
 
-    def with_keys(self, k: mx.array, where: mx.array) -> PackedKV:
-        """The ring with other keys [B, H, n, D] in those of its first n rows that `where` [B, 1, n, 1] names."""
+    def with_keys(self, k: mx.array, slot: int) -> PackedKV:
+        """The ring with other keys [1, H, n, D] in the first n rows of `slot`."""
         whole, unit = _packed_rows(k)
-        return self._replace(k=_replace(self.k, whole, where), k_unit=_replace(self.k_unit, unit, where))
+        return self._replace(k=_replace(self.k, whole, slot), k_unit=_replace(self.k_unit, unit, slot))
 
 
 Ring = KV | PackedKV
@@ -191,9 +192,12 @@ def _write(ring: mx.array, rows: mx.array, new: mx.array) -> mx.array:
     return mx.put_along_axis(ring, mx.broadcast_to(rows, new.shape), new, axis=2)
 
 
-def _replace(rows: mx.array, new: mx.array, where: mx.array) -> mx.array:
-    first = mx.where(where, new.astype(rows.dtype), rows[:, :, : new.shape[2]])
-    return mx.slice_update(rows, first, mx.array([0]), axes=(2,))
+def _replace(rows: mx.array, new: mx.array, slot: int) -> mx.array:
+    # Another array of the same memory: what is assigned to it is written there, and `rows` remains what it was. Nothing
+    # of it may be read beside, or MLX writes into a copy.
+    after = mx.stop_gradient(rows)
+    after[slot : slot + 1, :, : new.shape[2]] = new.astype(rows.dtype)
+    return after
 
 
 def _packed(k: mx.array, v: mx.array) -> PackedKV:
@@ -217,15 +221,14 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(dim, 3 * dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
 
-    def __call__(self, x: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
-        """Normalised rows x [B x T, dim] -> what `out_proj` takes [B x T, dim], and the ring with these tokens in it.
+    def __call__(
+        self, norm: nn.Module, x: mx.array, ring: Ring | None, window: Window | Decoding
+    ) -> tuple[mx.array, Ring]:
+        """Rows x [B x T, dim], to be normalised -> what `out_proj` takes [B x T, dim], and the ring with them in it.
 
         Without a ring, their keys and values take its place.
         """
-        return self.attend(self.in_proj(x), ring, window)
-
-    def attend(self, qkv: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
-        """The same from projected rows qkv [B x T, 3 dim] on."""
+        qkv = normed(norm, self.in_proj, x)
         if isinstance(window, Decoding):
             assert ring is not None
             return window.attend(qkv, ring), ring

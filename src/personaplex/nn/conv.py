@@ -1,7 +1,7 @@
 """Causal convolutions that carry their past as state, in the form that is fast on every backend.
 
 Layout is [B, T, channels]. A fresh tail is zeros, which is the reference's left padding: a stream cut into any
-chunks, and the whole file in one, give the same numbers.
+chunks, and the whole file in one, give the same numbers. What a convolution remembers is activated already.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
+from personaplex.cuda import conv as kernels
+from personaplex.nn.activation import elu
+from personaplex.nn.card import by_kernels
 from personaplex.nn.taps import Kept, add_taps, by_taps
 
 
@@ -28,8 +31,17 @@ class CausalConv1d(nn.Module):
         _, kernel, n_in = self.weight.shape
         return mx.zeros((slots, kernel - self.stride, n_in))
 
-    def __call__(self, x: mx.array, tail: mx.array) -> tuple[mx.array, mx.array]:
-        """x [B, T, n_in] -> [B, T / stride, n_out]."""
+    def __call__(
+        self, x: mx.array, tail: mx.array, *, elu_in: bool = False, elu_out: bool = False
+    ) -> tuple[mx.array, mx.array]:
+        """x [B, T, n_in] -> [B, T / stride, n_out]; `elu_in` activates x first, `elu_out` what comes out."""
+        if by_kernels(self, x):
+            bias = self.get("bias")
+            return kernels.conv(x, tail, self.weight, bias, self.stride, elu_in=elu_in, elu_out=elu_out)
+        y, tail = self._stock(elu(x) if elu_in else x, tail)
+        return (elu(y) if elu_out else y), tail
+
+    def _stock(self, x: mx.array, tail: mx.array) -> tuple[mx.array, mx.array]:
         n_tokens = x.shape[1] // self.stride
         x = mx.concatenate([tail, x], axis=1)
         after = x[:, x.shape[1] - tail.shape[1] :]
@@ -60,6 +72,8 @@ class CausalConvTranspose1d(nn.Module):
 
     def __call__(self, x: mx.array, last: mx.array) -> tuple[mx.array, mx.array]:
         """x [B, T, n_in] -> [B, T x stride, n_out]."""
+        if by_kernels(self, x):
+            return kernels.conv_transposed(x, last, self.weight, self.bias)
         _, n_out, n_in = self.weight.shape
         slots, n_tokens, _ = x.shape
         x = mx.concatenate([last, x], axis=1)
@@ -96,6 +110,8 @@ class DepthwiseUpsample(nn.Module):
 
     def __call__(self, x: mx.array, last: mx.array) -> tuple[mx.array, mx.array]:
         """x [B, T, channels] -> [B, T x stride, channels]."""
+        if by_kernels(self, x):
+            return kernels.upsample(x, last, self.weight), x if x.shape[1] == 1 else x[:, -1:]
         slots, n_tokens, channels = x.shape
         past = mx.concatenate([last, x], axis=1)
         y = self.weight[0] * past[:, 1:, None] + self.weight[1] * past[:, :-1, None]
@@ -119,5 +135,8 @@ class ReplicateDownsample(nn.Module):
     def __call__(self, x: mx.array, state: tuple[mx.array, mx.array]) -> tuple[mx.array, tuple[mx.array, mx.array]]:
         """x [B, T, channels] -> [B, T / stride, channels]."""
         tail, begun = state
+        if by_kernels(self, x):
+            y, tail, begun = kernels.conv_repeated(x, tail, begun, self.conv.weight, self.conv.stride)
+            return y, (tail, begun)
         y, tail = self.conv(x, mx.where(begun, tail, x[:, :1]))
         return y, (tail, mx.ones_like(begun))

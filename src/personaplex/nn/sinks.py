@@ -45,13 +45,17 @@ def due_shift(position: np.ndarray, pinned: np.ndarray, context: int) -> np.ndar
 
 
 def follow(
-    rings: tuple[Ring, ...], sinks: Sinks, pinned: mx.array, shift: mx.array, period: float
+    rings: tuple[Ring, ...], sinks: Sinks, pinned: np.ndarray, shift: np.ndarray, slots: list[int], period: float
 ) -> tuple[tuple[Ring, ...], Sinks]:
-    """The rings with their `pinned` [B] first keys `shift` [B] positions further on than they were read."""
-    slots, heads, n, head = sinks.keys[0].shape
-    # One token in each of heads x n rows: they all turn by the same angle.
-    turn = open_rotation(shift[:, None], head, period)
-    pins = (mx.arange(n) < pinned[:, None])[:, None, :, None]
-    turned = [turn(k.reshape(slots, heads * n, 1, head)).reshape(k.shape) for k in sinks.keys]
-    moved = tuple(ring.with_keys(k, pins) for ring, k in zip(rings, turned, strict=True))
-    return moved, Sinks(sinks.keys, shift)
+    """The rings with the `pinned` [B] first keys of some `slots` `shift` [B] positions further on than they were read.
+
+    Others are where they should be: with many slots, one or two are due in most frames, and seldom all of them.
+    """
+    for slot in slots:
+        n, (_, heads, _, head) = int(pinned[slot]), sinks.keys[0].shape
+        # One token in each of heads x n rows: they all turn by the same angle.
+        turn = open_rotation(mx.array([[int(shift[slot])]], mx.int32), head, period)
+        own = (keys[slot : slot + 1, :, :n] for keys in sinks.keys)
+        turned = (turn(keys.reshape(1, heads * n, 1, head)).reshape(keys.shape) for keys in own)
+        rings = tuple(ring.with_keys(keys, slot) for ring, keys in zip(rings, turned, strict=True))
+    return rings, Sinks(sinks.keys, mx.array(shift, mx.int32))

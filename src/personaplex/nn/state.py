@@ -12,6 +12,8 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
+from personaplex.cuda.kernel import enabled
+from personaplex.cuda.slots import choose
 from personaplex.nn.attention import KV, PackedKV
 from personaplex.nn.sinks import Sinks
 from personaplex.nn.transformer import TransformerState
@@ -37,16 +39,36 @@ def copied(state: State, slot: int) -> State:
     return cast(State, tree_map(lambda leaf: mx.take(leaf, mx.array([slot]), axis=0), state))
 
 
-def insert(state: State, slot: int, one: State) -> State:
+def repeated(one: State, slots: int) -> State:
+    """The one-slot state `one` in as many slots, evaluated array by array: no more is held meanwhile than stays."""
+
+    def repeat(leaf: mx.array) -> mx.array:
+        whole = mx.contiguous(mx.broadcast_to(leaf, (slots, *leaf.shape[1:])))
+        mx.eval(whole)
+        return whole
+
+    return cast(State, tree_map(repeat, one))
+
+
+def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
     """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched.
 
-    `one` may be trimmed: the rest of the slot's rings becomes zero. Nothing sees it, but what is masked still counts
-    if it is no number.
+    `one` may be trimmed: then the rest of the slot's rings becomes zero, or without `clear` stays what it is. Nothing
+    sees it, but what is masked still counts if it is no number. Written in place, and no more than that, when nobody
+    holds the old state any more.
     """
 
     def put(leaf: mx.array, row: mx.array) -> mx.array:
-        whole = mx.pad(row, [(0, 0)] + [(0, n - m) for n, m in zip(leaf.shape[1:], row.shape[1:], strict=True)])
-        return mx.slice_update(leaf, whole, mx.array([slot]), axes=(0,))
+        # Another array of the same memory: what is assigned to it is written there, and `leaf` remains what it was.
+        whole, mine = mx.stop_gradient(leaf), slice(slot, slot + 1)
+        if row.shape[1:] == leaf.shape[1:]:
+            whole[mine] = row
+            return whole
+        held = row.shape[2]
+        whole[mine, :, :held] = row
+        if clear:
+            whole[mine, :, held:] = 0
+        return whole
 
     return cast(State, tree_map(put, state, one))
 
@@ -58,12 +80,25 @@ def advance_active(active: mx.array, before: State, after: State) -> State:
     its next real token will, in a row that nothing sees before.
     """
 
-    def choose(new: mx.array | InPlace, old: mx.array | InPlace) -> mx.array | InPlace:
-        if isinstance(new, InPlace) or isinstance(old, InPlace) or new is old:
-            return new
-        return mx.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    differ: list[tuple[mx.array, mx.array]] = []
 
-    return cast(State, tree_map(choose, after, before, is_leaf=_is_ring))
+    def note(new: mx.array | InPlace, old: mx.array | InPlace) -> bool:
+        if isinstance(new, InPlace) or isinstance(old, InPlace) or new is old:
+            return False
+        differ.append((new, old))
+        return True
+
+    changed = tree_map(note, after, before, is_leaf=_is_ring)
+    chosen = iter(_chosen(active, [new for new, _ in differ], [old for _, old in differ]))
+    return cast(State, tree_map(lambda new, odd: next(chosen) if odd else new, after, changed, is_leaf=_is_ring))
+
+
+def _chosen(active: mx.array, after: list[mx.array], before: list[mx.array]) -> list[mx.array]:
+    if enabled() and after and all(array.size for array in after):
+        return choose(active, after, before)
+    return [
+        mx.where(active.reshape(-1, *[1] * (new.ndim - 1)), new, old) for new, old in zip(after, before, strict=True)
+    ]
 
 
 def trim(one: State) -> State:

@@ -8,9 +8,13 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx import nn
 
-from personaplex.nn.activation import gelu
-from personaplex.nn.attention import Attention, Decoding, Ring, Window, empty_ring, open_window
-from personaplex.nn.few import LayerNorm, RMSNorm, add_linear
+from personaplex.cuda import stack
+from personaplex.cuda.kernel import enabled
+from personaplex.cuda.ring import moved_on
+from personaplex.cuda.tiles import Packed
+from personaplex.nn.attention import KV, Attention, Decoding, Ring, Window, empty_ring, open_window
+from personaplex.nn.few import LayerNorm, RMSNorm
+from personaplex.nn.projection import activated, added, added_scaled, gated, matrix
 
 
 class GatedFeedForward(nn.Module):
@@ -21,10 +25,9 @@ class GatedFeedForward(nn.Module):
         self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
         self.linear_out = nn.Linear(hidden, dim, bias=False)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """Rows x [N, dim] -> what `last` takes."""
-        gate, value = mx.split(self.linear_in(x), 2, axis=-1)
-        return nn.silu(gate) * value
+    def __call__(self, norm: nn.Module, x: mx.array) -> mx.array:
+        """Rows x [N, dim], to be normalised -> what `last` takes."""
+        return gated(norm, self.linear_in, x)
 
     @property
     def last(self) -> nn.Module:
@@ -40,9 +43,9 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(dim, hidden, bias=False)
         self.linear2 = nn.Linear(hidden, dim, bias=False)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """Rows x [N, dim] -> what `last` takes."""
-        return gelu(self.linear1(x))
+    def __call__(self, norm: nn.Module, x: mx.array) -> mx.array:
+        """Rows x [N, dim], to be normalised -> what `last` takes."""
+        return activated(norm, self.linear1, x)
 
     @property
     def last(self) -> nn.Module:
@@ -54,7 +57,7 @@ class Residual(nn.Module):
     """The end of a residual branch: x plus a linear map of it."""
 
     def __call__(self, x: mx.array, linear: nn.Module, branch: mx.array) -> mx.array:
-        return add_linear(x, linear, branch)
+        return added(x, linear, branch)
 
 
 class LayerScale(Residual):
@@ -65,7 +68,7 @@ class LayerScale(Residual):
         self.scale = mx.full((dim,), initial)
 
     def __call__(self, x: mx.array, linear: nn.Module, branch: mx.array) -> mx.array:
-        return x + linear(branch) * self.scale
+        return added_scaled(x, linear, branch, self.scale)
 
 
 class Layer(nn.Module):
@@ -86,9 +89,28 @@ class Layer(nn.Module):
 
     def __call__(self, x: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
         """Rows x [B x T, dim] of one call -> the same, and the layer's ring after it."""
-        attended, after = self.attention(self.norm1(x), ring, window)
+        attended, after = self.attention(self.norm1, x, ring, window)
         x = self.scale1(x, self.attention.out_proj, attended)
-        return self.scale2(x, self.feedforward.last, self.feedforward(self.norm2(x))), after
+        return self.scale2(x, self.feedforward.last, self.feedforward(self.norm2, x)), after
+
+    def weights(self) -> stack.LayerWeights | None:
+        """What a kernel that does whole layers takes of this one; None for another kind of layer."""
+        if not isinstance(self.feedforward, GatedFeedForward) or not isinstance(self.norm1, RMSNorm):
+            return None
+        maps = (
+            self.attention.in_proj,
+            self.attention.out_proj,
+            self.feedforward.linear_in,
+            self.feedforward.linear_out,
+        )
+        packed = [
+            Packed(m.weight, m.scales, m.biases, m.bits or 16, m.group or 64)
+            for m in map(matrix, maps)
+            if m is not None
+        ]
+        if len(packed) < len(maps):
+            return None
+        return stack.LayerWeights(self.norm1.weight, packed[0], packed[1], self.norm2.weight, packed[2], packed[3])
 
 
 class TransformerState(NamedTuple):
@@ -96,6 +118,22 @@ class TransformerState(NamedTuple):
 
     rings: tuple[Ring, ...]
     position: mx.array
+
+    def shortened(self, n_rows: int) -> TransformerState:
+        """This state, which has seen nothing, with rings of `n_rows` instead: for a call that needs no more."""
+
+        def ring(of: Ring) -> Ring:
+            return type(of)(*(mx.zeros((*rows.shape[:2], n_rows, rows.shape[3]), rows.dtype) for rows in of))
+
+        return self._replace(rings=tuple(ring(of) for of in self.rings))
+
+    def lengthened(self, n_rows: int) -> TransformerState:
+        """The same with rings of `n_rows`, the further ones zero: what `shortened` left out."""
+
+        def ring(of: Ring) -> Ring:
+            return type(of)(*(mx.pad(rows, [(0, 0), (0, 0), (0, n_rows - rows.shape[2]), (0, 0)]) for rows in of))
+
+        return self._replace(rings=tuple(ring(of) for of in self.rings))
 
 
 class Transformer(nn.Module):
@@ -134,8 +172,31 @@ class Transformer(nn.Module):
 
         The first `pinned` [B] tokens of each slot stay in view, as in `whole`; T is then at most `context`.
         """
+        layers = self._for_one_launch(x, state)
+        if layers is not None:
+            rings = [(ring.k, ring.v) for ring in state.rings]
+            shape = self._launch_shape(state)
+            out = stack.step(x.reshape(1, -1), state.position, pinned, layers, rings, shape)
+            return out.reshape(x.shape), state._replace(position=moved_on(state.position, 1, out))
         outputs, after = self.every_layer(x, state, pinned)
         return outputs[-1], after
+
+    def _launch_shape(self, state: TransformerState) -> stack.Shape:
+        _, heads, n_rows, head = state.rings[0].k.shape
+        layer = self.layers[0]
+        hidden = layer.feedforward.linear_in.weight.shape[0] // 2
+        return stack.Shape(heads * head, heads, hidden, n_rows, self.context, int(self.max_period))
+
+    def _for_one_launch(self, x: mx.array, state: TransformerState) -> list[stack.LayerWeights] | None:
+        """The layers as the kernel for one token of one session takes them, if it serves this call."""
+        rings = state.rings
+        one = x.shape[:2] == (1, 1) and x.dtype == mx.bfloat16 and not self.training
+        if not (one and enabled() and all(type(ring) is KV and ring.k.dtype == mx.bfloat16 for ring in rings)):
+            return None
+        layers = [weights for layer in self.layers if (weights := layer.weights()) is not None]
+        shape = self._launch_shape(state)
+        fit = len(layers) == len(self.layers) and all(stack.serves(layer, shape) for layer in layers)
+        return layers if fit else None
 
     def every_layer(
         self, x: mx.array, state: TransformerState, pinned: mx.array | None = None

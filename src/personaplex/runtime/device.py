@@ -16,14 +16,15 @@ from personaplex.checkpoint.folder import ModelFolder
 from personaplex.checkpoint.hub import resolve
 from personaplex.checkpoint.states import read_state, write_state
 from personaplex.conversation import Settings
-from personaplex.engine.duplex import Duplex, DuplexState, settle
+from personaplex.engine.duplex import Duplex, DuplexState, read
 from personaplex.engine.generator import Generator, GeneratorState, Prefix
 from personaplex.engine.prompt import Prompt
-from personaplex.engine.sampling import Ceiling, Sampling, session_key, step_entropies
+from personaplex.engine.readout import Readout
+from personaplex.engine.sampling import Ceiling, Sampling, session_key
 from personaplex.errors import CheckpointError
 from personaplex.model import PersonaPlex
 from personaplex.models.streams import N_STREAMS, UNGENERATED
-from personaplex.nn.state import arrays, copied, extract, insert, set_back, stack, trim, without_rings
+from personaplex.nn.state import arrays, copied, extract, insert, repeated, set_back, trim, without_rings
 from personaplex.runtime.limits import Limits
 from personaplex.runtime.memory import available_bytes, plan
 from personaplex.runtime.prefix import PrefixCache
@@ -35,8 +36,10 @@ from personaplex.voice import Voice
 Source = str | Path | PersonaPlex | Callable[[], PersonaPlex]
 """What `PersonaPlex.from_pretrained` takes, a model, or a function that makes one."""
 
-READ_COLUMNS = 64
-"""Columns of a new prompt per turn of the loop: others' frames go in between."""
+READ_COLUMNS = {"cpu": 64, "gpu": 256}
+"""Columns of a new prompt per turn of the loop, by device: others' frames go in between. So many as take less than half
+of a frame's 80 ms (`bench prefill`): on a GPU every prompt that can be pinned is one call.
+"""
 
 CLIP_FRAMES = 8
 """Frames of a recorded voice likewise: the codec is the slower part where it has no GPU."""
@@ -73,8 +76,12 @@ class Device:
         self.prefixes = PrefixCache(
             self.identity, form, limits.prefix_bytes, limits.prefix_folder, limits.prefix_folder_bytes
         )
-        self._state = stack([self._empty() for _ in range(slots)])
-        mx.eval(arrays(self._state))
+        self._state = repeated(self._empty(), slots)
+        self._fresh = trim(self._empty())
+        mx.eval(arrays(self._fresh))
+        self._may_follow = True
+        # Slots whose rings hold numbers alone, wherever they were ever written.
+        self._finite = set(range(slots))
 
     def compose(self, settings: Settings) -> Prompt:
         """Voice and role as a prompt: None is the default, an empty one is none."""
@@ -110,7 +117,7 @@ class Device:
 
     def reading(self, prompt: Prompt) -> Iterator[Prefix | None]:
         """The prefix of `prompt`, read piece by piece: None until it is read, and for an empty prompt."""
-        for prefix in self._generator.reading(prompt, READ_COLUMNS):
+        for prefix in self._generator.reading(prompt, _read_columns()):
             if prefix is not None:
                 prefix = trim(prefix)
                 mx.eval(arrays(prefix))  # another thread writes it
@@ -120,8 +127,10 @@ class Device:
         """Read `prompt` inside the conversation in `slot`, piece by piece; it must not be stepped meanwhile."""
         # Its pinned prompt may be due to follow, and may have done so: when a neighbour was stepped.
         inside = self._generator.follow(copied(self._state.generator, slot))
-        for prefix in self._generator.reading(prompt, READ_COLUMNS, inside):
+        for prefix in self._generator.reading(prompt, _read_columns(), inside):
             if prefix is not None:
+                self._finite.discard(slot)
+                self._may_follow = True
                 generated = insert(self._state.generator, slot, self._generator.go_on(prefix, inside, sampling))
                 self._state = self._state._replace(generator=generated)
                 mx.eval(arrays(generated))
@@ -129,14 +138,20 @@ class Device:
 
     def begin(self, slot: int, prefix: Prefix | None, seed: int, sampling: Sampling) -> None:
         """Put a new conversation into `slot`."""
-        self._place(slot, trim(self._machine([sampling]).begin(prefix, seed=seed, sampling=sampling)))
+        _, generated = self._generator.begin(prefix, seed=seed, sampling=sampling)
+        if prefix is None:
+            generated = generated._replace(temporal=generated.temporal.shortened(1))
+        self._place(slot, self._fresh._replace(generator=generated))
 
     def go_on(self, slot: int, state: DuplexState, sampling: Sampling) -> None:
         """Put a state that was captured into `slot`."""
         self._place(slot, state._replace(generator=state.generator._replace(sampling=sampling.row())))
 
     def _place(self, slot: int, state: DuplexState) -> None:
-        self._state = insert(self._state, slot, state)
+        # What an earlier conversation left further on is masked, and then only what is no number would be noticed.
+        self._state = insert(self._state, slot, state, clear=slot not in self._finite)
+        self._finite.discard(slot)  # who knows what it read; a step that comes out finite tells
+        self._may_follow = True
         mx.eval(arrays(self._state))
 
     def step(
@@ -153,28 +168,28 @@ class Device:
             pcm[slot], active[slot] = heard, True
             tokens[slot] = forced.get(slot, UNGENERATED)
         machine, given = self._machine(open_now), (mx.array(active), mx.array(tokens))
-        frame, self._state = machine.step(mx.array(pcm), self._state, *given)
-        drawn_from = step_entropies(frame.step.text_logits, frame.step.audio_logits)
-        settle(frame, self._state, drawn_from)
-        audio, said, valid = np.array(frame.pcm), np.array(frame.step.tokens), np.array(frame.step.valid)
-        entropies = np.array(drawn_from)
-        # All that the encoder makes of a frame goes through these few numbers; its codes are codes, whatever they are.
-        latent = np.array(self._state.encoder.downsample[0])
+        frame, self._state = machine.step(mx.array(pcm), self._state, *given, follow=self._may_follow)
+        read_out = read(frame, self._state)
+        self._may_follow = read_out.must_follow(self.model.config.lm.context)
         seconds = time.perf_counter() - began
         self.step_ms.append(1000 * seconds)
         self.watch(seconds)
-        of_codes = entropies[:, 1:] @ [1 / N_CODEBOOKS, 1 - 1 / N_CODEBOOKS]
-        return {
-            s: Heard(
-                audio[s].copy(),
-                said[s],
-                bool(valid[s]),
-                float(of_codes[s]),
-                bool(np.isfinite(latent[s]).all()),
-                StepMeasure(1000 * seconds, *map(float, entropies[s])),
-            )
-            for s in frames
-        }
+        results = {s: self._heard(s, read_out, seconds) for s in frames}
+        self._finite |= {s for s, one in results.items() if one.is_finite}
+        self._finite -= {s for s, one in results.items() if not one.is_finite}
+        return results
+
+    @staticmethod
+    def _heard(slot: int, read_out: Readout, seconds: float) -> Heard:
+        entropies = read_out.entropies[slot]
+        return Heard(
+            read_out.pcm[slot].copy(),
+            read_out.tokens[slot],
+            bool(read_out.valid[slot]),
+            float(entropies[1:] @ [1 / N_CODEBOOKS, 1 - 1 / N_CODEBOOKS]),
+            bool(read_out.hears[slot]),
+            StepMeasure(1000 * seconds, *map(float, entropies)),
+        )
 
     def mark(self) -> list[mx.array]:
         """Where all slots are now, for `set_back`."""
@@ -186,7 +201,7 @@ class Device:
         if seed is not None:
             key = mx.slice_update(state.generator.key, session_key(seed), mx.array([slot]), axes=(0,))
             state = state._replace(generator=state.generator._replace(key=key))
-        self._state = state
+        self._state, self._may_follow = state, True
 
     def capture(self, slot: int) -> DuplexState:
         """A copy of what `slot` holds."""
@@ -228,6 +243,10 @@ class Device:
         if ceiling not in self._machines:
             self._machines[ceiling] = Duplex(self.model.mimi, self._generator, ceiling, compiled=self.model.compiled)
         return self._machines[ceiling]
+
+
+def _read_columns() -> int:
+    return READ_COLUMNS["gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"]
 
 
 def _load(source: str | Path | Callable[[], PersonaPlex], slots: int, limits: Limits) -> PersonaPlex:

@@ -105,7 +105,8 @@ def test_somebody_else_answers(server: Server, visit: Visits) -> None:
 def test_who_answers_may_be_chosen_before_the_server_has_spoken(server: Server, visit: Visits) -> None:
     server.engines.thinker.tokens = ["Hm."]
     guest = visit()
-    page, held = guest.page, []
+    page = guest.page
+    held: list[tuple[WebSocketRoute, str | bytes]] = []
 
     def hold_the_first(line: WebSocketRoute) -> None:
         to_server = line.connect_to_server()

@@ -9,7 +9,18 @@
 // What another block wrote in this launch is read with __ldcg, past the L1 cache, which does not see others' writes.
 // Numbers are rounded to T where the stock operations store them.
 
+#ifndef EMULATED
+// MLX writes the kernel's head without a bound on its threads: the compiler would take more registers than 512 threads
+// can have, and the launch be refused.
+#undef __global__
+#define __global__ __attribute__((global)) __launch_bounds__(512)
+#endif
+
 constexpr int CHUNK = 8;  // numbers of a row that a lane takes at once
+
+// Chunks of a row of K that a lane takes in all.
+template <int K>
+constexpr int EACH = (K + WARP * CHUNK - 1) / (WARP * CHUNK);
 
 // Read once, by one warp: not worth a place in the L1 cache. Volatile, so that it is issued where it stands: before a
 // meeting that comes between it and its use.
@@ -180,7 +191,11 @@ struct Matrix {
     constexpr uint32_t PIECE = 4096;
     for (start += threadIdx.x * PIECE; start < end; start += WARP * PIECE) {
       uint32_t size = end - start < PIECE ? uint32_t(end - start) : PIECE;
+#if __CUDA_ARCH__ >= 900
       asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(start), "r"(size) : "memory");
+#else
+      for (uint32_t line = 0; line < size; line += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(start + line));
+#endif
     }
 #endif
   }
@@ -289,14 +304,14 @@ struct Choice {
 
 template <typename T, int N, int N_STEPS, int N_LAYERS, int DIM, int N_HEADS, int HIDDEN, int Z_DIM, int CARD,
           int LAYER_BITS, int LAYER_GROUP, int HEAD_BITS, int HEAD_GROUP, int TABLE_BITS, int TABLE_GROUP,
-          int COLUMNS, int COLUMN, int N_ROWS, int AHEAD, bool EARLY>
+          int COLUMNS, int COLUMN, int N_ROWS, int N_PAIRS, int ONE_ROW, int AHEAD, bool EARLY>
 struct Depformer {
   template <int K>
   using OfLayer = Matrix<T, LAYER_BITS, LAYER_GROUP, K>;
   using OfHead = Matrix<T, HEAD_BITS, HEAD_GROUP, DIM>;
   using Table = Matrix<T, TABLE_BITS, TABLE_GROUP, DIM>;
   template <typename M, int K, int PARTS, int ROWS>
-  using Of = Product<M, T, K, PARTS, ROWS, 4, N>;
+  using Of = Product<M, T, K, PARTS, ROWS, (PARTS * ROWS == 1 && EACH<K> <= ONE_ROW) || EACH<K> < 4 ? EACH<K> : 4, N>;
 
   static constexpr int HEAD = DIM / N_HEADS;
   static constexpr int MATRIX = OfLayer<DIM>::POINTERS;
@@ -496,7 +511,7 @@ struct Depformer {
         // Nobody reads `residual` any more: all have read it before they came to the meeting.
         out.run(vector, add);
 
-        Of<OfLayer<DIM>, DIM, 2, N_ROWS / 2> up(OfLayer<DIM>(layer + UP, step * 2 * HIDDEN), HIDDEN);
+        Of<OfLayer<DIM>, DIM, 2, N_PAIRS> up(OfLayer<DIM>(layer + UP, step * 2 * HIDDEN), HIDDEN);
         meet(up, product++);  // the residual stream
         reread();
         norm(layer[NORM2]);
@@ -533,22 +548,29 @@ struct Depformer {
 // and whether a meeting failed.
 template <typename T, int N, int N_STEPS, int N_LAYERS, int DIM, int N_HEADS, int HIDDEN, int Z_DIM, int CARD,
           int LAYER_BITS, int LAYER_GROUP, int HEAD_BITS, int HEAD_GROUP, int TABLE_BITS, int TABLE_GROUP,
-          int COLUMNS, int COLUMN, int N_ROWS, int AHEAD, bool EARLY, typename... Pointers>
+          int COLUMNS, int COLUMN, int N_ROWS, int N_PAIRS, int ONE_ROW, int AHEAD, bool EARLY, typename... Pointers>
 __device__ void depformer(
     const T* z, const int32_t* text, const int32_t* wanted, const float* noise, const float* temperature,
     const int32_t* top_k, const uint32_t* counters, Pointers... pointers) {
   using Frame = Depformer<T, N, N_STEPS, N_LAYERS, DIM, N_HEADS, HIDDEN, Z_DIM, CARD, LAYER_BITS, LAYER_GROUP,
-                          HEAD_BITS, HEAD_GROUP, TABLE_BITS, TABLE_GROUP, COLUMNS, COLUMN, N_ROWS, AHEAD, EARLY>;
+                          HEAD_BITS, HEAD_GROUP, TABLE_BITS, TABLE_GROUP, COLUMNS, COLUMN, N_ROWS, N_PAIRS, ONE_ROW, AHEAD, EARLY>;
   static_assert(sizeof...(Pointers) == Frame::WEIGHTS + 4, "a weight is missing or one too many");
   SHARED(const void*, table, sizeof...(Pointers));
   SHARED(T, x, N * DIM);
   SHARED(T, vector, Frame::ROOM);
   SHARED(float, scratch, N * WARP);
+  // A slot's few numbers lie where the host can reach them, and where reading takes long: it is done once.
+  SHARED(float, temperatures, N);
+  SHARED(int32_t, top_ks, N);
+  if (threadIdx.x < N) {
+    temperatures[threadIdx.x] = temperature[threadIdx.x];
+    top_ks[threadIdx.x] = top_k[threadIdx.x];
+  }
   if (threadIdx.x == 0) {
     int i = 0;
     ((table[i++] = pointers), ...);
   }
-  __syncthreads();  // `table` is whole
+  __syncthreads();  // all that is whole
   auto made = [&](int i) { return const_cast<void*>(table[Frame::WEIGHTS + i]); };
   T* logits = static_cast<T*>(made(1));
   T* projected = static_cast<T*>(made(2));
@@ -556,6 +578,6 @@ __device__ void depformer(
   T* residual = qkv + N_LAYERS * N_STEPS * N * 3 * DIM;
   T* gated = residual + N * DIM;
   Frame frame{Grid(const_cast<uint32_t*>(counters)), table, x, vector, scratch, projected, qkv, residual, gated};
-  frame.run(z, text, Choice{wanted, noise, temperature, top_k}, logits, static_cast<int32_t*>(made(0)));
+  frame.run(z, text, Choice{wanted, noise, temperatures, top_ks}, logits, static_cast<int32_t*>(made(0)));
   frame.grid.leave(static_cast<int32_t*>(made(3)));
 }

@@ -3,8 +3,11 @@
 
 constexpr uint32_t SPINS = 1u << 22;  // about 2 seconds of reading the counter
 
-// `counters` are three numbers: blocks arrived, blocks gone, and whether one gave up waiting. They are zero when the
-// kernel starts and zero again when it ends, so the same three serve the next launch.
+// `counters` [COUNTERS] are zero when the kernel starts and zero again when it ends, so they serve the next launch too.
+// There are more of them than are used, because MLX keeps arrays of 8 bytes and less where the host can reach them, and
+// there a meeting takes half a millisecond.
+constexpr int ARRIVED = 0, GONE = 32, GAVE_UP = 33, COUNTERS = 64;
+
 struct Grid {
   uint32_t* counters;
   uint32_t due = 0;      // arrivals that the present meeting waits for
@@ -18,9 +21,9 @@ struct Grid {
     __syncthreads();  // all threads have written
     if (threadIdx.x) return;
 #ifdef EMULATED
-    atomicAdd(counters, 1u);
+    atomicAdd(counters + ARRIVED, 1u);
 #else
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counters) : "memory");
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counters + ARRIVED) : "memory");
 #endif
   }
 
@@ -29,7 +32,7 @@ struct Grid {
       for (uint32_t spins = 0; arrived() < due; ++spins) {
         if (spins == SPINS) {
           gave_up = true;
-          atomicMax(counters + 2, 1u);
+          atomicMax(counters + GAVE_UP, 1u);
           break;
         }
       }
@@ -41,11 +44,11 @@ struct Grid {
   __device__ void leave(int32_t* failed) {
     if (threadIdx.x) return;
     __threadfence();
-    if (atomicAdd(counters + 1, 1u) != gridDim.x - 1) return;
+    if (atomicAdd(counters + GONE, 1u) != gridDim.x - 1) return;
     // All others are gone: nobody looks at the counters any more.
     __threadfence();
-    *failed = int32_t(atomicExch(counters + 2, 0u));
-    counters[0] = counters[1] = 0;
+    *failed = int32_t(atomicExch(counters + GAVE_UP, 0u));
+    counters[ARRIVED] = counters[GONE] = 0;
   }
 
  private:
@@ -53,9 +56,9 @@ struct Grid {
     uint32_t n;
 #ifdef EMULATED
     __nanosleep(20);  // where the emulator lets others run
-    n = *(volatile uint32_t*)counters;
+    n = *(volatile uint32_t*)(counters + ARRIVED);
 #else
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(n) : "l"(counters) : "memory");
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(n) : "l"(counters + ARRIVED) : "memory");
 #endif
     return n;
   }

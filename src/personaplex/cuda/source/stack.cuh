@@ -185,29 +185,44 @@ struct Ring {
 };
 
 // x [DIM] through `n_layers` layers to out [DIM]. `where` holds position and pinned tokens; the rest is scratch.
-template <int BITS, int DIM, int HEADS, int HIDDEN, int N_ROWS, int CONTEXT, int PERIOD, int WARPS, int SHARES, typename S>
+template <int BITS, int DIM, int HEADS, int HIDDEN, int N_ROWS, int CONTEXT, int PERIOD, int WARPS, int BLOCKS,
+          int SHARES, typename S>
 __device__ void stack(const StackLayer<S>* layers, int n_layers, const __nv_bfloat16* x, const int32_t* where,
                       const uint32_t* given_gate, __nv_bfloat16* out, __nv_bfloat16* qkv, float* shares,
                       __nv_bfloat16* middle, __nv_bfloat16* hidden, __nv_bfloat16* between) {
   using Attention = Ring<HEADS, DIM / HEADS, N_ROWS, CONTEXT, WARPS, PERIOD, SHARES>;
   uint32_t* gate = const_cast<uint32_t*>(given_gate);
-  const int position = where[0], pinned = where[1];
   const auto together = [gate] { meet(gate); };
+  // One part at a time, so that the compiler keeps nothing of one in registers during another.
 #pragma unroll 1
-  for (int l = 0; l < n_layers; ++l) {
-    const StackLayer<S> layer = layers[l];
+  for (int part = 0; part < 5 * n_layers; ++part) {
+    const int l = part / 5;
+    const StackLayer<S>& layer = layers[l];
     // Two buffers in turn: the residual is read until the last block has added it.
     const __nv_bfloat16* before = l == 0 ? x : between + (l - 1) % 2 * DIM;
-    __nv_bfloat16* after = l == n_layers - 1 ? out : between + l % 2 * DIM;
-    tile_matvec<BITS, 1, DIM, 3 * DIM, WARPS, RMS, STORE>(Rows<DIM>{before}, layer.norm1, layer.in_w, layer.in_s,
-                                                          layer.in_b, nullptr, qkv, together);
-    meet(gate);
-    Attention::attend(qkv, position, pinned, layer.k, layer.v, shares);
-    tile_matvec<BITS, 1, DIM, DIM, WARPS, PLAIN, ADD>(typename Attention::Result{shares}, nullptr, layer.out_w,
-                                                      layer.out_s, layer.out_b, before, middle, together);
-    tile_matvec<BITS, 1, DIM, HIDDEN, WARPS, RMS, GATE>(Rows<DIM>{middle}, layer.norm2, layer.gate_w,
-                                                        layer.gate_s, layer.gate_b, nullptr, hidden, together);
-    tile_matvec<BITS, 1, HIDDEN, DIM, WARPS, PLAIN, ADD>(Rows<HIDDEN>{hidden}, nullptr, layer.down_w,
-                                                         layer.down_s, layer.down_b, middle, after, together);
+    switch (part % 5) {
+      case 0:
+        tile_matvec<BITS, 1, DIM, 3 * DIM, WARPS, BLOCKS, RMS, STORE>(Rows<DIM>{before}, layer.norm1, layer.in_w,
+                                                                      layer.in_s, layer.in_b, nullptr, qkv, together);
+        break;
+      case 1:
+        meet(gate);
+        Attention::attend(qkv, where[0], where[1], layer.k, layer.v, shares);
+        break;
+      case 2:
+        tile_matvec<BITS, 1, DIM, DIM, WARPS, BLOCKS, PLAIN, ADD>(typename Attention::Result{shares}, nullptr,
+                                                                  layer.out_w, layer.out_s, layer.out_b, before, middle,
+                                                                  together);
+        break;
+      case 3:
+        tile_matvec<BITS, 1, DIM, HIDDEN, WARPS, BLOCKS, RMS, GATE>(Rows<DIM>{middle}, layer.norm2, layer.gate_w,
+                                                                    layer.gate_s, layer.gate_b, nullptr, hidden,
+                                                                    together);
+        break;
+      default:
+        tile_matvec<BITS, 1, HIDDEN, DIM, WARPS, BLOCKS, PLAIN, ADD>(
+            Rows<HIDDEN>{hidden}, nullptr, layer.down_w, layer.down_s, layer.down_b, middle,
+            l == n_layers - 1 ? out : between + l % 2 * DIM, together);
+    }
   }
 }

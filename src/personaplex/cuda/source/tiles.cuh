@@ -1,8 +1,9 @@
 // A linear map of one to eight rows by the tensor cores: they multiply sixteen weight rows at a time, and do it so much
 // faster than memory delivers that nothing but the reading is left, whether weights have 16, 8 or 4 bits.
 //
-// A block takes tiles of 16 weight rows; each of its warps takes every WARPS-th unit of 256 columns and reads the next
-// unit before it multiplies the last one. Within a chunk of 64 columns the thread with t = lane % 4 holds columns
+// A block takes tiles of 16 weight rows, cut into units of 128 or 256 columns; its warps take the units in turn, whichever
+// tile they are of, and read some ahead of those that they multiply. Each adds up what it has of a tile for itself;
+// once, at the end, the block adds up its warps. Within a chunk of 64 columns the thread with t = lane % 4 holds columns
 // 16 t ... 16 t + 15 of weight rows g and g + 8, g = lane / 4: as one to four words that lie side by side. Which of them
 // a multiplication calls its columns is free as long as x is laid out alike, and x is laid out once, in shared memory.
 // An n-bit weight becomes a number by three bits' work: 0x4300 | q is the bfloat16 128 + q for q < 128; the 128 is taken
@@ -11,9 +12,10 @@
 // Needs columns in whole units and rows in whole tiles; quantised weights are MLX's affine ones in groups of 64.
 
 constexpr int CHUNK = 64, TILE = 16;
-// Chunks in a unit: what a thread holds twice must fit its registers; quantised, four groups' scales are one load.
+// Chunks in a unit: what a thread holds twice must fit its registers; the scales of its groups are one load.
 template <int BITS>
-constexpr int CHUNKS_OF = BITS == 16 ? 2 : 4;
+constexpr int CHUNKS_OF = BITS == 4 ? 4 : 2;
+constexpr int STAGES = 2;  // units that a warp has or awaits
 constexpr int PLAIN = 0, RMS = 1, LAYER = 2;        // what is done to x first
 constexpr int STORE = 0, ADD = 1, GATE = 2;         // and to what comes out
 
@@ -69,9 +71,9 @@ __device__ inline void note_sum(float sum, float* x_sums, int k) {
   if (k % CHUNK == 0) x_sums[k / CHUNK] = sum;
 }
 
-template <typename S>
-struct __align__(4 * sizeof(S)) Four {
-  S of[4];
+template <typename S, int N>
+struct __align__(N * sizeof(S)) Side {
+  S of[N];
 };
 
 // One warp's share of a unit: the words of 2 weight rows x 4 chunks, and their groups' scales and biases.
@@ -80,7 +82,7 @@ struct Unit {
   static constexpr int CHUNKS = CHUNKS_OF<BITS>, UNIT = CHUNK * CHUNKS;
   static constexpr int WORDS = BITS / 2;  // of a thread, per row and chunk
   uint32_t word[2][CHUNKS][WORDS];
-  Four<S> scale[2], bias[2];
+  Side<S, CHUNKS> scale[2], bias[2];
 
   __device__ inline void load(const void* w, const S* scales, const S* biases, int row0, int row1, int unit, int n_in) {
     const int t = threadIdx.x % 4;
@@ -105,8 +107,8 @@ struct Unit {
       }
       if constexpr (BITS < 16) {
         const long long group = ((long long)rows[h] * n_in + unit * UNIT) / CHUNK;
-        scale[h] = *reinterpret_cast<const Four<S>*>(scales + group);
-        bias[h] = *reinterpret_cast<const Four<S>*>(biases + group);
+        scale[h] = *reinterpret_cast<const Side<S, CHUNKS>*>(scales + group);
+        bias[h] = *reinterpret_cast<const Side<S, CHUNKS>*>(biases + group);
       }
     }
   }
@@ -225,99 +227,109 @@ __device__ inline void lay_out(Given given, const __nv_bfloat16* gain, __nv_bflo
   __syncthreads();
 }
 
-// How a linear map lies in shared memory: x, its chunks' sums, a number per warp, and two tiles' partial sums.
-template <int BITS, int ROWS, int N_IN, int WARPS>
+// How a linear map lies in shared memory: x, its chunks' sums, a number per warp, and each warp's sums of the tiles.
+template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BLOCKS, int AFTER>
 struct Shared {
   static constexpr int N_CHUNKS = N_IN / CHUNK, STRIDE = N_IN + 8;  // rows begin in different banks
+  static constexpr int N_TILES = (AFTER == GATE ? 2 : 1) * N_OUT / TILE, MOST_TILES = (N_TILES + BLOCKS - 1) / BLOCKS;
+  static constexpr int SIZE = MOST_TILES * TILE * ROWS;
   static constexpr int SUMS = (ROWS * STRIDE * 2 + 15) / 16 * 16;
   static constexpr int SCRATCH = SUMS + (BITS < 16 ? ROWS * N_CHUNKS * 4 : 0);
   static constexpr int PARTIAL = (SCRATCH + WARP * 4 + 15) / 16 * 16;
-  static constexpr int BYTES = PARTIAL + 2 * WARPS * TILE * ROWS * 4;
+  static constexpr int BYTES = PARTIAL + WARPS * SIZE * 4;
 };
 
 // out [ROWS][N_OUT] from x [ROWS][N_IN], weights [N_OUT or, gated, 2 N_OUT][N_IN]; `gain` for RMS, `residual` for ADD.
 // The first weights are on their way before `wait` is called, after which x and the residual must be there.
-template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BEFORE, int AFTER, typename S, typename Given,
-          typename Wait>
+template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BLOCKS, int BEFORE, int AFTER, typename S,
+          typename Given, typename Wait>
 __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* gain, const void* w, const S* scales,
-                                         const S* biases, const __nv_bfloat16* residual, __nv_bfloat16* out,
-                                         Wait wait) {
+                                            const S* biases, const __nv_bfloat16* residual, __nv_bfloat16* out,
+                                            Wait wait) {
   DYNAMIC(memory);
-  using Layout = Shared<BITS, ROWS, N_IN, WARPS>;
+  using Layout = Shared<BITS, ROWS, N_IN, N_OUT, WARPS, BLOCKS, AFTER>;
   static_assert(N_IN % Unit<BITS, S>::UNIT == 0 && N_OUT % TILE == 0, "whole units and tiles");
   constexpr int N_UNITS = N_IN / Unit<BITS, S>::UNIT, N_CHUNKS = Layout::N_CHUNKS, STRIDE = Layout::STRIDE;
-  constexpr int N_TILES = (AFTER == GATE ? 2 : 1) * N_OUT / TILE;
+  constexpr int SIZE = Layout::SIZE;
   auto* x = reinterpret_cast<__nv_bfloat16*>(memory);
   auto* x_sums = reinterpret_cast<float*>(memory + Layout::SUMS);
   auto* scratch = reinterpret_cast<float*>(memory + Layout::SCRATCH);
   auto* partial = reinterpret_cast<float*>(memory + Layout::PARTIAL);
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 
-  // Gated, a tile is 8 rows of the gate and the same 8 of the values.
-  auto row_of = [&](int tile, int half) {
-    return AFTER == GATE ? tile * 8 + g + half * N_OUT : tile * TILE + g + 8 * half;
+  // The block's tiles lie side by side, and this warp's items are units warp, warp + WARPS ... of them all.
+  const int first_tile = Layout::N_TILES * blockIdx.x / BLOCKS;
+  const int n_tiles = Layout::N_TILES * (blockIdx.x + 1) / BLOCKS - first_tile;
+  const int n_items = n_tiles * N_UNITS;
+  Unit<BITS, S> ahead[STAGES];
+  auto load = [&](Unit<BITS, S>& into, int item) {
+    const int tile = first_tile + item / N_UNITS;
+    // Gated, a tile is 8 rows of the gate and the same 8 of the values.
+    const int row0 = AFTER == GATE ? tile * 8 + g : tile * TILE + g, row1 = row0 + (AFTER == GATE ? N_OUT : 8);
+    into.load(w, scales, biases, row0, row1, item % N_UNITS, N_IN);
   };
-  Unit<BITS, S> now, next;
-  int tile = blockIdx.x, unit = warp;
-  const bool works = warp < N_UNITS;  // a warp without a unit still meets the others
-  if (tile < N_TILES && works) now.load(w, scales, biases, row_of(tile, 0), row_of(tile, 1), unit, N_IN);
+#pragma unroll
+  for (int stage = 0; stage < STAGES; ++stage)
+    if (warp + stage * WARPS < n_items) load(ahead[stage], warp + stage * WARPS);
   wait();
+  for (int i = lane; i < SIZE; i += WARP) partial[warp * SIZE + i] = 0;  // this warp's own
   lay_out<BITS, ROWS, N_IN, BEFORE>(given, gain, x, STRIDE, x_sums, scratch);
 
-#pragma unroll 1
-  for (int turn = 0; tile < N_TILES; ++turn) {
-    float sum[4] = {0, 0, 0, 0};
-    const int next_tile = tile + gridDim.x;
-    if (works) {
-#pragma unroll 1
-      for (unit = warp; unit < N_UNITS; unit += WARPS) {
-        const bool last = unit + WARPS >= N_UNITS;
-        const int tile_then = last ? next_tile : tile, unit_then = last ? warp : unit + WARPS;
-        if (tile_then < N_TILES)
-          next.load(w, scales, biases, row_of(tile_then, 0), row_of(tile_then, 1), unit_then, N_IN);
-        now.template multiply_into<ROWS>(sum, reinterpret_cast<const uint4*>(x), STRIDE / 8, x_sums, unit, N_CHUNKS);
-        now = next;
-      }
-    }
-    // Two buffers: who is fast may write the next tile's sums while these are read, and must not overtake twice.
-    float* sums = partial + turn % 2 * WARPS * TILE * ROWS;
+  float sum[4] = {0, 0, 0, 0};
+  auto note = [&](int tile) {  // what this warp has of a tile; it may come back to it
+    float* at = partial + warp * SIZE + tile * TILE * ROWS;
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       if (2 * t + n < ROWS) {
-        sums[(warp * TILE + g) * ROWS + 2 * t + n] = sum[n];
-        sums[(warp * TILE + g + 8) * ROWS + 2 * t + n] = sum[2 + n];
+        at[g * ROWS + 2 * t + n] += sum[n];
+        at[(g + 8) * ROWS + 2 * t + n] += sum[2 + n];
       }
+      sum[n] = sum[2 + n] = 0;
     }
-    __syncthreads();
-    constexpr int N_RESULTS = (AFTER == GATE ? 8 : TILE) * ROWS;
-    for (int i = threadIdx.x; i < N_RESULTS; i += blockDim.x) {
-      const int row = i / ROWS, slot = i % ROWS;
-      float total = 0, value = 0;
-      for (int from = 0; from < WARPS; ++from) {
-        total += sums[(from * TILE + row) * ROWS + slot];
-        if constexpr (AFTER == GATE) value += sums[(from * TILE + row + 8) * ROWS + slot];
-      }
-      const int column = AFTER == GATE ? tile * 8 + row : tile * TILE + row;
-      __nv_bfloat16* at = out + slot * N_OUT + column;
-      // Rounded where the stock operations store.
-      total = rounded<__nv_bfloat16>(total);
-      if constexpr (AFTER == GATE) {
-        const float open = rounded<__nv_bfloat16>(1 / (1 + expf(-total)));
-        put(at, rounded<__nv_bfloat16>(total * open) * rounded<__nv_bfloat16>(value));
-      } else if constexpr (AFTER == ADD) {
-        put(at, number(fresh_one(residual + slot * N_OUT + column)) + total);
-      } else {
-        put(at, total);
-      }
+  };
+#pragma unroll 1
+  for (int base = warp; base < n_items; base += STAGES * WARPS) {
+#pragma unroll
+    for (int stage = 0; stage < STAGES; ++stage) {
+      const int item = base + stage * WARPS;
+      if (item >= n_items) break;
+      ahead[stage].template multiply_into<ROWS>(sum, reinterpret_cast<const uint4*>(x), STRIDE / 8, x_sums,
+                                                item % N_UNITS, N_CHUNKS);
+      const int next = item + STAGES * WARPS;
+      if (next < n_items) load(ahead[stage], next);
+      if (item + WARPS >= n_items || (item + WARPS) / N_UNITS != item / N_UNITS) note(item / N_UNITS);
     }
-    tile = next_tile;
+  }
+  __syncthreads();
+  constexpr int RESULTS = (AFTER == GATE ? 8 : TILE) * ROWS;
+  for (int i = threadIdx.x; i < n_tiles * RESULTS; i += blockDim.x) {
+    const int tile = i / RESULTS, row = i % RESULTS / ROWS, slot = i % ROWS;
+    const float* at = partial + (tile * TILE + row) * ROWS + slot;
+    float total = 0, value = 0;
+#pragma unroll
+    for (int from = 0; from < WARPS; ++from) {
+      total += at[from * SIZE];
+      if constexpr (AFTER == GATE) value += at[from * SIZE + 8 * ROWS];
+    }
+    const int column = (first_tile + tile) * (AFTER == GATE ? 8 : TILE) + row;
+    __nv_bfloat16* to = out + slot * N_OUT + column;
+    // Rounded where the stock operations store.
+    total = rounded<__nv_bfloat16>(total);
+    if constexpr (AFTER == GATE) {
+      const float open = rounded<__nv_bfloat16>(1 / (1 + expf(-total)));
+      put(to, rounded<__nv_bfloat16>(total * open) * rounded<__nv_bfloat16>(value));
+    } else if constexpr (AFTER == ADD) {
+      put(to, number(fresh_one(residual + slot * N_OUT + column)) + total);
+    } else {
+      put(to, total);
+    }
   }
 }
 
 // One linear map as a kernel of its own.
-template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BEFORE, int AFTER, typename S>
+template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BLOCKS, int BEFORE, int AFTER, typename S>
 __device__ void tile_linear(const __nv_bfloat16* given, const __nv_bfloat16* gain, const void* w, const S* scales,
                             const S* biases, const __nv_bfloat16* residual, __nv_bfloat16* out) {
-  tile_matvec<BITS, ROWS, N_IN, N_OUT, WARPS, BEFORE, AFTER>(Rows<N_IN>{given}, gain, w, scales, biases,
-                                                             residual, out, [] {});
+  tile_matvec<BITS, ROWS, N_IN, N_OUT, WARPS, BLOCKS, BEFORE, AFTER>(Rows<N_IN>{given}, gain, w, scales, biases,
+                                                                     residual, out, [] {});
 }

@@ -1,0 +1,113 @@
+"""Many callers on one device: how long a step of all of them takes, sound on the host in and sound on the host out.
+
+A step reads every weight once, however many callers there are, and each caller's keys and values: 1.57 GB for 3,000
+frames of the 7B in bfloat16, 0.84 GB in 8 bits. So N callers take (weights + N rings) over the bandwidth, and the
+operations of N columns. What must be kept is 80 ms at p99, for a step that is late is heard. Memory sets another limit:
+rings, pinned rows and the codec's state of every caller, beside the weights; a number of callers that does not fit is
+skipped, and its row says so.
+
+Every caller has a voice and role of its own length, a seed of its own, and is at a position of its own between the end
+of its prompt and two windows. The rings hold random keys and values, set there and not come to by talking: 6,000 frames
+for each would take eight minutes. Steps include the encoder, the language model, the decoder, the default
+temperatures, the pinned prompts that follow their windows, and the final read, as the server does it (`Device.step`).
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from personaplex.bench.demand import Demand, of_decoder, of_encoder, of_step
+from personaplex.bench.filled import filled, filled_codec
+from personaplex.bench.report import Row, measure
+from personaplex.bench.roof import roof
+from personaplex.bench.step import about_weights, against
+from personaplex.bench.wanted import Wanted
+from personaplex.bench.weights import open_model
+from personaplex.engine.duplex import Duplex
+from personaplex.engine.generator import Generator
+from personaplex.engine.sampling import Ceiling, Sampling
+from personaplex.model import PersonaPlex
+from personaplex.runtime.device import Device
+from personaplex.runtime.limits import Limits
+from personaplex.runtime.memory import available_bytes, plan_of
+from personaplex.units import FRAME_SAMPLES
+
+GPU_FRAMES, CPU_FRAMES = 2000, 20
+GPU_SESSIONS, CPU_SESSIONS = (1, 8, 32, 64, 96, 128), (1, 2, 4)
+
+
+def run(wanted: Wanted) -> list[Row]:
+    """Rows by precision of weights and of keys, and by number of callers."""
+    roof()
+    on_cpu = mx.default_device().type == mx.DeviceType.cpu
+    rows = []
+    for bits in wanted.every_bits:
+        free = available_bytes()
+        model = open_model(wanted.name, bits, wanted.compiled)
+        for kv_bits in wanted.kv_bits:
+            for n in wanted.sessions or (CPU_SESSIONS if on_cpu else GPU_SESSIONS):
+                about = about_weights(model, bits) | {"kv_bits": kv_bits, "sessions": n}
+                try:
+                    row = _row(model, n, kv_bits, free, wanted.n_frames(GPU_FRAMES, CPU_FRAMES), about)
+                except RuntimeError as error:  # MLX has no memory left
+                    row = Row("step", [], about | {"skipped": str(error)})
+                rows.append(row)
+                gc.collect()
+                mx.clear_cache()
+        del model
+        gc.collect()
+        mx.clear_cache()
+    return rows
+
+
+def _row(model: PersonaPlex, n: int, kv_bits: int, free: int | None, frames: int, about: dict[str, object]) -> Row:
+    limits = Limits(kv_bits=kv_bits, prefix_bytes=0)
+    planned = plan_of(model.lm, model.mimi, n, limits)
+    about = about | {"planned_gib": round(planned.total / 2**30, 1)}
+    if free is not None and planned.total > free:
+        return Row("step", [], about | {"skipped": f"does not fit: {free / 2**30:.1f} GiB are free"})
+    mx.reset_peak_memory()
+    device, filled_to = Device(model, n, limits), []
+    generator = Generator(model.lm, model.config, pins=limits.pinned_frames, kv_bits=kv_bits)
+    fresh = Duplex(model.mimi, generator, Ceiling.over(Sampling()))
+    rng, window = np.random.default_rng(0), model.lm.config.context
+    for slot in range(n):
+        pinned = int(rng.integers(1, max(min(limits.pinned_frames, window) // 2, 2)))
+        position = int(rng.integers(pinned + 1, 2 * window + 1))
+        state = filled_codec(fresh.begin(None, seed=slot, sampling=Sampling()), position)
+        state = state._replace(generator=filled(generator, state.generator, position, pinned))
+        device.go_on(slot, state, Sampling())
+        filled_to.append(min(position, window) + (pinned if position > window else 0))
+        del state
+    sound = rng.normal(0, 0.05, (8, n, FRAME_SAMPLES)).astype(np.float32)
+    turn = 0
+
+    def tick() -> None:
+        nonlocal turn
+        device.step(dict(enumerate(sound[turn % len(sound)])), {}, [Sampling()])
+        turn += 1
+
+    ms = measure(tick, frames)
+    memory = {"peak_gib": round(mx.get_peak_memory() / 2**30, 1)}
+    return Row("step", ms, about | against(_demand(model, filled_to, kv_bits), ms) | memory)
+
+
+def _demand(model: PersonaPlex, filled_to: list[int], kv_bits: int) -> Demand:
+    n, config = len(filled_to), model.config.mimi
+    codec = of_encoder(model.mimi, config, n) + of_decoder(model.mimi, config, n)
+    return codec + of_step(model.lm, filled_to, kv_bits)
+
+
+def picture(rows: list[dict[str, Any]]) -> str:
+    """p99 against callers, a curve for each precision; SVG."""
+    from personaplex.bench.plot import svg
+
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if "p99_ms" in row:
+            curves.setdefault(f"{row['weights']}, kv {row['kv_bits']}", []).append((row["sessions"], row["p99_ms"]))
+    return svg("A step by callers", "callers", "ms, p99", curves, 80)
