@@ -61,6 +61,9 @@ def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
     def put(leaf: mx.array, row: mx.array) -> mx.array:
         # Another array of the same memory: what is assigned to it is written there, and `leaf` remains what it was.
         whole, mine = mx.stop_gradient(leaf), slice(slot, slot + 1)
+        if row.shape == leaf.shape:
+            # MLX would make `one` itself part of the state, whose rings kernels write to.
+            return _copy(row)
         if row.shape[1:] == leaf.shape[1:]:
             whole[mine] = row
             return whole
@@ -107,8 +110,8 @@ def trim(one: State) -> State:
     def shorten(node: Any) -> Any:
         if not isinstance(node, TransformerState):
             return node
-        used = mx.arange(min(max(1, cast(int, node.position.item())), node.rings[0].k.shape[2]))
-        rings = (type(ring)(*(mx.take(rows, used, axis=2) for rows in ring)) for ring in node.rings)
+        used = max(1, cast(int, node.position.item()))
+        rings = (type(ring)(*(_copy(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
         return node._replace(rings=tuple(rings))
 
     return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState)))
@@ -159,6 +162,11 @@ def arrays(state: Any) -> list[mx.array]:
 def parameters(module: nn.Module) -> dict[str, mx.array]:
     """A module's parameters by dotted name."""
     return _flat(module.parameters())
+
+
+def _copy(row: mx.array) -> mx.array:
+    """A one-slot array again, contiguous and in memory of its own, as kernels need what they write to."""
+    return mx.take(row, mx.array([0]), axis=0)
 
 
 def _is_ring(node: Any) -> bool:
