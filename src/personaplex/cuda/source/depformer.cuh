@@ -267,9 +267,8 @@ struct Depformer {
 };
 
 // z [N, Z_DIM], text [N], wanted [N, COLUMNS] (the steps' codes from COLUMN on), noise [N, N_STEPS, CARD] (not read
-// where top_k is 1), temperature and top_k [N], three counters that are zero; then each weight, packed ones with
-                          scales and
-// biases: input map, text and audio tables, heads, and for each layer norm, in_proj, out_proj, norm, linear_in,
+// where top_k is 1), temperature and top_k [N], counters [64] that are zero; then each weight, packed ones with scales
+// and biases: input map, text and audio tables, heads, and for each layer norm, in_proj, out_proj, norm, linear_in,
 // linear_out. Then what is made: codes [N, N_STEPS], logits [N, N_STEPS, CARD], room for what blocks tell each other,
 // and whether a meeting failed.
 template <typename T, int N, int N_STEPS, int N_LAYERS, int DIM, int N_HEADS, int HIDDEN, int Z_DIM, int CARD,
