@@ -227,7 +227,7 @@ def _kernel(n_weights: int) -> Kernel:
         f"depformer<{constants}>",
         given + tuple(f"weight{i}" for i in range(n_weights)),
         ("codes", "logits", "exchanged", "failed"),
-        ("warp.cuh", "grid.cuh", "sampling.cuh", "steps.cuh", "depformer.cuh"),
+        ("warp.cuh", "grid.cuh", "sampling.cuh", "steps.cuh", "product.cuh", "depformer.cuh"),
     )
 
 

@@ -3,10 +3,10 @@
 
 constexpr uint32_t SPINS = 1u << 22;  // about 2 seconds of reading the counter
 
-// `counters` [COUNTERS] are zero when the kernel starts and zero again when it ends, so they serve the next launch too.
+// `counters` [64] are zero when the kernel starts and zero again when it ends, so they serve the next launch too.
 // There are more of them than are used, because MLX keeps arrays of 8 bytes and less where the host can reach them, and
 // there a meeting takes half a millisecond.
-constexpr int ARRIVED = 0, GONE = 32, GAVE_UP = 33, COUNTERS = 64;
+constexpr int ARRIVED = 0, GONE = 32, GAVE_UP = 33;
 
 struct Grid {
   uint32_t* counters;

@@ -59,8 +59,8 @@ __device__ inline void attend_head(F at, int step, T* out) {
   }
 }
 
-// A slot by a block: the latest of `latest` + 1 steps attends to all of them. `steps` are N_STEPS arrays [slots, 3 DIM],
-// of which those after the latest are not read, then what is made [slots, DIM].
+// A slot by a block: the latest of `latest` + 1 steps attends to all of them. `steps` are N_STEPS arrays
+// [slots, 3 DIM], of which those after the latest are not read, then what is made [slots, DIM].
 template <typename T, int DIM, int N_HEADS, typename... Pointers>
 __device__ void attend_latest(const int32_t* latest, Pointers... steps) {
   constexpr int N_STEPS = int(sizeof...(Pointers)) - 1, HEAD = DIM / N_HEADS;
