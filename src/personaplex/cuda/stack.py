@@ -15,7 +15,7 @@ from personaplex.cuda.tiles import Packed, fits, scale_type, shared_bytes
 WARPS = 16
 SHARES = 4
 """Parts of a head's ring, each read by a block of its own."""
-LAYERS = 8
+LAYERS = 16
 """Layers of one launch: MLX's part of a launch grows with the arrays that it is given."""
 
 

@@ -15,7 +15,8 @@ constexpr int CHUNK = 64, TILE = 16;
 // Chunks in a unit: what a thread holds twice must fit its registers; the scales of its groups are one load.
 template <int BITS>
 constexpr int CHUNKS_OF = BITS == 4 ? 4 : 2;
-constexpr int STAGES = 2;  // units that a warp has or awaits
+constexpr int STAGES = 2;         // units that a warp has or awaits
+constexpr int AHEAD = 96 * 1024;  // bytes of a block's weights that are on their way to the second-level cache
 constexpr int PLAIN = 0, RMS = 1, LAYER = 2;        // what is done to x first
 constexpr int STORE = 0, ADD = 1, GATE = 2;         // and to what comes out
 
@@ -44,6 +45,13 @@ __device__ inline uint2 streamed(const uint2* at) {
   return *at;
 #else
   return __ldcs(at);
+#endif
+}
+
+// Have `bytes` from `at` brought into the card's second-level cache, where they are nearer when they are read.
+__device__ inline void bring(const void* at, int bytes) {
+#if !defined(EMULATED) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(at)), "r"(bytes) : "memory");
 #endif
 }
 
@@ -89,17 +97,17 @@ struct Unit {
     const int rows[2] = {row0, row1};
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const long long first = (long long)rows[h] * n_in + unit * UNIT + 16 * t;  // in weights
+      const char* row = static_cast<const char*>(w) + ((long long)rows[h] * n_in + unit * UNIT) * BITS / 8;
 #pragma unroll
       for (int c = 0; c < CHUNKS; ++c) {
-        const char* at = static_cast<const char*>(w) + (first + c * CHUNK) * BITS / 8;
+        const char* at = row + c * CHUNK * BITS / 8;
         if constexpr (BITS == 4) {
-          const uint2 two = streamed(reinterpret_cast<const uint2*>(at));
+          const uint2 two = streamed(reinterpret_cast<const uint2*>(at) + t);
           word[h][c][0] = two.x, word[h][c][1] = two.y;
         } else {
 #pragma unroll
-          for (int part = 0; part < WORDS / 4; ++part) {
-            const uint4 four = streamed(reinterpret_cast<const uint4*>(at) + part);
+          for (int part = 0; part < WORDS / 4; ++part) {  // 64 bytes of the row at once
+            const uint4 four = streamed(reinterpret_cast<const uint4*>(at) + 4 * part + t);
             word[h][c][4 * part] = four.x, word[h][c][4 * part + 1] = four.y;
             word[h][c][4 * part + 2] = four.z, word[h][c][4 * part + 3] = four.w;
           }
@@ -153,14 +161,14 @@ struct Unit {
         }
         constexpr float OFFSET = BITS == 4 ? 128 : 17 * 128;
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          const int slot = 2 * t + n;
-          const float x_sum = slot < ROWS ? x_sums[slot * n_chunks + chunk] : 0;
+        for (int h = 0; h < 2; ++h) {
+          const float unit_of = number(scale[h].of[c]), rest = number(bias[h].of[c]) - OFFSET * unit_of;
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const float unit_of = number(scale[h].of[c]);
+          for (int n = 0; n < (ROWS > 1 ? 2 : 1); ++n) {
+            const int slot = 2 * t + n;
+            const float x_sum = slot < ROWS ? x_sums[slot * n_chunks + chunk] : 0;
             const float whole = BITS == 4 ? low[2 * h + n] : low[2 * h + n] + 16 * high[2 * h + n];
-            sum[2 * h + n] += unit_of * whole + (number(bias[h].of[c]) - OFFSET * unit_of) * x_sum;
+            sum[2 * h + n] += unit_of * whole + rest * x_sum;
           }
         }
       }
@@ -168,61 +176,61 @@ struct Unit {
   }
 };
 
-// Where x[k], k within a chunk, lies in the chunk's 64 numbers of shared memory.
+// Eight numbers of x lie side by side, in the order in which a multiplication takes them: `order(i)` of them is the i-th.
+template <int BITS>
+__device__ constexpr int order(int i) {
+  if (BITS == 4) return i / 2 + i % 2 * 4;                           // nibbles 0 4, 1 5, 2 6, 3 7 of a word
+  if (BITS == 8) return i / 4 * 4 + (i % 4 == 1 ? 2 : i % 4 == 2 ? 1 : i % 4);  // bytes 0 2, 1 3 of each of two
+  return i;
+}
+
+// Where in its chunk's 64 numbers of shared memory the eight from k lie: thread t's 16, two eights of them.
 template <int BITS>
 __device__ inline int place(int k) {
-  const int t = k / 16, of = k % 16;
-  int j, at;
-  if (BITS == 16) {
-    j = of / 4, at = of % 4;
-  } else if (BITS == 8) {  // word j holds 4 j ... 4 j + 3; pairs (0, 2), (1, 3)
-    j = of / 4, at = of % 4 == 0 ? 0 : of % 4 == 2 ? 1 : of % 4 == 1 ? 2 : 3;
-  } else {  // word of / 8; nibbles (0, 4), (1, 5) then (2, 6), (3, 7)
-    const int nibble = of % 8, low = nibble % 4;
-    j = 2 * (of / 8) + low / 2, at = 2 * (low % 2) + nibble / 4;
-  }
-  return t * 16 + j * 4 + at;
+  if (BITS == 16) return k / 8 % 4 * 16 + k / 32 * 8;  // thread t holds 8 t ... and 32 + 8 t ...
+  return k;
 }
 
 // The whole of x, normalised, into shared memory: `x` [ROWS][stride] as the multiplications read it, and what each
 // chunk sums to. Every thread of the block; ends with a barrier. A thread takes eight numbers at a time, a warp 256.
 // `given(row, k)` are eight numbers from k.
-template <int BITS, int ROWS, int N_IN, int BEFORE, typename Given>
+template <int BITS, int ROWS, int N_IN, int BEFORE, int THREADS, typename Given>
 __device__ inline void lay_out(Given given, const __nv_bfloat16* gain, __nv_bfloat16* x, int stride, float* x_sums,
                                float* scratch) {
   static_assert(N_IN % (8 * WARP) == 0, "whole warps");
-  constexpr int N_CHUNKS = N_IN / CHUNK;
+  constexpr int N_CHUNKS = N_IN / CHUNK, TURNS = (N_IN + 8 * THREADS - 1) / (8 * THREADS);
   for (int row = 0; row < ROWS; ++row) {
+    Eight mine[TURNS];
     float squares = 0;
-    for (int k = 8 * threadIdx.x; k < N_IN; k += 8 * blockDim.x) {
-      const Eight eight = given(row, k);
-      __nv_bfloat16* to = x + row * stride + k / CHUNK * CHUNK;
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+      const int k = 8 * (threadIdx.x + turn * THREADS);
+      if (k >= N_IN) break;
+      mine[turn] = given(row, k);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) squares += number(mine[turn].of[i]) * number(mine[turn].of[i]);
+    }
+    const float scale = BEFORE == RMS ? rsqrtf(block_sum(squares, scratch) / N_IN + 1e-8f) : 1;
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+      const int k = 8 * (threadIdx.x + turn * THREADS);
+      if (k >= N_IN) break;
+      if constexpr (BEFORE == RMS) {
+        const Eight gains = *reinterpret_cast<const Eight*>(gain + k);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) put(&mine[turn].of[i], number(mine[turn].of[i]) * scale * number(gains.of[i]));
+      }
+      Eight ordered;
       float sum = 0;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const float value = number(eight.of[i]);
-        to[place<BITS>(k % CHUNK + i)] = eight.of[i];
-        squares += value * value;
-        sum += value;
+        ordered.of[i] = mine[turn].of[order<BITS>(i)];
+        sum += number(ordered.of[i]);
       }
-      if constexpr (BITS < 16 && BEFORE == PLAIN) note_sum(sum, x_sums + row * N_CHUNKS, k);
+      *reinterpret_cast<Eight*>(x + row * stride + k / CHUNK * CHUNK + place<BITS>(k % CHUNK)) = ordered;
+      if constexpr (BITS < 16) note_sum(sum, x_sums + row * N_CHUNKS, k);
     }
-    if constexpr (BEFORE == RMS) {
-      const float scale = rsqrtf(block_sum(squares, scratch) / N_IN + 1e-8f);
-      for (int k = 8 * threadIdx.x; k < N_IN; k += 8 * blockDim.x) {
-        __nv_bfloat16* at = x + row * stride + k / CHUNK * CHUNK;
-        const Eight gains = *reinterpret_cast<const Eight*>(gain + k);
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          __nv_bfloat16* mine = at + place<BITS>(k % CHUNK + i);  // this very thread put it there
-          put(mine, number(*mine) * scale * number(gains.of[i]));
-          sum += number(*mine);
-        }
-        if constexpr (BITS < 16) note_sum(sum, x_sums + row * N_CHUNKS, k);
-      }
-      __syncthreads();  // scratch is used again
-    }
+    if (BEFORE == RMS && ROWS > 1) __syncthreads();  // scratch is used again
   }
   __syncthreads();
 }
@@ -261,6 +269,16 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
   const int first_tile = Layout::N_TILES * blockIdx.x / BLOCKS;
   const int n_tiles = Layout::N_TILES * (blockIdx.x + 1) / BLOCKS - first_tile;
   const int n_items = n_tiles * N_UNITS;
+  // One thread has the tiles to come brought nearer, some AHEAD bytes of them.
+  constexpr int ROW = N_IN * BITS / 8, TILES_AHEAD = (AHEAD + TILE * ROW - 1) / (TILE * ROW);
+  auto ask = [&](int tile, int up_to) {
+    for (; tile < min(up_to, n_tiles); ++tile) {
+      const char* at = static_cast<const char*>(w) + (long long)(first_tile + tile) * (AFTER == GATE ? 8 : TILE) * ROW;
+      bring(at, (AFTER == GATE ? 8 : TILE) * ROW);
+      if (AFTER == GATE) bring(at + (long long)N_OUT * ROW, 8 * ROW);
+    }
+  };
+  if (threadIdx.x == 0) ask(0, TILES_AHEAD);
   Unit<BITS, S> ahead[STAGES];
   auto load = [&](Unit<BITS, S>& into, int item) {
     const int tile = first_tile + item / N_UNITS;
@@ -273,7 +291,7 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
     if (warp + stage * WARPS < n_items) load(ahead[stage], warp + stage * WARPS);
   wait();
   for (int i = lane; i < SIZE; i += WARP) partial[warp * SIZE + i] = 0;  // this warp's own
-  lay_out<BITS, ROWS, N_IN, BEFORE>(given, gain, x, STRIDE, x_sums, scratch);
+  lay_out<BITS, ROWS, N_IN, BEFORE, WARPS * WARP>(given, gain, x, STRIDE, x_sums, scratch);
 
   float sum[4] = {0, 0, 0, 0};
   auto note = [&](int tile) {  // what this warp has of a tile; it may come back to it
@@ -289,6 +307,7 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
   };
 #pragma unroll 1
   for (int base = warp; base < n_items; base += STAGES * WARPS) {
+    if (threadIdx.x == 0) ask(base / N_UNITS + TILES_AHEAD, (base + STAGES * WARPS) / N_UNITS + TILES_AHEAD);
 #pragma unroll
     for (int stage = 0; stage < STAGES; ++stage) {
       const int item = base + stage * WARPS;
@@ -300,8 +319,14 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
       if (item + WARPS >= n_items || (item + WARPS) / N_UNITS != item / N_UNITS) note(item / N_UNITS);
     }
   }
-  __syncthreads();
   constexpr int RESULTS = (AFTER == GATE ? 8 : TILE) * ROWS;
+  __nv_bfloat16 early;  // the residual of this thread's first result, which it would otherwise wait for
+  if constexpr (AFTER == ADD) {
+    const int i = threadIdx.x;
+    if (i < n_tiles * RESULTS)
+      early = fresh_one(residual + i % ROWS * N_OUT + (first_tile + i / RESULTS) * TILE + i % RESULTS / ROWS);
+  }
+  __syncthreads();
   for (int i = threadIdx.x; i < n_tiles * RESULTS; i += blockDim.x) {
     const int tile = i / RESULTS, row = i % RESULTS / ROWS, slot = i % ROWS;
     const float* at = partial + (tile * TILE + row) * ROWS + slot;
@@ -319,7 +344,7 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
       const float open = rounded<__nv_bfloat16>(1 / (1 + expf(-total)));
       put(to, rounded<__nv_bfloat16>(total * open) * rounded<__nv_bfloat16>(value));
     } else if constexpr (AFTER == ADD) {
-      put(to, number(fresh_one(residual + slot * N_OUT + column)) + total);
+      put(to, number(i == threadIdx.x ? early : fresh_one(residual + slot * N_OUT + column)) + total);
     } else {
       put(to, total);
     }
