@@ -11,11 +11,17 @@ import pytest
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda import slots
 from personaplex.cuda.kernel import Kernel
+from personaplex.engine.prompt import compose
+from personaplex.engine.sampling import Sampling
 from personaplex.nn.attention import KV, PackedKV
 from personaplex.nn.sinks import Sinks
 from personaplex.nn.state import arrays, extract, insert, set_back, trim, without_rings
 from personaplex.nn.transformer import TransformerState
+from personaplex.runtime.device import Device
+from personaplex.runtime.limits import Limits
+from personaplex.units import FRAME_SAMPLES
 from tests.cuda.emulator import emulate
+from tests.small import small_model
 
 SLOTS = 3
 DTYPES = (mx.bfloat16, mx.float16, mx.float32, mx.int32, mx.uint32, mx.int8, mx.bool_)
@@ -92,7 +98,7 @@ def test_every_slot_in_turn(slot: int) -> None:
 
 
 def test_rings_are_written_in_their_own_memory_and_the_rest_is_not() -> None:
-    """A mark for setting back holds the rest, and may not change."""
+    """A mark for setting back holds the rest, and may not change. Sinks keep nothing of who was there before."""
     state, one = state_of(mx.float32, SLOTS, 9, 16, 0), state_of(mx.float32, 1, 4, 16, 20)
     mark, before = without_rings(state), bits(without_rings(state))
     after = insert(state, 1, one, clear=False)
@@ -102,6 +108,8 @@ def test_rings_are_written_in_their_own_memory_and_the_rest_is_not() -> None:
         assert new is old
     assert all(np.array_equal(now, then) for now, then in zip(bits(mark), before, strict=True))
     assert not np.array_equal(np.array(mark[0]), np.array(without_rings(after)[0]))
+    (keys,) = after["sinks"].keys
+    assert keys[1, :, :3].all() and not keys[1, :, 3:].any() and keys[[0, 2], :, 3:].all()
 
 
 def test_a_part_that_is_still_to_be_computed_of_the_old_state_is_of_the_old_one() -> None:
@@ -164,3 +172,50 @@ def test_what_was_captured_outlives_its_slot() -> None:
     )
     assert all(np.array_equal(now, then) for now, then in zip(bits(captured), before, strict=True))
     assert not np.array_equal(whole[1].keys[0], captured[1].keys[0])
+
+
+@pytest.mark.parametrize("kv_bits", [16, 8])
+def test_a_conversation_begins_in_a_running_device(kv_bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without kernels, twice from one prefix, which stays what it was; a neighbour's mark and state too."""
+    made, launched, choice = small_model(), Counter[str](), Sampling(text_top_k=0, audio_top_k=0)
+    limits = Limits(pinned_frames=30, rewind_seconds=0.32, kv_bits=kv_bits)
+
+    def counted(kernel: Kernel, *rest: object) -> list[mx.array]:
+        launched[kernel.name.rstrip("0123456789")] += 1
+        return emulate(kernel, *rest)  # type: ignore[arg-type]
+
+    def begun(inserting: object) -> list[list[np.ndarray]]:
+        """What all slots hold behind each change of one story; only frames are stepped without kernels both times."""
+        monkeypatch.setattr(kernels, "launch", kernels.on_device)
+        device = Device(made, SLOTS, limits)
+        long, short = ([None, *device.reading(compose(made.config, None, list(range(5, 5 + n))))][-1] for n in (9, 2))
+        rng, held, given = np.random.default_rng(0), [], bits(short)
+
+        def put(slot: int, prefix: object, seed: int) -> None:
+            monkeypatch.setattr(kernels, "launch", inserting)
+            device.begin(slot, prefix, seed, choice)  # type: ignore[arg-type]
+            monkeypatch.setattr(kernels, "launch", kernels.on_device)
+            held.append(bits(device._state))
+
+        put(1, long, 1)
+        put(2, short, 2)
+        for _ in range(3):
+            device.step({slot: rng.normal(0, 0.1, FRAME_SAMPLES).astype(np.float32) for slot in (0, 1)}, {}, [choice])
+        mark, marked, captured = device.mark(), bits(device.mark()), device.capture(1)
+        taken, beside = bits(captured), bits(extract(device._state, 0))
+        put(1, short, 3)
+        put(1, None, 4)
+        assert all(np.array_equal(*pair) for pair in zip(bits(mark), marked, strict=True))
+        assert all(np.array_equal(*pair) for pair in zip(bits(captured), taken, strict=True))
+        assert all(np.array_equal(*pair) for pair in zip(bits(short), given, strict=True))
+        assert all(np.array_equal(*pair) for pair in zip(bits(extract(device._state, 0)), beside, strict=True))
+        monkeypatch.setattr(kernels, "launch", inserting)
+        device.set_back(0, mark, 5)
+        device.go_on(1, captured, choice)
+        held.append(bits(device._state))
+        return held
+
+    expected = begun(kernels.on_device)
+    for state, other in zip(begun(counted), expected, strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(state, other, strict=True))
+    assert launched["place_inside_"] == 5 and launched["place_beside_"] == 6

@@ -88,6 +88,13 @@ def _put(slot: int, clear: bool, leaf: mx.array, row: mx.array) -> mx.array:
     return whole
 
 
+def _leaves(node: Any) -> list[mx.array]:
+    """What `arrays` finds in one array or in what is written in place, sooner: there are many."""
+    if isinstance(node, Sinks):
+        return [*node.keys, node.shift]
+    return [node] if isinstance(node, mx.array) else list(node)
+
+
 def _insert_at_once(state: State, slot: int, one: State, clear: bool) -> State:
     """`insert` by kernels, evaluated."""
     inside: list[Placed] = []
@@ -95,8 +102,8 @@ def _insert_at_once(state: State, slot: int, one: State, clear: bool) -> State:
 
     def note(node: mx.array | InPlace, row: Any) -> bool:
         where = inside if isinstance(node, InPlace) else beside
-        leaves = [pair for pair in zip(arrays(node), arrays(row), strict=True) if pair[0].size]
-        where += [Placed(*pair, _clears(node, clear)) for pair in leaves]
+        leaves = [pair for pair in zip(_leaves(node), _leaves(row), strict=True) if pair[0].size]
+        where += [Placed(leaf, part.astype(leaf.dtype), _clears(node, clear)) for leaf, part in leaves]
         return where is beside and bool(leaves)
 
     replaced = tree_map(note, state, one, is_leaf=_is_ring)
