@@ -13,19 +13,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from personaplex.cuda.kernel import Constant, Kernel
+from personaplex.cuda.kernel import CUDA_TYPES, Constant, Kernel, declared
 
-TYPES = {
-    mx.float32: "float",
-    mx.bfloat16: "__nv_bfloat16",
-    mx.float16: "__half",
-    mx.int32: "int32_t",
-    mx.uint32: "uint32_t",
-    mx.int8: "int8_t",
-    mx.uint8: "uint8_t",
-    mx.uint16: "uint16_t",
-    mx.bool_: "bool",
-}
 _BITS = {mx.bfloat16: mx.uint16, mx.float16: mx.uint16}
 HERE = Path(__file__).parent
 
@@ -44,7 +33,7 @@ def emulate(
     """
     assert len(inputs) == len(kernel.inputs), kernel.name
     assert len(outputs) == len(kernel.outputs), kernel.name
-    types = tuple(TYPES[array.dtype] for array in inputs), tuple(TYPES[dtype] for _, dtype in outputs)
+    types = tuple(CUDA_TYPES[array.dtype] for array in inputs), tuple(CUDA_TYPES[dtype] for _, dtype in outputs)
     library = _library(kernel, *types, tuple(sorted(constants.items())))
     taken = [_memory(array) for array in inputs]
     made = [np.full(int(np.prod(shape)) * dtype.size, 0xFF, np.uint8) for shape, dtype in outputs]
@@ -70,11 +59,7 @@ def _library(
         *zip(kernel.outputs, outputs, strict=True),
     ]
     lines += [f"  {kind}* {name} = static_cast<{kind}*>(all_pointers[{i}]);" for i, (name, kind) in enumerate(names)]
-    for name, value in constants:
-        if isinstance(value, mx.Dtype):
-            lines.append(f"  using {name} = {TYPES[value]};")
-        else:
-            lines.append(f"  constexpr {'bool' if isinstance(value, bool) else 'int'} {name} = {str(value).lower()};")
+    lines.append(declared(dict(constants)))
     lines += [f"  {kernel.body}", "}"]
     run = 'extern "C" void run(void* const* pointers, unsigned blocks, unsigned threads, size_t dynamic) {\n'
     run += "  all_pointers = pointers;\n  emulator::run(kernel, nullptr, blocks, threads, dynamic);\n}\n"

@@ -39,7 +39,10 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Few threads: the emulator takes its time for each."""
     monkeypatch.setattr("personaplex.cuda.kernel.launch", emulate)
     monkeypatch.setattr(ring, "DEFAULT", Tuning(threads=32, rows=2, fewest=4, splits=2))
-    monkeypatch.setattr("personaplex.cuda.depformer._MOST_SLOTS", 0)  # it has tests of its own, and many threads
+    monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: 1)
+    # These have tests of their own, and many threads.
+    monkeypatch.setattr("personaplex.cuda.depformer._MOST_SLOTS", 0)
+    monkeypatch.setattr("personaplex.cuda.matvec.TUNING", {})
     monkeypatch.setattr("personaplex.nn.sinks.STRIDE", 3)
     monkeypatch.setattr(sampling, "DRAW_THREADS", 32)
     monkeypatch.setattr(sampling, "NOISE_THREADS", 32)
@@ -174,8 +177,9 @@ def test_what_was_captured_stays_as_it_was(slots: int, kernels: pytest.MonkeyPat
     captured = trim(extract(state, slot))
     mx.eval(arrays(captured))
     first, state = talk(generator, state, range(5), choice, slot)
-    again, _ = talk(generator, insert(state, slot, captured), range(5), choice, slot)
-    assert again == first
+    for _ in range(2):  # it may be gone on from as often as one likes
+        again, state = talk(generator, insert(state, slot, captured), range(5), choice, slot)
+        assert again == first
 
 
 def test_a_slot_that_was_set_back_says_the_same_again(generator: Generator, kernels: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,6 @@ HEADS = {"whole pieces": 16, "words": 3, "bytes": 1}
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "launch", emulate)
-    monkeypatch.setattr(kernels, "multiprocessors", lambda: 1)
     monkeypatch.setattr(slots, "PLACE_THREADS", 32)
     monkeypatch.setattr(slots, "WAVES", 3)
 
@@ -108,7 +107,7 @@ def test_rings_are_written_in_their_own_memory_and_the_rest_is_not() -> None:
         assert new is old
     assert all(np.array_equal(now, then) for now, then in zip(bits(mark), before, strict=True))
     assert not np.array_equal(np.array(mark[0]), np.array(without_rings(after)[0]))
-    (keys,) = after["sinks"].keys
+    keys = arrays(after["sinks"])[0]
     assert keys[1, :, :3].all() and not keys[1, :, 3:].any() and keys[[0, 2], :, 3:].all()
 
 

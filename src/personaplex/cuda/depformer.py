@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from personaplex.cuda.kernel import Kernel, multiprocessors
+from personaplex.cuda import kernel as kernels
+from personaplex.cuda.kernel import Kernel
 
 _SHARED_BYTES = 48 * 1024
 _FIXED_BYTES = 4 * 1024
@@ -181,7 +182,7 @@ def draw_frame(
     codes, logits, _, failed = _kernel(len(arrays))(
         [z, text.astype(mx.int32), *choice.arrays(), counters, *arrays],
         [((slots, steps), mx.int32), ((slots, steps, card), z.dtype), ((exchanged,), z.dtype), ((4,), mx.int32)],
-        blocks=blocks or multiprocessors(),
+        blocks=blocks or kernels.multiprocessors(),
         threads=tuning.threads,
         T=z.dtype,
         N=slots,

@@ -17,6 +17,19 @@ from personaplex.errors import BackendError
 
 Constant = int | bool | mx.Dtype
 
+CUDA_TYPES = {
+    mx.float32: "float",
+    mx.bfloat16: "__nv_bfloat16",
+    mx.float16: "__half",
+    mx.int32: "int32_t",
+    mx.uint32: "uint32_t",
+    mx.int8: "int8_t",
+    mx.uint8: "uint8_t",
+    mx.uint16: "uint16_t",
+    mx.bool_: "bool",
+}
+"""What MLX's types are called in a kernel."""
+
 
 @cache
 def on_card() -> bool:
@@ -103,16 +116,30 @@ def source(name: str) -> str:
     return files("personaplex.cuda").joinpath("source", name).read_text(encoding="utf-8")
 
 
+def declared(constants: Mapping[str, Constant]) -> str:
+    """Numbers and types as C++ declares them."""
+
+    def line(name: str, value: Constant) -> str:
+        if isinstance(value, mx.Dtype):
+            return f"using {name} = {CUDA_TYPES[value]};\n"
+        kind, text = ("bool", str(value).lower()) if isinstance(value, bool) else ("int", str(value))
+        return f"constexpr {kind} {name} = {text};\n"
+
+    return "".join(line(name, value) for name, value in constants.items())
+
+
 @cache
-def _built(kernel: Kernel) -> Any:
-    # MLX keeps built kernels on disk by name alone: the name must change with the source.
-    text = hashlib.sha256((kernel.header + kernel.body).encode()).hexdigest()[:12]
+def _built(kernel: Kernel, constants: tuple[tuple[str, Constant], ...]) -> Any:
+    # MLX would make the constants part of the kernel's name, which no minus sign survives.
+    body = declared(dict(constants)) + kernel.body
+    # It keeps what is built on disk by name: the name must change with the source.
+    text = hashlib.sha256((kernel.header + body).encode()).hexdigest()[:12]
     return mx.fast.cuda_kernel(
         name=f"{kernel.name}_{text}",
         input_names=list(kernel.inputs),
         output_names=list(kernel.outputs),
         header=kernel.header,
-        source=kernel.body,
+        source=body,
         shared_memory=kernel.shared,
     )
 
@@ -128,11 +155,10 @@ def on_device(
     """Launch a kernel on the card."""
     return cast(
         "list[mx.array]",
-        _built(kernel)(
+        _built(kernel, tuple(constants.items()))(
             inputs=list(inputs),
             output_shapes=[shape for shape, _ in outputs],
             output_dtypes=[dtype for _, dtype in outputs],
-            template=list(constants.items()),
             grid=(blocks * threads, 1, 1),
             threadgroup=(threads, 1, 1),
         ),

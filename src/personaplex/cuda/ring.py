@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from personaplex.cuda.kernel import Constant, Kernel, multiprocessors
+from personaplex.cuda import kernel as kernels
+from personaplex.cuda.kernel import Constant, Kernel
 
 _FORM = "D, N, H, R, CONTEXT, PERIOD, PINS, SPLITS, FEWEST, ROWS, THREADS"
 _SOURCES = ("warp.cuh", "ring.cuh")
@@ -90,7 +91,7 @@ def attend(
 
 def _splits(pairs: int, context: int, tuning: Tuning) -> int:
     """Shares of each slot's head: enough to fill the card, and no more than have rows to read."""
-    wanted = -(-int(tuning.waves * multiprocessors()) // pairs)
+    wanted = -(-int(tuning.waves * kernels.multiprocessors()) // pairs)
     return max(1, min(wanted, -(-context // tuning.fewest), 64))
 
 

@@ -46,7 +46,7 @@ def begin_column(
     `user` [B, 8] completes the pending `column` [B, 17]. `forced` [B, 17] are tokens to come, UNGENERATED where they
     are to be drawn; of its user streams nothing is taken.
     """
-    user = user.astype(mx.int32)
+    user, forced = user.astype(mx.int32), forced.astype(mx.int32)
     if enabled():
         return kernels.begin_column(_STREAMS, user, column, position, forced, initial)
     first = (position == 0)[:, None]

@@ -228,7 +228,10 @@ class Attention(nn.Module):
 
         Without a ring, their keys and values take its place.
         """
-        qkv = normed(norm, self.in_proj, x)
+        return self.attend(normed(norm, self.in_proj, x), ring, window)
+
+    def attend(self, qkv: mx.array, ring: Ring | None, window: Window | Decoding) -> tuple[mx.array, Ring]:
+        """The same from projected rows qkv [B x T, 3 dim] on."""
         if isinstance(window, Decoding):
             assert ring is not None
             return window.attend(qkv, ring), ring

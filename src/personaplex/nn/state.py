@@ -146,11 +146,11 @@ def trim(one: State) -> State:
 
     def shorten(node: Any) -> Any:
         if isinstance(node, Sinks):
-            return copied(node, 0)
+            return tree_map(_copy, node)
         if not isinstance(node, TransformerState):
             return node
-        used = mx.arange(min(max(1, cast(int, node.position.item())), node.rings[0].k.shape[2]))
-        rings = (type(ring)(*(mx.take(rows, used, axis=2) for rows in ring)) for ring in node.rings)
+        used = max(1, cast(int, node.position.item()))
+        rings = (type(ring)(*(_copy(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
         return node._replace(rings=tuple(rings))
 
     return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState | Sinks)))
@@ -204,6 +204,11 @@ def arrays(state: Any) -> list[mx.array]:
 def parameters(module: nn.Module) -> dict[str, mx.array]:
     """A module's parameters by dotted name."""
     return _flat(module.parameters())
+
+
+def _copy(row: mx.array) -> mx.array:
+    """A one-slot array again, contiguous and in memory of its own, as kernels need what they write to."""
+    return mx.take(row, mx.array([0]), axis=0)
 
 
 def _is_ring(node: Any) -> bool:

@@ -2,6 +2,8 @@
 // blocks between a layer's five parts instead of a launch for each. While blocks wait for each other the next part's
 // first weights are already on their way.
 
+constexpr float LEAST = -3.0e38f;  // less than any score
+
 template <typename S>
 struct StackLayer {
   const __nv_bfloat16* norm1;
@@ -69,7 +71,7 @@ struct Ring {
       __syncthreads();
       // A team of LANES threads reads a row, eight numbers each.
       const int team = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-      float mine[8], sum[8] = {}, weight = 0, largest = -INFINITY;
+      float mine[8], sum[8] = {}, weight = 0, largest = LEAST;
 #pragma unroll
       for (int i = 0; i < 8; ++i) mine[i] = q[lane * 8 + i];
       auto score_of = [&](const float(&key)[8]) {
@@ -104,10 +106,10 @@ struct Ring {
 #pragma unroll
           for (int i = 0; i < 8; ++i) key[i] = number(keys[a].of[i]);
           score[a] = score_of(key);
-          if (!there[a]) score[a] = -INFINITY;
+          if (!there[a]) score[a] = LEAST;
           highest = fmaxf(highest, score[a]);
         }
-        if (highest > -INFINITY) {
+        if (highest > LEAST) {
           const float fade = expf(largest - highest);
           weight *= fade;
 #pragma unroll
@@ -142,11 +144,11 @@ struct Ring {
       __syncthreads();
       float* to = shares + task * SIZE;
       for (int i = threadIdx.x; i < HEAD; i += blockDim.x) {
-        float highest = -INFINITY, total = 0, all = 0;
+        float highest = LEAST, total = 0, all = 0;
         for (int of = 0; of < TEAMS; ++of) highest = fmaxf(highest, teams[of * SIZE + HEAD + 1]);
         for (int of = 0; of < TEAMS; ++of) {
           const float largest_of = teams[of * SIZE + HEAD + 1];
-          const float w = largest_of > -INFINITY ? expf(largest_of - highest) : 0;
+          const float w = largest_of > LEAST ? expf(largest_of - highest) : 0;
           total += w * teams[of * SIZE + i];
           all += w * teams[of * SIZE + HEAD];
         }
@@ -161,13 +163,13 @@ struct Ring {
     const float* shares;
     __device__ inline Eight operator()(int, int k) const {
       const float* at = shares + k / HEAD * SHARES * SIZE;
-      float highest = -INFINITY, all = 0, sum[8] = {};
+      float highest = LEAST, all = 0, sum[8] = {};
 #pragma unroll
       for (int share = 0; share < SHARES; ++share) highest = fmaxf(highest, __ldcg(at + share * SIZE + HEAD + 1));
 #pragma unroll
       for (int share = 0; share < SHARES; ++share) {
         const float* of = at + share * SIZE;
-        const float largest = __ldcg(of + HEAD + 1), w = largest > -INFINITY ? expf(largest - highest) : 0;
+        const float largest = __ldcg(of + HEAD + 1), w = largest > LEAST ? expf(largest - highest) : 0;
         all += w * __ldcg(of + HEAD);
 #pragma unroll
         for (int i = 0; i < 8; i += 2) {
