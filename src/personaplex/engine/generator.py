@@ -176,18 +176,24 @@ class Generator:
         yield Prefix(temporal, z[:, -1], columns[:, -1], mx.array(prompt.pending)[None])
 
     def begin(
-        self, prefix: Prefix | None, *, seed: int = 0, sampling: Sampling | None = None
+        self, prefix: Prefix | None, *, seed: int = 0, sampling: Sampling | None = None, to_place: bool = False
     ) -> tuple[Step | None, GeneratorState]:
-        """Begin to speak after a prompt that was read: the step of its last column, and the state."""
+        """Begin to speak after a prompt that was read: the step of its last column, and the state.
+
+        With `to_place` the state is for `insert` alone, which copies it into another: its rings are as long as what
+        was read, and may be the prefix's own.
+        """
         sampling = sampling or Sampling()
         recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
         n_frames = 0 if prefix is None else cast(int, prefix.temporal.position.item())
         temporal = self._empty() if prefix is None else prefix.temporal
-        if prefix is not None and enabled():
+        if to_place and prefix is None:
+            temporal = temporal.shortened(1)
+        elif prefix is not None and enabled() and not to_place:
             # Kernels write rings in place, and a prefix may begin any number of conversations.
             temporal = copied(temporal, 0)
+        sinks = open_sinks(temporal.rings, self.pins, self.lm.dtype, whole=not to_place)
         # A copy: a compiled step may not be given as state what it also holds as a constant.
-        sinks = open_sinks(temporal.rings, self.pins, self.lm.dtype)
         state = GeneratorState(
             temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames), sinks
         )

@@ -27,11 +27,16 @@ class Sinks(NamedTuple):
     shift: mx.array
 
 
-def open_sinks(rings: tuple[Ring, ...], n_rows: int, dtype: mx.Dtype) -> Sinks:
-    """The first `n_rows` rows of rings in which nothing was turned yet; rows that they lack are zeros."""
+def open_sinks(rings: tuple[Ring, ...], n_rows: int, dtype: mx.Dtype, *, whole: bool = True) -> Sinks:
+    """The first `n_rows` rows of rings in which nothing was turned yet; rows that they lack are zeros.
+
+    Without `whole` only those that they have, which may be the rings' own memory: for who copies them.
+    """
     slots, held = rings[0].k.shape[0], min(n_rows, rings[0].k.shape[2])
     lacking = [(0, 0), (0, 0), (0, n_rows - held), (0, 0)]
-    keys = tuple(mx.pad(ring.read(dtype)[0][:, :, :held], lacking) for ring in rings) if n_rows else ()
+    keys = tuple(ring.read(dtype)[0][:, :, :held] for ring in rings) if n_rows else ()
+    if whole:
+        keys = tuple(mx.pad(rows, lacking) for rows in keys)
     return Sinks(keys, mx.zeros((slots,), mx.int32))
 
 

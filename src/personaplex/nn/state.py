@@ -6,6 +6,7 @@ A one-slot state can be made anywhere (a prefilled prompt, a saved conversation)
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
 from personaplex.cuda.kernel import enabled
-from personaplex.cuda.slots import choose
+from personaplex.cuda.slots import Placed, choose, place
 from personaplex.nn.attention import KV, PackedKV
 from personaplex.nn.sinks import Sinks
 from personaplex.nn.transformer import TransformerState
@@ -56,24 +57,58 @@ def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
     `one` may be trimmed: then the rest of the slot's rings becomes zero, or without `clear` stays what it is. Nothing
     sees it, but what is masked still counts if it is no number. Written in place, and no more than that, when nobody
     holds the old state any more.
+
+    With kernels the rings and sinks are written in place whoever holds them, at once: the old state's are then those of
+    the new one, and what is to be made of them must have been evaluated. Its other arrays stay what they were.
     """
 
-    def put(leaf: mx.array, row: mx.array) -> mx.array:
-        # Another array of the same memory: what is assigned to it is written there, and `leaf` remains what it was.
-        whole, mine = mx.stop_gradient(leaf), slice(slot, slot + 1)
-        if row.shape == leaf.shape:
-            # MLX would make `one` itself part of the state, whose rings kernels write to.
-            return _copy(row)
-        if row.shape[1:] == leaf.shape[1:]:
-            whole[mine] = row
-            return whole
-        held = row.shape[2]
-        whole[mine, :, :held] = row
-        if clear:
-            whole[mine, :, held:] = 0
-        return whole
+    def put(node: mx.array | InPlace, row: Any) -> mx.array | InPlace:
+        return cast("mx.array | InPlace", tree_map(partial(_put, slot, _clears(node, clear)), node, row))
 
-    return cast(State, tree_map(put, state, one))
+    if enabled():
+        return _insert_at_once(state, slot, one, clear)
+    return cast(State, tree_map(put, state, one, is_leaf=_is_ring))
+
+
+def _clears(node: mx.array | InPlace, clear: bool) -> bool:
+    # Sinks are small, and are kept whole with a conversation that is written to disk: nothing of another is in them.
+    return clear or isinstance(node, Sinks)
+
+
+def _put(slot: int, clear: bool, leaf: mx.array, row: mx.array) -> mx.array:
+    # Another array of the same memory: what is assigned to it is written there, and `leaf` remains what it was.
+    whole, mine = mx.stop_gradient(leaf), slice(slot, slot + 1)
+    if row.shape[1:] == leaf.shape[1:]:
+        whole[mine] = row
+        return whole
+    held = row.shape[2]
+    whole[mine, :, :held] = row
+    if clear:
+        whole[mine, :, held:] = 0
+    return whole
+
+
+def _leaves(node: Any) -> list[mx.array]:
+    """What `arrays` finds in one array or in what is written in place, sooner: there are many."""
+    if isinstance(node, Sinks):
+        return [*node.keys, node.shift]
+    return [node] if isinstance(node, mx.array) else list(node)
+
+
+def _insert_at_once(state: State, slot: int, one: State, clear: bool) -> State:
+    """`insert` by kernels, evaluated."""
+    inside: list[Placed] = []
+    beside: list[Placed] = []
+
+    def note(node: mx.array | InPlace, row: Any) -> bool:
+        where = inside if isinstance(node, InPlace) else beside
+        leaves = [pair for pair in zip(_leaves(node), _leaves(row), strict=True) if pair[0].size]
+        where += [Placed(leaf, part.astype(leaf.dtype), _clears(node, clear)) for leaf, part in leaves]
+        return where is beside and bool(leaves)
+
+    replaced = tree_map(note, state, one, is_leaf=_is_ring)
+    made = iter(place(slot, inside, beside))
+    return cast(State, tree_map(lambda node, new: next(made) if new else node, state, replaced, is_leaf=_is_ring))
 
 
 def advance_active(active: mx.array, before: State, after: State) -> State:
@@ -105,16 +140,20 @@ def _chosen(active: mx.array, after: list[mx.array], before: list[mx.array]) -> 
 
 
 def trim(one: State) -> State:
-    """A one-slot state without the ring rows that were never written, sharing no memory with the rings of `one`."""
+    """A one-slot state without the ring rows that were never written, sharing no memory with what of `one` is written
+    in place.
+    """
 
     def shorten(node: Any) -> Any:
+        if isinstance(node, Sinks):
+            return tree_map(_copy, node)
         if not isinstance(node, TransformerState):
             return node
         used = max(1, cast(int, node.position.item()))
         rings = (type(ring)(*(_copy(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
         return node._replace(rings=tuple(rings))
 
-    return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState)))
+    return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState | Sinks)))
 
 
 def transformers(state: Any) -> list[TransformerState]:
@@ -133,14 +172,17 @@ def without_rings(state: Any) -> list[mx.array]:
 
 def set_back(state: State, slot: int, kept: list[mx.array]) -> State:
     """`state` with `slot` as it was when `without_rings` was `kept`; the rings must still hold what it saw then."""
-    earlier = iter(kept)
+    leaves, earlier = without_rings(state), [leaf[slot : slot + 1] for leaf in kept]
+    changed = iter(_set_rows(leaves, slot, earlier))
+    return cast(
+        State, tree_map(lambda leaf: leaf if isinstance(leaf, InPlace) else next(changed), state, is_leaf=_is_ring)
+    )
 
-    def put(leaf: mx.array | InPlace) -> mx.array | InPlace:
-        if isinstance(leaf, InPlace):
-            return leaf
-        return mx.slice_update(leaf, next(earlier)[slot : slot + 1], mx.array([slot]), axes=(0,))
 
-    return cast(State, tree_map(put, state, is_leaf=_is_ring))
+def _set_rows(leaves: list[mx.array], slot: int, rows: list[mx.array]) -> list[mx.array]:
+    if enabled() and all(leaf.size for leaf in leaves):
+        return place(slot, [], [Placed(leaf, row, True) for leaf, row in zip(leaves, rows, strict=True)])
+    return [mx.slice_update(leaf, row, mx.array([slot]), axes=(0,)) for leaf, row in zip(leaves, rows, strict=True)]
 
 
 def named(state: Any) -> dict[str, mx.array]:

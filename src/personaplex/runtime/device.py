@@ -77,7 +77,7 @@ class Device:
             self.identity, form, limits.prefix_bytes, limits.prefix_folder, limits.prefix_folder_bytes
         )
         self._state = repeated(self._empty(), slots)
-        self._fresh = trim(self._empty())
+        self._fresh = trim(self._empty(to_place=True))
         mx.eval(arrays(self._fresh))
         self._may_follow = True
         # Slots whose rings hold numbers alone, wherever they were ever written.
@@ -138,9 +138,7 @@ class Device:
 
     def begin(self, slot: int, prefix: Prefix | None, seed: int, sampling: Sampling) -> None:
         """Put a new conversation into `slot`."""
-        _, generated = self._generator.begin(prefix, seed=seed, sampling=sampling)
-        if prefix is None:
-            generated = generated._replace(temporal=generated.temporal.shortened(1))
+        _, generated = self._generator.begin(prefix, seed=seed, sampling=sampling, to_place=True)
         self._place(slot, self._fresh._replace(generator=generated))
 
     def go_on(self, slot: int, state: DuplexState, sampling: Sampling) -> None:
@@ -152,7 +150,7 @@ class Device:
         self._state = insert(self._state, slot, state, clear=slot not in self._finite)
         self._finite.discard(slot)  # who knows what it read; a step that comes out finite tells
         self._may_follow = True
-        mx.eval(arrays(self._state))
+        mx.eval(self._state)
 
     def step(
         self, frames: Mapping[int, np.ndarray], forced: Mapping[int, np.ndarray], open_now: Iterable[Sampling]
@@ -231,10 +229,10 @@ class Device:
         if not sound or not 0 <= pinned <= max(min(self._generator.pins, position) - 1, 0):
             raise CheckpointError(f"{path} is damaged: it holds tokens or positions that this model does not have")
 
-    def _empty(self) -> DuplexState:
+    def _empty(self, *, to_place: bool = False) -> DuplexState:
         """A one-slot state before anything, not evaluated: a form to compare with, or to fill a slot."""
         mimi = self.model.mimi
-        _, generated = self._generator.begin(None)
+        _, generated = self._generator.begin(None, to_place=to_place)
         return DuplexState(mimi.init_encoder(1, self._spare), generated, mimi.init_decoder(1, self._spare))
 
     def _machine(self, choices: Iterable[Sampling]) -> Duplex:
