@@ -14,6 +14,8 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <random>
 #include <vector>
 
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
@@ -125,10 +127,16 @@ inline void run(void (*kernel)(void*), void* of, unsigned blocks, unsigned threa
     }
   }
   size_t left = fibers.size();
+  std::vector<size_t> order(fibers.size());
+  std::iota(order.begin(), order.end(), size_t(0));
+  static std::mt19937 chance(1);
   for (size_t passes = 0; left; ++passes) {
     if (passes > 2000000) { std::fprintf(stderr, "threads wait for ever\n"); std::abort(); }
-    for (Fiber& fiber : fibers) {
-      if (fiber.done) continue;
+    // In another order each time, and not all of them: a barrier that is missing then shows, sooner or later.
+    std::shuffle(order.begin(), order.end(), chance);
+    for (size_t i = 0; i < order.size(); ++i) {
+      Fiber& fiber = fibers[order[i]];
+      if (fiber.done || chance() % 4 == 0) continue;
       now = &fiber;
       swapcontext(&scheduler, &fiber.context);
       left -= fiber.done;

@@ -37,9 +37,14 @@ def on_card() -> bool:
     return bool(mx.cuda.is_available()) and mx.default_device().type == mx.DeviceType.gpu
 
 
-def enabled() -> bool:
-    """Whether kernels are to be used: on an NVIDIA card, unless PERSONAPLEX_KERNELS is `stock`."""
-    return launch is not on_device or (on_card() and os.environ.get("PERSONAPLEX_KERNELS") != "stock")
+def enabled(family: str = "") -> bool:
+    """Whether kernels are to be used: on an NVIDIA card, unless PERSONAPLEX_KERNELS says otherwise.
+
+    It is `stock` for none of them, or names with commas between them the families to leave out: `no-stack`, `no-tiles`.
+    """
+    wish = os.environ.get("PERSONAPLEX_KERNELS", "auto").split(",")
+    wanted = "stock" not in wish and (not family or f"no-{family}" not in wish)
+    return wanted and (launch is not on_device or on_card())
 
 
 @cache

@@ -16,8 +16,6 @@ from personaplex.cuda.tiles import Packed
 from personaplex.nn.activation import gelu
 from personaplex.nn.few import add_linear
 
-TILES = True
-
 
 def plain(linear: nn.Module, x: mx.array) -> mx.array:
     """Rows x [N, in] -> linear(x) [N, out]."""
@@ -85,7 +83,7 @@ def _for_tiles(x: mx.array, weight: Matrix, end: End, norm: Norm | None) -> bool
     plain_norm = norm is None or norm.shift is None
     few = x.dtype == mx.bfloat16 and x.ndim == 2 and x.shape[0] <= tiles.MOST_ROWS
     sizes = end in (End.STORE, End.ADD, End.GATE) and plain_norm and tiles.fits(packed_of(weight))
-    return TILES and enabled() and few and sizes
+    return few and sizes and enabled("tiles")
 
 
 def matrix(linear: nn.Module) -> Matrix | None:

@@ -191,7 +191,7 @@ class Transformer(nn.Module):
         """The layers as the kernel for one token of one session takes them, if it serves this call."""
         rings = state.rings
         one = x.shape[:2] == (1, 1) and x.dtype == mx.bfloat16 and not self.training
-        if not (one and enabled() and all(type(ring) is KV and ring.k.dtype == mx.bfloat16 for ring in rings)):
+        if not (one and enabled("stack") and all(type(ring) is KV and ring.k.dtype == mx.bfloat16 for ring in rings)):
             return None
         layers = [weights for layer in self.layers if (weights := layer.weights()) is not None]
         shape = self._launch_shape(state)
