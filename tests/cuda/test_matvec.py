@@ -12,6 +12,7 @@ from mlx import nn
 from mlx.utils import tree_unflatten
 
 from personaplex.config import LMConfig
+from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
 from personaplex.cuda.matvec import TUNING, End, Matrix, Norm, Tuning, fits, matvec
 from personaplex.models.lm import LanguageModel
@@ -21,19 +22,20 @@ from tests.cuda.emulator import emulate
 
 
 class Emulated:
-    """Kernels are emulated as long as it is `on`; `ends` says how each map that was run ended."""
+    """Kernels are emulated until it is `off`; `ends` says how each map that was run ended."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.on, self.ends = True, list[End]()
-        monkeypatch.setattr("personaplex.cuda.kernel.enabled", lambda: self.on)
+        self.ends = list[End]()
         monkeypatch.setattr("personaplex.cuda.kernel.launch", self.launch)
         monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: 1)
         # Fewer threads than a card has, which cost an emulator dearly.
         few = {key: (rows, tuning._replace(threads=64, blocks=2)) for key, (rows, tuning) in TUNING.items()}
         monkeypatch.setattr("personaplex.cuda.matvec.TUNING", few)
 
+    def off(self) -> None:
+        kernels.launch = kernels.on_device
+
     def launch(self, kernel: Kernel, *rest: Any) -> list[mx.array]:
-        assert self.on
         if kernel.name == "linear":
             self.ends.append(End(rest[-1]["END"]))
         return emulate(kernel, *rest)
@@ -182,7 +184,7 @@ def test_what_does_not_fit_is_left_to_mlx(emulated: Emulated) -> None:
     assert not fits(x(1, 384), packed(64, 384, 6, 32)), "bits that no kernel unpacks"
     assert not fits(x(1, 320), packed(64, 320, 4, 32, F32)), "scales of another type"
     assert not fits(x(8, 40000), Matrix(x(8, 40000))), "more than a block's shared memory"
-    emulated.on = False
+    emulated.off()
     assert not fits(x(1, 320), plain)
 
 
@@ -237,7 +239,7 @@ def test_a_network_steps_as_with_mlxs_own_operations(
     network = stack(make, dtype, bits)
     ours = stepped(network, slots, n_tokens, dtype)
     assert emulated.ends == ends * 2 * 2, "four maps in each of two layers, twice"
-    emulated.on = False
+    emulated.off()
     unit = 2**-5 if dtype == BF16 else 2**-13 if bits else 2**-18
     close(ours, stepped(network, slots, n_tokens, dtype), unit)
 
@@ -250,7 +252,7 @@ def test_text_is_read_from_z_by_the_kernel(emulated: Emulated) -> None:
     z = normal((2, 1, 64), F32, 2)
     logits = lm.text_logits(z)
     assert emulated.ends == [End.STORE] and logits.shape == (2, 1, 48)
-    emulated.on = False
+    emulated.off()
     close(logits, lm.text_logits(z))
 
 

@@ -43,8 +43,8 @@ def enabled(family: str = "") -> bool:
     It is `stock` for none of them, or names with commas between them the families to leave out: `no-stack`, `no-tiles`.
     """
     wish = os.environ.get("PERSONAPLEX_KERNELS", "auto").split(",")
-    wanted = "stock" not in wish and (not family or f"no-{family}" not in wish)
-    return wanted and (launch is not on_device or on_card())
+    somewhere = launch is not on_device or (on_card() and "stock" not in wish)
+    return somewhere and (not family or f"no-{family}" not in wish)
 
 
 @cache

@@ -140,13 +140,16 @@ def open_window(
     period: float,
     pinned: mx.array | None = None,
     dtype: mx.Dtype = mx.float32,
+    *,
+    trained: bool = False,
 ) -> Window | Decoding:
     """Plan a call of `n_tokens` at positions `start` [B] on a ring of `n_rows`; 0 rows means no ring at all.
 
     `context` keys are seen, and for ever those before position `pinned` [B], for which a ring must have rows beyond
-    `context`; heads have `head` channels of `dtype` and positions the longest `period`.
+    `context`; heads have `head` channels of `dtype` and positions the longest `period`. What is `trained` needs
+    gradients, which kernels have not.
     """
-    if enabled() and kernels.served(n_tokens, n_rows, context, head, period, pinned is not None, dtype):
+    if not trained and enabled() and kernels.served(n_tokens, n_rows, context, head, period, pinned is not None, dtype):
         return Decoding(start, n_tokens, pinned, context, period)
     query = start[:, None] + mx.arange(n_tokens)
     # How many rows turn is not known here when some are pinned, but they are never fewer than `context`.

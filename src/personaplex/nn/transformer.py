@@ -203,9 +203,8 @@ class Transformer(nn.Module):
     ) -> tuple[list[mx.array], TransformerState]:
         """As a call, with what comes out of each layer, [B, T, dim] each."""
         n_tokens, n_rows = x.shape[1], state.rings[0].k.shape[2]
-        window = open_window(
-            state.position, n_tokens, n_rows, self.context, self._head, self.max_period, pinned, x.dtype
-        )
+        sizes = n_tokens, n_rows, self.context, self._head, self.max_period
+        window = open_window(state.position, *sizes, pinned, x.dtype, trained=self.training)
         rows, rings, outputs = x.reshape(-1, x.shape[2]), [], []
         for layer, ring in zip(self.layers, state.rings, strict=True):
             rows, after = layer(rows, ring, window)
