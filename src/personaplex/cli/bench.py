@@ -51,7 +51,7 @@ FRAMES = 100
 @click.option(
     "--kernels",
     type=click.Choice(["auto", "stock"]),
-    help="On an NVIDIA card: this package's kernels where there are any, or MLX's own operations alone.",
+    help="On an NVIDIA card: this package's kernels where there are any, or MLX's own operations alone [default: as PERSONAPLEX_KERNELS says, or stock].",
 )
 @click.option("--callers", metavar="N,N,...", help="serve: callers at once, one run for each [default: 1,2,4].")
 @click.option("--url", help="serve: a server that runs already, instead of --model.")
@@ -100,10 +100,8 @@ def command(
     _check(name, given, rest)
     if given["plot"] is not None:
         check_writable(given["plot"])
-    if kernels == "stock":
-        os.environ["PERSONAPLEX_KERNELS"] = "stock"  # before anything is built
-    elif kernels == "auto":
-        os.environ.pop("PERSONAPLEX_KERNELS", None)
+    if kernels is not None:
+        os.environ["PERSONAPLEX_KERNELS"] = kernels  # before anything is built
 
     from personaplex.bench.compare import comparison, read_report
     from personaplex.bench.report import as_line, as_table, kept

@@ -38,12 +38,13 @@ def on_card() -> bool:
 
 
 def enabled(family: str = "") -> bool:
-    """Whether kernels are to be used: on an NVIDIA card, unless PERSONAPLEX_KERNELS says otherwise.
+    """Whether kernels are to be used: on an NVIDIA card, where PERSONAPLEX_KERNELS asks for them with `auto`.
 
-    It is `stock` for none of them, or names with commas between them the families to leave out: `no-stack`, `no-tiles`.
+    With commas behind it stand the families to leave out: `auto,no-stack,no-tiles`. Without it MLX's own operations
+    compute everything: not every kernel has been held against them on a card yet (benchmarks/log.md).
     """
-    wish = os.environ.get("PERSONAPLEX_KERNELS", "auto").split(",")
-    somewhere = launch is not on_device or (on_card() and "stock" not in wish)
+    wish = os.environ.get("PERSONAPLEX_KERNELS", "stock").split(",")
+    somewhere = launch is not on_device or (on_card() and "auto" in wish)
     return somewhere and (not family or f"no-{family}" not in wish)
 
 

@@ -40,19 +40,6 @@ struct Ring {
   static constexpr int SIZE = HEAD + 2;  // numbers of a share
   static constexpr int BYTES = (3 * HEAD + TEAMS * SIZE) * 4;
 
-  // Have the first rows of this block's first share brought nearer.
-  __device__ static void bring_share(int position, int pinned, const __nv_bfloat16* k, const __nv_bfloat16* v) {
-    const int task = blockIdx.x, share = task % SHARES;
-    if (task >= HEADS * SHARES || threadIdx.x > 0) return;
-    const Seen seen(position, pinned, N_ROWS, CONTEXT);
-    const int begin = (long long)seen.count * share / SHARES, end = (long long)seen.count * (share + 1) / SHARES;
-    if (begin == end) return;
-    const int row = seen.row(begin), n = min(min(end - begin, N_ROWS - row), 48 * 1024 / (2 * HEAD));
-    const long long at = ((long long)(task / SHARES) * N_ROWS + row) * HEAD;
-    bring(k + at, n * HEAD * 2);
-    bring(v + at, n * HEAD * 2);
-  }
-
   // Every block takes its shares of `qkv` [3 DIM], and leaves them in `shares` [HEADS][SHARES][SIZE].
   __device__ __forceinline__ static void attend(const __nv_bfloat16* qkv, int position, int pinned, __nv_bfloat16* k,
                                              __nv_bfloat16* v, float* shares) {
@@ -221,7 +208,6 @@ __device__ void stack(const StackLayer<S>* layers, int n_layers, const __nv_bflo
                                                                       layer.in_s, layer.in_b, nullptr, qkv, together);
         break;
       case 1:
-        Attention::bring_share(where[0], where[1], layer.k, layer.v);
         meet(gate);
         Attention::attend(qkv, where[0], where[1], layer.k, layer.v, shares);
         break;

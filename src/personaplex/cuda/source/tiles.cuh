@@ -15,8 +15,7 @@ constexpr int CHUNK = 64, TILE = 16;
 // Chunks in a unit: what a thread holds twice must fit its registers; the scales of its groups are one load.
 template <int BITS>
 constexpr int CHUNKS_OF = BITS == 4 ? 4 : 2;
-constexpr int STAGES = 2;         // units that a warp has or awaits
-constexpr int AHEAD = 96 * 1024;  // bytes of a block's weights that are on their way to the second-level cache
+constexpr int STAGES = 2;  // units that a warp has or awaits
 constexpr int PLAIN = 0, RMS = 1, LAYER = 2;        // what is done to x first
 constexpr int STORE = 0, ADD = 1, GATE = 2;         // and to what comes out
 
@@ -48,19 +47,21 @@ __device__ inline uint2 streamed(const uint2* at) {
 #endif
 }
 
-// Have `bytes` from `at` brought into the card's second-level cache, where they are nearer when they are read.
-__device__ inline void bring(const void* at, int bytes) {
-#if !defined(EMULATED) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(at)), "r"(bytes) : "memory");
-#endif
-}
-
 struct __align__(16) Eight {
   __nv_bfloat16 of[8];
 };
 
 // What another block of this launch may have written: not from this multiprocessor's own cache.
-__device__ inline __nv_bfloat16 fresh_one(const __nv_bfloat16* at) { return __ldcg(at); }
+__device__ inline __nv_bfloat16 fresh_one(const __nv_bfloat16* at) {
+#ifdef EMULATED
+  return *at;
+#else
+  // Of a bfloat16, CUDA's own __ldcg is an asm that is not volatile: the compiler took it out of a loop, past the meeting.
+  uint16_t bits;
+  asm volatile("ld.global.cg.b16 %0, [%1];" : "=h"(bits) : "l"(at) : "memory");
+  return __ushort_as_bfloat16(bits);
+#endif
+}
 __device__ inline Eight fresh(const __nv_bfloat16* at) {
   const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(at));
   return *reinterpret_cast<const Eight*>(&bits);
@@ -269,16 +270,6 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
   const int first_tile = Layout::N_TILES * blockIdx.x / BLOCKS;
   const int n_tiles = Layout::N_TILES * (blockIdx.x + 1) / BLOCKS - first_tile;
   const int n_items = n_tiles * N_UNITS;
-  // One thread has the tiles to come brought nearer, some AHEAD bytes of them.
-  constexpr int ROW = N_IN * BITS / 8, TILES_AHEAD = (AHEAD + TILE * ROW - 1) / (TILE * ROW);
-  auto ask = [&](int tile, int up_to) {
-    for (; tile < min(up_to, n_tiles); ++tile) {
-      const char* at = static_cast<const char*>(w) + (long long)(first_tile + tile) * (AFTER == GATE ? 8 : TILE) * ROW;
-      bring(at, (AFTER == GATE ? 8 : TILE) * ROW);
-      if (AFTER == GATE) bring(at + (long long)N_OUT * ROW, 8 * ROW);
-    }
-  };
-  if (threadIdx.x == 0) ask(0, TILES_AHEAD);
   Unit<BITS, S> ahead[STAGES];
   auto load = [&](Unit<BITS, S>& into, int item) {
     const int tile = first_tile + item / N_UNITS;
@@ -307,7 +298,6 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
   };
 #pragma unroll 1
   for (int base = warp; base < n_items; base += STAGES * WARPS) {
-    if (threadIdx.x == 0) ask(base / N_UNITS + TILES_AHEAD, (base + STAGES * WARPS) / N_UNITS + TILES_AHEAD);
 #pragma unroll
     for (int stage = 0; stage < STAGES; ++stage) {
       const int item = base + stage * WARPS;
