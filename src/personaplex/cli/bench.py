@@ -51,7 +51,8 @@ FRAMES = 100
 @click.option(
     "--kernels",
     type=click.Choice(["auto", "stock"]),
-    help="On an NVIDIA card: this package's kernels where there are any, or MLX's own operations alone [default: as PERSONAPLEX_KERNELS says, or stock].",
+    help="On an NVIDIA card: this package's kernels where there are any, or MLX's own operations alone [default: as "
+    "PERSONAPLEX_KERNELS says, or stock].",
 )
 @click.option("--callers", metavar="N,N,...", help="serve: callers at once, one run for each [default: 1,2,4].")
 @click.option("--url", help="serve: a server that runs already, instead of --model.")
