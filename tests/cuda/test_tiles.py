@@ -57,6 +57,7 @@ ONE_ROUNDING = 2**-8
         (8, 1, 512, 16, mx.bfloat16),
         (4, 1, 512, 32, mx.float16),
         (4, 8, 768, 16, mx.bfloat16),
+        (4, 1, 11264, 16, mx.bfloat16),  # wider than the block's threads lay out at once, and no even number of units
     ],
 )
 def test_a_linear_map_is_one(bits: int, rows: int, n_in: int, n_out: int, scales: mx.Dtype) -> None:

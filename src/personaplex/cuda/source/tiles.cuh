@@ -1,8 +1,8 @@
 // A linear map of one to eight rows by the tensor cores: they multiply sixteen weight rows at a time, and do it so much
 // faster than memory delivers that nothing but the reading is left, whether weights have 16, 8 or 4 bits.
 //
-// A block takes tiles of 16 weight rows, cut into units of 128 or 256 columns; its warps take the units in turn, whichever
-// tile they are of, and read some ahead of those that they multiply. Each adds up what it has of a tile for itself;
+// A block takes tiles of 16 weight rows, cut into units of 128 or 256 columns; its warps take a tile's units in turn, and
+// read some ahead of those that they multiply, of the next tile too. Each adds up what it has of a tile for itself;
 // once, at the end, the block adds up its warps. Within a chunk of 64 columns the thread with t = lane % 4 holds columns
 // 16 t ... 16 t + 15 of weight rows g and g + 8, g = lane / 4: as one to four words that lie side by side. Which of them
 // a multiplication calls its columns is free as long as x is laid out alike, and x is laid out once, in shared memory.
@@ -28,6 +28,32 @@ __device__ inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#endif
+}
+
+// The same into a d that begins as nothing.
+__device__ inline void multiply_first(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                      uint32_t b1) {
+#ifdef EMULATED
+  d[0] = d[1] = d[2] = d[3] = 0;
+  emulated_mma(d, a0, a1, a2, a3, b0, b1);
+#else
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %10, %10, %10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(0.0f));
+#endif
+}
+
+// Two packed numbers as bfloat16s that are 128 too large. One instruction, where the compiler made two.
+__device__ inline uint32_t raised(uint32_t word) {
+#ifdef EMULATED
+  return (word & 0x000f000f) | 0x43004300;
+#else
+  uint32_t found;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(found) : "r"(word), "r"(0x000f000f), "r"(0x43004300));
+  return found;
 #endif
 }
 
@@ -85,7 +111,29 @@ struct __align__(N * sizeof(S)) Side {
   S of[N];
 };
 
-// One warp's share of a unit: the words of 2 weight rows x 4 chunks, and their groups' scales and biases.
+// As one load of 4, 8 or 16 bytes, from memory that does not change.
+template <typename T>
+__device__ inline T kept(const T* at) {
+#ifdef EMULATED
+  return *at;
+#else
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16, "a load's size");
+  T found;
+  if constexpr (sizeof(T) == 4) {
+    const uint32_t bits = __ldg(reinterpret_cast<const uint32_t*>(at));
+    memcpy(&found, &bits, sizeof found);
+  } else if constexpr (sizeof(T) == 8) {
+    const uint2 bits = __ldg(reinterpret_cast<const uint2*>(at));
+    memcpy(&found, &bits, sizeof found);
+  } else {
+    const uint4 bits = __ldg(reinterpret_cast<const uint4*>(at));
+    memcpy(&found, &bits, sizeof found);
+  }
+  return found;
+#endif
+}
+
+// One warp's share of a unit: the words of 2 weight rows and its chunks, and their groups' scales and biases.
 template <int BITS, typename S>
 struct Unit {
   static constexpr int CHUNKS = CHUNKS_OF<BITS>, UNIT = CHUNK * CHUNKS;
@@ -93,43 +141,38 @@ struct Unit {
   uint32_t word[2][CHUNKS][WORDS];
   Side<S, CHUNKS> scale[2], bias[2];
 
-  __device__ inline void load(const void* w, const S* scales, const S* biases, int row0, int row1, int unit, int n_in) {
-    const int t = threadIdx.x % 4;
-    const int rows[2] = {row0, row1};
+  // Of row `half`, whose thread's first word, scale and bias are at these.
+  __device__ inline void load(int half, const char* words, const S* scales, const S* biases) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const char* row = static_cast<const char*>(w) + ((long long)rows[h] * n_in + unit * UNIT) * BITS / 8;
+    for (int c = 0; c < CHUNKS; ++c) {
+      const char* at = words + c * CHUNK * BITS / 8;
+      if constexpr (BITS == 4) {
+        const uint2 two = streamed(reinterpret_cast<const uint2*>(at));
+        word[half][c][0] = two.x, word[half][c][1] = two.y;
+      } else {
 #pragma unroll
-      for (int c = 0; c < CHUNKS; ++c) {
-        const char* at = row + c * CHUNK * BITS / 8;
-        if constexpr (BITS == 4) {
-          const uint2 two = streamed(reinterpret_cast<const uint2*>(at) + t);
-          word[h][c][0] = two.x, word[h][c][1] = two.y;
-        } else {
-#pragma unroll
-          for (int part = 0; part < WORDS / 4; ++part) {  // 64 bytes of the row at once
-            const uint4 four = streamed(reinterpret_cast<const uint4*>(at) + 4 * part + t);
-            word[h][c][4 * part] = four.x, word[h][c][4 * part + 1] = four.y;
-            word[h][c][4 * part + 2] = four.z, word[h][c][4 * part + 3] = four.w;
-          }
+        for (int part = 0; part < WORDS / 4; ++part) {  // 64 bytes of the row at once
+          const uint4 four = streamed(reinterpret_cast<const uint4*>(at) + 4 * part);
+          word[half][c][4 * part] = four.x, word[half][c][4 * part + 1] = four.y;
+          word[half][c][4 * part + 2] = four.z, word[half][c][4 * part + 3] = four.w;
         }
       }
-      if constexpr (BITS < 16) {
-        const long long group = ((long long)rows[h] * n_in + unit * UNIT) / CHUNK;
-        scale[h] = *reinterpret_cast<const Side<S, CHUNKS>*>(scales + group);
-        bias[h] = *reinterpret_cast<const Side<S, CHUNKS>*>(biases + group);
-      }
+    }
+    if constexpr (BITS < 16) {
+      scale[half] = kept(reinterpret_cast<const Side<S, CHUNKS>*>(scales));
+      bias[half] = kept(reinterpret_cast<const Side<S, CHUNKS>*>(biases));
     }
   }
 
-  // Add this unit's products to sum: rows g and g + 8, slots 2 t and 2 t + 1. `x` is as `lay_out` leaves it.
+  // Add this unit's products to sum: rows g and g + 8, slots 2 t and 2 t + 1. `x` is as `lay_out` leaves it; the unit
+  // begins with `first` of its chunks.
   template <int ROWS>
-  __device__ inline void multiply_into(float (&sum)[4], const uint4* x, int stride, const float* x_sums, int unit,
+  __device__ inline void multiply_into(float (&sum)[4], const uint4* x, int stride, const float* x_sums, int first,
                                        int n_chunks) {
     const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
-      const int chunk = unit * CHUNKS + c;
+      const int chunk = first + c;
       uint4 b[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
       if (g < ROWS) {
         const uint4* at = x + g * stride + (chunk * 4 + t) * 2;
@@ -143,21 +186,19 @@ struct Unit {
         for (int j = 0; j < 4; ++j)
           multiply(sum, one[2 * j], two[2 * j], one[2 * j + 1], two[2 * j + 1], b0[j], b1[j]);
       } else {
-        constexpr uint32_t MASK = 0x000f000f, ONES = 0x43004300;
-        float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
+        float low[4], high[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          if constexpr (BITS == 4) {
-            const int shift = 8 * (j % 2);
-            const uint32_t p = one[j / 2] >> shift, q = two[j / 2] >> shift;
-            multiply(low, (p & MASK) | ONES, (q & MASK) | ONES, ((p >> 4) & MASK) | ONES, ((q >> 4) & MASK) | ONES,
-                     b0[j], b1[j]);
-          } else {
-            const uint32_t p = one[j], q = two[j];
-            multiply(low, (p & MASK) | ONES, (q & MASK) | ONES, ((p >> 8) & MASK) | ONES, ((q >> 8) & MASK) | ONES,
-                     b0[j], b1[j]);
-            multiply(high, ((p >> 4) & MASK) | ONES, ((q >> 4) & MASK) | ONES, ((p >> 12) & MASK) | ONES,
-                     ((q >> 12) & MASK) | ONES, b0[j], b1[j]);
+          const int shift = BITS == 4 ? 8 * (j % 2) : 0, next = BITS == 4 ? 4 : 8;
+          const uint32_t p = one[BITS == 4 ? j / 2 : j], q = two[BITS == 4 ? j / 2 : j];
+          const uint32_t a[4] = {raised(p >> shift), raised(q >> shift), raised(p >> (shift + next)),
+                                 raised(q >> (shift + next))};
+          if (j == 0) multiply_first(low, a[0], a[1], a[2], a[3], b0[j], b1[j]);
+          else multiply(low, a[0], a[1], a[2], a[3], b0[j], b1[j]);
+          if constexpr (BITS == 8) {
+            const uint32_t h[4] = {raised(p >> 4), raised(q >> 4), raised(p >> 12), raised(q >> 12)};
+            if (j == 0) multiply_first(high, h[0], h[1], h[2], h[3], b0[j], b1[j]);
+            else multiply(high, h[0], h[1], h[2], h[3], b0[j], b1[j]);
           }
         }
         constexpr float OFFSET = BITS == 4 ? 128 : 17 * 128;
@@ -266,47 +307,63 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
   auto* partial = reinterpret_cast<float*>(memory + Layout::PARTIAL);
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 
-  // The block's tiles lie side by side, and this warp's items are units warp, warp + WARPS ... of them all.
+  // The block's tiles lie side by side; of each, this warp takes units warp, warp + WARPS ... Gated, a tile is 8 rows of
+  // the gate and the same 8 of the values.
+  constexpr int CHUNKS = Unit<BITS, S>::CHUNKS, STEP = WARPS * CHUNKS, ROWS_APART = AFTER == GATE ? 8 : TILE;
+  constexpr int CHUNK_BYTES = CHUNK * BITS / 8;
+  constexpr long long OTHER = (AFTER == GATE ? N_OUT : 8) * (long long)N_CHUNKS;  // chunks from a row to its second
   const int first_tile = Layout::N_TILES * blockIdx.x / BLOCKS;
   const int n_tiles = Layout::N_TILES * (blockIdx.x + 1) / BLOCKS - first_tile;
-  const int n_items = n_tiles * N_UNITS;
+  const int n_mine = warp < N_UNITS ? (N_UNITS - 1 - warp) / WARPS + 1 : 0;
+  const long long row = (long long)(first_tile * ROWS_APART + g) * N_CHUNKS;
+  const char* words = static_cast<const char*>(w) + row * CHUNK_BYTES + t * (BITS == 4 ? 8 : 16);
+  const S *its_scales = scales + row, *its_biases = biases + row;
+
+  // Where what is loaded next lies, in chunks from there; how many of a tile's units, and of all, are to be loaded.
+  int at = warp * CHUNKS, of_tile = n_mine, to_load = n_tiles * n_mine;
+  const int on = ROWS_APART * N_CHUNKS - (n_mine - 1) * STEP;
   Unit<BITS, S> ahead[STAGES];
-  auto load = [&](Unit<BITS, S>& into, int item) {
-    const int tile = first_tile + item / N_UNITS;
-    // Gated, a tile is 8 rows of the gate and the same 8 of the values.
-    const int row0 = AFTER == GATE ? tile * 8 + g : tile * TILE + g, row1 = row0 + (AFTER == GATE ? N_OUT : 8);
-    into.load(w, scales, biases, row0, row1, item % N_UNITS, N_IN);
+  auto load = [&](Unit<BITS, S>& into) {
+    const char* here = words + (long long)at * CHUNK_BYTES;
+    into.load(0, here, its_scales + at, its_biases + at);
+    into.load(1, here + OTHER * CHUNK_BYTES, its_scales + at + OTHER, its_biases + at + OTHER);
+    --to_load;
+    const bool same = --of_tile > 0;
+    at += same ? STEP : on;
+    if (!same) of_tile = n_mine;
   };
 #pragma unroll
   for (int stage = 0; stage < STAGES; ++stage)
-    if (warp + stage * WARPS < n_items) load(ahead[stage], warp + stage * WARPS);
+    if (to_load > 0) load(ahead[stage]);
   wait();
-  for (int i = lane; i < SIZE; i += WARP) partial[warp * SIZE + i] = 0;  // this warp's own
+  if (n_mine == 0)
+    for (int i = lane; i < SIZE; i += WARP) partial[warp * SIZE + i] = 0;
   lay_out<BITS, ROWS, N_IN, BEFORE, WARPS * WARP>(given, gain, x, STRIDE, x_sums, scratch);
 
   float sum[4] = {0, 0, 0, 0};
-  auto note = [&](int tile) {  // what this warp has of a tile; it may come back to it
-    float* at = partial + warp * SIZE + tile * TILE * ROWS;
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      if (2 * t + n < ROWS) {
-        at[g * ROWS + 2 * t + n] += sum[n];
-        at[(g + 8) * ROWS + 2 * t + n] += sum[2 + n];
-      }
-      sum[n] = sum[2 + n] = 0;
-    }
-  };
+  float* mine = partial + warp * SIZE;
+  int left = n_mine, first = warp * CHUNKS;
 #pragma unroll 1
-  for (int base = warp; base < n_items; base += STAGES * WARPS) {
+  for (int to_do = n_tiles * n_mine; to_do > 0;) {
 #pragma unroll
     for (int stage = 0; stage < STAGES; ++stage) {
-      const int item = base + stage * WARPS;
-      if (item >= n_items) break;
-      ahead[stage].template multiply_into<ROWS>(sum, reinterpret_cast<const uint4*>(x), STRIDE / 8, x_sums,
-                                                item % N_UNITS, N_CHUNKS);
-      const int next = item + STAGES * WARPS;
-      if (next < n_items) load(ahead[stage], next);
-      if (item + WARPS >= n_items || (item + WARPS) / N_UNITS != item / N_UNITS) note(item / N_UNITS);
+      if (to_do == 0) break;
+      --to_do;
+      ahead[stage].template multiply_into<ROWS>(sum, reinterpret_cast<const uint4*>(x), STRIDE / 8, x_sums, first,
+                                                N_CHUNKS);
+      if (to_load > 0) load(ahead[stage]);
+      first += STEP;
+      if (--left > 0) continue;
+      // What this warp has of a tile.
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        if (2 * t + n < ROWS) {
+          mine[g * ROWS + 2 * t + n] = sum[n];
+          mine[(g + 8) * ROWS + 2 * t + n] = sum[2 + n];
+        }
+        sum[n] = sum[2 + n] = 0;
+      }
+      mine += TILE * ROWS, left = n_mine, first = warp * CHUNKS;
     }
   }
   constexpr int RESULTS = (AFTER == GATE ? 8 : TILE) * ROWS;
