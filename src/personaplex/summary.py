@@ -19,7 +19,7 @@ from personaplex.errors import CheckpointError
 from personaplex.models.lm import LanguageModel
 from personaplex.nn.state import parameters
 from personaplex.runtime.limits import Limits
-from personaplex.runtime.memory import MemoryPlan, available_bytes, plan
+from personaplex.runtime.memory import available_bytes, plan
 from personaplex.units import FRAME_RATE, N_CODEBOOKS
 
 
@@ -113,17 +113,13 @@ def summarise(model: str, sessions: int, *, verify: bool = False) -> Summary:
     available = available_bytes()
     plans = [plan(folder, n, Limits()) for n in range(1, sessions + 1)]
     memory = [Sessions(p.slots, p.total, None if available is None else p.total <= available) for p in plans]
-    room = None if available is None else _most_sessions(plans[0], available)
+    room = None if available is None else plans[0].most_slots(available)
     dtype = str(default_dtype()).split(".")[-1]
     made = folder.config.provenance
     made_of = f"{made.source}, by {made.converter}" if made else ""
     return Summary(
         model, licence, gated, str(path), about, files, parts, counts, available, room, dtype, memory, made_of, verified
     )
-
-
-def _most_sessions(plan_of_one: MemoryPlan, available: int) -> int:
-    return max(0, (available - plan_of_one.weights - plan_of_one.codec) // plan_of_one.slot - 1)
 
 
 def _architecture(folder: ModelFolder) -> dict[str, Any]:

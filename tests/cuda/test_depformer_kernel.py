@@ -17,8 +17,9 @@ from mlx.utils import tree_map, tree_map_with_path
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.config import LMConfig
 from personaplex.cuda import ring
-from personaplex.cuda.depformer import Choice, Matrix, Tuning, draw_frame, serves
+from personaplex.cuda.depformer import Choice, Tuning, draw_frame, serves
 from personaplex.cuda.kernel import Kernel
+from personaplex.cuda.matrix import Matrix
 from personaplex.engine.generator import Generator
 from personaplex.engine.sampling import Ceiling, Draws, Sampling, session_key
 from personaplex.models.depformer import Depformer
@@ -108,11 +109,11 @@ def exactly(model: Depformer) -> Depformer:
     plain = Depformer(CONFIG, STEPS)
 
     def numbers(matrix: Matrix) -> mx.array:
-        weight, *packed = matrix.arrays()
+        weight, *packed = matrix.arrays
         if not packed:
             return weight.astype(mx.float32)
         scales, biases = (one.astype(mx.float32) for one in packed)
-        return mx.dequantize(weight, scales, biases, group_size=matrix.group_size, bits=matrix.bits)
+        return mx.dequantize(weight, scales, biases, group_size=matrix.group, bits=matrix.bits)
 
     pairs = zip(plain.modules(), model.modules(), strict=True)  # type: ignore[no-untyped-call]
     for ours, theirs in pairs:

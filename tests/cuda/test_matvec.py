@@ -14,7 +14,8 @@ from mlx.utils import tree_unflatten
 from personaplex.config import LMConfig
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
-from personaplex.cuda.matvec import TUNING, End, Matrix, Norm, Tuning, fits, matvec
+from personaplex.cuda.matrix import Matrix
+from personaplex.cuda.matvec import TUNING, End, Norm, Tuning, fits, matvec
 from personaplex.models.lm import LanguageModel
 from personaplex.nn.state import parameters
 from personaplex.nn.transformer import Transformer, codec_stack, temporal_stack

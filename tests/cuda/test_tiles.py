@@ -11,8 +11,8 @@ from mlx import nn
 from mlx.utils import tree_map
 
 from personaplex.cuda import stack, tiles
+from personaplex.cuda.matrix import Matrix
 from personaplex.cuda.stack import LayerWeights, Shape
-from personaplex.cuda.tiles import Packed
 from personaplex.nn.transformer import Transformer, temporal_stack
 from tests.cuda.emulator import emulate
 
@@ -28,15 +28,15 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     mx.random.seed(1)
 
 
-def packed(n_out: int, n_in: int, bits: int, scales: mx.Dtype = mx.bfloat16) -> tuple[Packed, mx.array]:
+def packed(n_out: int, n_in: int, bits: int, scales: mx.Dtype = mx.bfloat16) -> tuple[Matrix, mx.array]:
     """A weight, and what it is in float32."""
     weight = mx.random.normal((n_out, n_in)) * 0.05
     if bits == 16:
         plain = weight.astype(mx.bfloat16)
-        return Packed(plain), plain.astype(mx.float32)
+        return Matrix(plain), plain.astype(mx.float32)
     words, scale, bias = mx.quantize(weight.astype(scales), 64, bits)
     whole = mx.dequantize(words, scale.astype(mx.float32), bias.astype(mx.float32), group_size=64, bits=bits)
-    return Packed(words, scale, bias, bits), whole
+    return Matrix(words, scale, bias, bits), whole
 
 
 def close(ours: mx.array, exact: mx.array, share: float) -> bool:
@@ -81,14 +81,14 @@ def test_norm_before_and_residual_or_gate_after(bits: int) -> None:
 
 def test_what_it_does_not_read_is_said() -> None:
     def fits(n_out: int, n_in: int, dtype: mx.Dtype) -> bool:
-        return tiles.fits(Packed(mx.zeros((n_out, n_in), dtype)))
+        return tiles.fits(Matrix(mx.zeros((n_out, n_in), dtype)))
 
     assert fits(16, 256, mx.bfloat16)
     assert not fits(16, 256, mx.float32)
     assert not fits(24, 256, mx.bfloat16)
     assert not fits(16, 320, mx.bfloat16)
     for bits, group in ((4, 32), (8, 32), (6, 64), (8, 128)):
-        assert not tiles.fits(Packed(*mx.quantize(mx.zeros((16, 256), mx.bfloat16), group, bits), bits, group)), (
+        assert not tiles.fits(Matrix(*mx.quantize(mx.zeros((16, 256), mx.bfloat16), group, bits), bits, group)), (
             bits,
             group,
         )
@@ -108,9 +108,9 @@ def network(bits: int) -> Transformer:
 
 
 def weights(made: Transformer) -> list[LayerWeights]:
-    def of(linear: nn.Module) -> Packed:
+    def of(linear: nn.Module) -> Matrix:
         how = getattr(linear, "bits", 16), getattr(linear, "group_size", 64)
-        return Packed(linear.weight, linear.get("scales"), linear.get("biases"), *how)
+        return Matrix(linear.weight, linear.get("scales"), linear.get("biases"), *how)
 
     return [
         LayerWeights(

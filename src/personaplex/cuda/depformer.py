@@ -19,6 +19,7 @@ import mlx.core as mx
 
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
+from personaplex.cuda.matrix import Matrix
 
 _SHARED_BYTES = 48 * 1024
 _FIXED_BYTES = 4 * 1024
@@ -26,30 +27,6 @@ _FIXED_BYTES = 4 * 1024
 _MOST_SLOTS = 4
 _COUNTERS = 64
 """As in grid.cuh."""
-
-
-class Matrix(NamedTuple):
-    """Maps or tables [n, rows, columns], plain or as `mx.quantize` packs them: then with scales and biases."""
-
-    weight: mx.array
-    scales: mx.array | None = None
-    biases: mx.array | None = None
-    bits: int = 16
-    group_size: int = 64
-
-    def arrays(self) -> tuple[mx.array, ...]:
-        """What a kernel is given."""
-        return (self.weight,) if self.scales is None or self.biases is None else (self.weight, self.scales, self.biases)
-
-    @property
-    def packing(self) -> tuple[int, int]:
-        """Bits and group size; the same for everything plain."""
-        return (16, 64) if self.scales is None else (self.bits, self.group_size)
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        """The type of what comes out."""
-        return self.weight.dtype if self.scales is None else self.scales.dtype
 
 
 class LayerWeights(NamedTuple):
@@ -79,10 +56,10 @@ class Weights(NamedTuple):
     def arrays(self) -> Iterator[mx.array]:
         """What the kernel is given, in its order."""
         for matrix in (self.input_proj, self.text_emb, self.audio_emb, self.heads):
-            yield from matrix.arrays()
+            yield from matrix.arrays
         for layer in self.layers:
             for weight in layer:
-                yield from weight.arrays() if isinstance(weight, Matrix) else (weight,)
+                yield from weight.arrays if isinstance(weight, Matrix) else (weight,)
 
     @property
     def maps(self) -> list[Matrix]:

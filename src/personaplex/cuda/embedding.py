@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import mlx.core as mx
 
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
-
-
-class Tables(NamedTuple):
-    """Embedding tables [K, rows, dim]; with `bits`, scales and biases [K, rows, groups] as MLX packs them."""
-
-    weight: mx.array
-    scales: mx.array | None = None
-    biases: mx.array | None = None
-    bits: int = 0
-    group: int = 0
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        """Of the vectors."""
-        return self.weight.dtype if self.scales is None else self.scales.dtype
-
+from personaplex.cuda.matrix import Matrix
 
 _THREADS = 256
 _EMBED = Kernel(
@@ -35,28 +18,28 @@ _EMBED = Kernel(
 )
 
 
-def fits(tokens: mx.array, text: Tables, audio: Tables) -> bool:
+def fits(tokens: mx.array, text: Matrix, audio: Matrix) -> bool:
     """Whether `embed` is to be used: both tables stored in one way that it can read, and tokens int32."""
     return (
         kernels.enabled()
         and tokens.dtype == mx.int32
         and text.dtype == audio.dtype
-        and (text.bits, text.group) == (audio.bits, audio.group)
-        and text.bits in (0, 2, 4, 8)
+        and text.packed == audio.packed
+        and text.packed[0] in (0, 2, 4, 8)
     )
 
 
-def embed(tokens: mx.array, text: Tables, audio: Tables) -> mx.array:
+def embed(tokens: mx.array, text: Matrix, audio: Matrix) -> mx.array:
     """tokens [..., 1 + K], the text's first -> [..., dim]: the sum of the rows of `text` [1, ...] and `audio` [K, ...].
 
     A token below zero counts as a vector of zeros.
     """
-    n_audio, n_rows, width = audio.weight.shape
-    dim = width * 32 // audio.bits if audio.bits else width
+    n_audio, n_rows, _ = audio.weight.shape
+    dim = audio.columns
     shape = (*tokens.shape[:-1], dim)
     n = tokens.size // (1 + n_audio)
 
-    def given(tables: Tables) -> list[mx.array]:
+    def given(tables: Matrix) -> list[mx.array]:
         # What is not there is never read, but needs a pointer.
         weight, scales, biases = tables[:3]
         return [weight, weight if scales is None else scales, weight if biases is None else biases]
@@ -67,8 +50,8 @@ def embed(tokens: mx.array, text: Tables, audio: Tables) -> mx.array:
         blocks=n * -(-dim // _THREADS),
         threads=_THREADS,
         T=text.dtype,
-        BITS=text.bits,
-        GROUP=text.group,
+        BITS=text.packed[0],
+        GROUP=text.packed[1],
         N_AUDIO=n_audio,
         N_AUDIO_ROWS=n_rows,
         N_CHANNELS=dim,

@@ -135,11 +135,11 @@ def declared(constants: Mapping[str, Constant]) -> str:
 
 
 @cache
-def _built(kernel: Kernel, constants: tuple[tuple[str, Constant], ...]) -> Any:
+def _built(kernel: Kernel, constants: tuple[tuple[str, Constant], ...], types: tuple[mx.Dtype, ...]) -> Any:
     # MLX would make the constants part of the kernel's name, which no minus sign survives.
     body = declared(dict(constants)) + kernel.body
-    # It keeps what is built on disk by name: the name must change with the source.
-    text = hashlib.sha256((kernel.header + body).encode()).hexdigest()[:12]
+    # A kernel that was built is found by its name, of which the types of what it is given are no part in every version.
+    text = hashlib.sha256((kernel.header + body + str(types)).encode()).hexdigest()[:12]
     return mx.fast.cuda_kernel(
         name=f"{kernel.name}_{text}",
         input_names=list(kernel.inputs),
@@ -161,7 +161,9 @@ def on_device(
     """Launch a kernel on the card."""
     return cast(
         "list[mx.array]",
-        _built(kernel, tuple(constants.items()))(
+        _built(
+            kernel, tuple(constants.items()), (*(array.dtype for array in inputs), *(dtype for _, dtype in outputs))
+        )(
             inputs=list(inputs),
             output_shapes=[shape for shape, _ in outputs],
             output_dtypes=[dtype for _, dtype in outputs],

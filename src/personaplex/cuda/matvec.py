@@ -9,27 +9,7 @@ import mlx.core as mx
 
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
-
-
-class Matrix(NamedTuple):
-    """A linear map's weight [out, in]; with `bits` 8 or 4, scales and biases [out, groups] as MLX packs them."""
-
-    weight: mx.array
-    scales: mx.array | None = None
-    biases: mx.array | None = None
-    bits: int = 0
-    group: int = 0
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns, unpacked."""
-        rows, columns = self.weight.shape
-        return rows, columns * 32 // self.bits if self.bits else columns
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        """What x must be of."""
-        return self.weight.dtype if self.scales is None else self.scales.dtype
+from personaplex.cuda.matrix import Matrix
 
 
 class Norm(NamedTuple):
@@ -99,18 +79,18 @@ def fits(
     gain: mx.array | None = None,
 ) -> bool:
     """Whether rows x [N, in] are few enough, and sizes and types such, that `matvec` is to be used for them."""
-    bits = matrix.bits or 8 * x.dtype.size
+    bits = matrix.packed[0] or 8 * x.dtype.size
     if not kernels.enabled() or x.ndim != 2 or (x.dtype, bits) not in TUNING:
         return False
     beside = [array for array in (*(norm or ()), residual, gain) if array is not None]
     most_rows, tuning = TUNING[x.dtype, bits]
-    n_rows, (n_out, n_in) = x.shape[0], matrix.shape
+    n_rows, (n_out, n_in) = x.shape[0], _shape(matrix)
     chunk = 128 // bits
     return (
         n_rows <= most_rows
         and all(dtype == x.dtype for dtype in (matrix.dtype, *(array.dtype for array in beside)))
         and n_in % chunk == 0
-        and matrix.group % chunk == 0
+        and matrix.packed[1] % chunk == 0
         and n_out % tuning.rows == 0
         and (end is not End.GATE or tuning.rows % 2 == 0)
         and _shared(n_rows, matrix, x.dtype, tuning) <= SHARED_BYTES
@@ -128,8 +108,8 @@ def matvec(
     tuning: Tuning | None = None,
 ) -> mx.array:
     """Rows x [N, in], normalised -> `end` of their map, [N, out] or [N, out / 2], where it `fits`."""
-    n_rows, (n_out, n_in) = x.shape[0], matrix.shape
-    tuning = tuning or TUNING[x.dtype, matrix.bits or 8 * x.dtype.size][1]
+    n_rows, (n_out, n_in) = x.shape[0], _shape(matrix)
+    tuning = tuning or TUNING[x.dtype, (matrix.packed[0] or 8 * x.dtype.size)][1]
     shared = _shared(n_rows, matrix, x.dtype, tuning)
     tasks, at_once = n_out // tuning.rows, 1 if tuning.tensor else tuning.threads // 32
     given = (norm.gain, norm.shift) if norm else (None, None)
@@ -148,8 +128,8 @@ def matvec(
         threads=tuning.threads,
         TENSOR=tuning.tensor,
         T=x.dtype,
-        BITS=matrix.bits,
-        GROUP=matrix.group,
+        BITS=matrix.packed[0],
+        GROUP=matrix.packed[1],
         NORM=0 if norm is None else 1 if norm.shift is None else 2,
         END=int(end),
         N_ROWS=n_rows,
@@ -162,11 +142,15 @@ def matvec(
     return out
 
 
+def _shape(matrix: Matrix) -> tuple[int, int]:
+    return matrix.weight.shape[0], matrix.columns
+
+
 def _shared(n_rows: int, matrix: Matrix, dtype: mx.Dtype, tuning: Tuning) -> int:
     """Bytes of shared memory: x in whole tiles, or with a gap behind each row; sums of chunks, of norms, of warps."""
-    n_in, warps = matrix.shape[1], tuning.threads // 32
-    chunk = 128 // (matrix.bits or 8 * dtype.size)
+    n_in, warps = _shape(matrix)[1], tuning.threads // 32
+    chunk = 128 // (matrix.packed[0] or 8 * dtype.size)
     row = dtype.size * (n_in if tuning.tensor else -(-n_in // (32 * chunk)) * 32 * chunk) + 64
-    sums = n_in // chunk if matrix.bits else 0
+    sums = n_in // chunk if matrix.packed[0] else 0
     partials = 2 * warps * 8 if tuning.tensor else 0
     return 128 + n_rows * (row + 4 * (sums + 2 * warps + partials))

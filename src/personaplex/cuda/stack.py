@@ -10,7 +10,8 @@ import mlx.core as mx
 
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
-from personaplex.cuda.tiles import Packed, fits, scale_type, shared_bytes
+from personaplex.cuda.matrix import Matrix
+from personaplex.cuda.tiles import fits, scale_type, shared_bytes
 
 WARPS = 16
 SHARES = 4
@@ -23,11 +24,11 @@ class LayerWeights(NamedTuple):
     """What a layer is made of: gains [dim] and four linear maps."""
 
     norm1: mx.array
-    in_proj: Packed
-    out_proj: Packed
+    in_proj: Matrix
+    out_proj: Matrix
     norm2: mx.array
-    linear_in: Packed
-    linear_out: Packed
+    linear_in: Matrix
+    linear_out: Matrix
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -103,14 +104,6 @@ def _kernel(shape: Shape, n_layers: int, bits: int, scales: str, warps: int, blo
     return Kernel("stack", "stack", inputs, outputs, sources, max(attention, linear), warps * 32, call)
 
 
-@cache
-def _gate() -> mx.array:
-    """Where blocks count each other: one for all launches, which follow each other."""
-    gate = mx.zeros((64,), mx.uint32)
-    mx.eval(gate)
-    return gate
-
-
 def step(
     x: mx.array,
     position: mx.array,
@@ -131,6 +124,8 @@ def step(
     # A larger array than the two numbers, or MLX would keep it where the host can reach it, far from the card.
     tokens = [position, mx.zeros((1,), mx.int32) if pinned is None else pinned]
     where = mx.concatenate([*tokens, mx.zeros((14,), mx.int32)])
+    # Where blocks count each other: the launches of one call follow each other, those of two may not.
+    gate = mx.zeros((64,), mx.uint32)
     bits, scales, head = layers[0].in_proj.bits, scale_type(layers[0].in_proj), shape.dim // shape.heads
     sizes = [(3 * shape.dim,), (shape.heads * shares * (head + 2),), (shape.dim,), (shape.hidden,), (2 * shape.dim,)]
     kinds = [mx.bfloat16, mx.float32, mx.bfloat16, mx.bfloat16, mx.bfloat16]
@@ -139,5 +134,5 @@ def step(
         group = range(first, min(first + layers_per_launch, len(layers)))
         kernel = _kernel(shape, len(group), bits, scales, warps, kernels.multiprocessors(), shares)
         given = [array for i in group for array in (*layers[i].arrays, *rings[i])]
-        x = kernel([x, where, _gate(), *given], outputs, blocks=kernels.multiprocessors(), threads=warps * 32)[0]
+        x = kernel([x, where, gate, *given], outputs, blocks=kernels.multiprocessors(), threads=warps * 32)[0]
     return x

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
 
 import mlx.core as mx
 
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
+from personaplex.cuda.matrix import Matrix
 
 CHUNK = 64
 """Columns that share a scale: MLX's default group."""
@@ -22,27 +22,7 @@ WARPS = 16
 _SCALES = {mx.bfloat16: "__nv_bfloat16", mx.float16: "__half", mx.float32: "float"}
 
 
-class Packed(NamedTuple):
-    """A weight [n_out, n_in], or as `mx.quantize` packs it in `bits` and groups of `group`."""
-
-    weight: mx.array
-    scales: mx.array | None = None
-    biases: mx.array | None = None
-    bits: int = 16
-    group: int = CHUNK
-
-    @property
-    def columns(self) -> int:
-        """Of the map: what it takes."""
-        return self.weight.shape[-1] if self.scales is None else self.scales.shape[-1] * self.group
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        """What a kernel is given of it."""
-        return [array for array in (self.weight, self.scales, self.biases) if array is not None]
-
-
-def fits(packed: Packed) -> bool:
+def fits(packed: Matrix) -> bool:
     """Whether a weight has a form that the kernels read."""
     if packed.columns % LANES or packed.weight.shape[0] % TILE:
         return False
@@ -61,7 +41,7 @@ def shared_bytes(bits: int, rows: int, columns: int, weight_rows: int, warps: in
     return -(-(scratch + 128) // 16) * 16 + warps * most_tiles * TILE * rows * 4
 
 
-def scale_type(packed: Packed) -> str:
+def scale_type(packed: Matrix) -> str:
     """The C++ type of its scales; any for a weight that has none."""
     return _SCALES[packed.scales.dtype] if packed.scales is not None else "float"
 
@@ -91,7 +71,7 @@ _ARGUMENTS = ("given", "gain", "w", "scales", "biases", "residual")
 
 
 def linear(
-    x: mx.array, packed: Packed, *, gain: mx.array | None = None, residual: mx.array | None = None, gated: bool = False
+    x: mx.array, packed: Matrix, *, gain: mx.array | None = None, residual: mx.array | None = None, gated: bool = False
 ) -> mx.array:
     """Rows x [N, n_in] in bfloat16, N up to 8 -> [N, n_out]; see `fits`.
 

@@ -15,7 +15,7 @@ from personaplex.models.depformer import Depformer
 from personaplex.models.streams import AGENT, N_STREAMS, TEXT, delay, initial_column, undelay
 from personaplex.nn.few import RMSNorm
 from personaplex.nn.projection import plain
-from personaplex.nn.tables import QuantizedTokenTables, TokenTables
+from personaplex.nn.tables import TokenTables
 from personaplex.nn.transformer import TransformerState, temporal_stack
 
 
@@ -48,7 +48,7 @@ class LanguageModel(nn.Module):
 
     def embed(self, columns: mx.array) -> mx.array:
         """Columns [B, T, 17] -> [B, T, dim]: the sum of one row per stream."""
-        tables = _tables(self.text_emb), _tables(self.audio_emb)
+        tables = self.text_emb.matrix, self.audio_emb.matrix
         if not self.training and embedding.fits(columns, *tables):
             return embedding.embed(columns, *tables)
         audio = self.audio_emb(columns[..., TEXT + 1 :]).sum(axis=-2)
@@ -100,9 +100,3 @@ class LanguageModel(nn.Module):
         within = mx.broadcast_to(mx.arange(n_frames + 1) < n_frames, (1, steps, n_frames + 1))
         known = frames[:, agent : agent + steps] >= 0
         return text_logits, frames[:, TEXT] >= 0, audio_logits, known & undelay(within, agent)
-
-
-def _tables(tables: TokenTables) -> embedding.Tables:
-    if isinstance(tables, QuantizedTokenTables):
-        return embedding.Tables(tables.weight, tables.scales, tables.biases, tables.bits, tables.group_size)
-    return embedding.Tables(tables.weight)

@@ -11,8 +11,8 @@ from mlx import nn
 
 from personaplex.cuda import tiles
 from personaplex.cuda.kernel import enabled
-from personaplex.cuda.matvec import LAYER_EPS, RMS_EPS, End, Matrix, Norm, fits, matvec
-from personaplex.cuda.tiles import Packed
+from personaplex.cuda.matrix import Matrix
+from personaplex.cuda.matvec import LAYER_EPS, RMS_EPS, End, Norm, fits, matvec
 from personaplex.nn.activation import gelu
 from personaplex.nn.few import add_linear
 
@@ -67,22 +67,18 @@ def _by_kernel(
     """The kernel's result, if it is for these rows."""
     weight, before = matrix(linear), None if norm is None else _norm(norm)
     if weight is not None and _for_tiles(x, weight, end, before):
-        packed = packed_of(weight)
-        return tiles.linear(x, packed, gain=before.gain if before else None, residual=residual, gated=end is End.GATE)
+        return tiles.linear(x, weight, gain=before.gain if before else None, residual=residual, gated=end is End.GATE)
     if weight is None or not fits(x, weight, norm=before, end=end, residual=residual, gain=gain):
         return None
     return matvec(x, weight, norm=before, end=end, residual=residual, gain=gain)
 
 
-def packed_of(weight: Matrix) -> Packed:
-    """The same weights as the tensor cores' kernels take them."""
-    return Packed(weight.weight, weight.scales, weight.biases, weight.bits or 16, weight.group or tiles.CHUNK)
-
-
 def _for_tiles(x: mx.array, weight: Matrix, end: End, norm: Norm | None) -> bool:
     plain_norm = norm is None or norm.shift is None
     few = x.dtype == mx.bfloat16 and x.ndim == 2 and x.shape[0] <= tiles.MOST_ROWS
-    sizes = end in (End.STORE, End.ADD, End.GATE) and plain_norm and tiles.fits(packed_of(weight))
+    halves = 2 if end is End.GATE else 1
+    sizes = tiles.fits(weight) and weight.weight.shape[0] % (halves * tiles.TILE) == 0
+    sizes = sizes and plain_norm and end in (End.STORE, End.ADD, End.GATE)
     return few and sizes and enabled("tiles")
 
 

@@ -7,8 +7,8 @@ from typing import cast
 import mlx.core as mx
 from mlx import nn
 
-from personaplex.cuda.depformer import Matrix
 from personaplex.cuda.kernel import enabled
+from personaplex.cuda.matrix import Matrix
 from personaplex.nn.few import applies
 
 ZERO = -1

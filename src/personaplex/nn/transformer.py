@@ -11,7 +11,6 @@ from mlx import nn
 from personaplex.cuda import stack
 from personaplex.cuda.kernel import enabled
 from personaplex.cuda.ring import moved_on
-from personaplex.cuda.tiles import Packed
 from personaplex.nn.attention import KV, Attention, Decoding, Ring, Window, empty_ring, open_window
 from personaplex.nn.few import LayerNorm, RMSNorm
 from personaplex.nn.projection import activated, added, added_scaled, gated, matrix
@@ -103,14 +102,10 @@ class Layer(nn.Module):
             self.feedforward.linear_in,
             self.feedforward.linear_out,
         )
-        packed = [
-            Packed(m.weight, m.scales, m.biases, m.bits or 16, m.group or 64)
-            for m in map(matrix, maps)
-            if m is not None
-        ]
-        if len(packed) < len(maps):
+        found = [weight for linear in maps if (weight := matrix(linear)) is not None]
+        if len(found) < len(maps):
             return None
-        return stack.LayerWeights(self.norm1.weight, packed[0], packed[1], self.norm2.weight, packed[2], packed[3])
+        return stack.LayerWeights(self.norm1.weight, found[0], found[1], self.norm2.weight, found[2], found[3])
 
 
 class TransformerState(NamedTuple):
@@ -191,6 +186,8 @@ class Transformer(nn.Module):
         """The layers as the kernel for one token of one session takes them, if it serves this call."""
         rings = state.rings
         one = x.shape[:2] == (1, 1) and x.dtype == mx.bfloat16 and not self.training
+        # A prompt that is read has a ring of its own length: no kernel is built for that.
+        one = one and rings[0].k.shape[2] >= self.context and self.max_period == int(self.max_period)
         if not (one and enabled("stack") and all(type(ring) is KV and ring.k.dtype == mx.bfloat16 for ring in rings)):
             return None
         layers = [weights for layer in self.layers if (weights := layer.weights()) is not None]

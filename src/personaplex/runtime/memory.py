@@ -43,6 +43,10 @@ class MemoryPlan:
         """All of it."""
         return self.weights + self.codec + (self.slots + 1) * self.slot + self.slots * self.working
 
+    def most_slots(self, available: int) -> int:
+        """How many slots would fit into `available`."""
+        return max(0, (available - self.weights - self.codec - self.slot) // (self.slot + self.working))
+
     def check(self, available: int) -> None:
         """Raise BackendError, with the numbers, when it is more than `available`."""
         if self.total > available:

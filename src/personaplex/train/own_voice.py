@@ -156,6 +156,7 @@ class OwnVoice:
                 # What was drawn after the prompt: now nothing is said yet.
                 column = mx.concatenate([mx.full((1, 1), PAD, mx.int32), state.column[:, 1:]], axis=1)
                 states.append(state._replace(column=column))
+                mx.eval(states[-1])  # one by one: launches that wait for each other's blocks must not meet in one graph
         prompted = stack(states)
         mx.eval(prompted)
         return prompted
