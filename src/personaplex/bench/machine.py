@@ -28,7 +28,7 @@ def describe_machine() -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "device": str(device.type).split(".")[-1],
-        "blas": blas.library,
+        "blas": Path(blas.library).name if blas.library else None,
     }
     if device.type == mx.DeviceType.gpu:
         about["gpu"] = mx.device_info().get("device_name")
