@@ -135,8 +135,9 @@ class PersonaPlex:
         """Load "nano", which is in this package, a folder in the reference's layout, or a Hub repository `owner/name`.
 
         `dtype` defaults to bfloat16 on a GPU and float32 on a CPU; `depformer_steps` 16 also predicts the user's codes,
-        which changes nothing said; `compiled` fuses the step's graph and defaults to True on a Mac; `context_seconds`
-        makes the window shorter than the model's own, for less memory; `kv_bits` 8 keeps keys and values in half of it.
+        which changes nothing said; `compiled` fuses the step's graph and defaults to True on a Mac, and with kernels on
+        an NVIDIA card; `context_seconds` makes the window shorter than the model's own, for less memory; `kv_bits` 8
+        keeps keys and values in half of it.
         Raises CheckpointError or ConfigError naming what is missing, unknown or damaged.
         """
         check_kv_bits(kv_bits)

@@ -7,6 +7,7 @@ import pytest
 
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
+from personaplex.errors import UsageError
 from tests.cuda.emulator import emulate
 
 
@@ -50,3 +51,15 @@ def test_blocks_wait_for_each_other_and_write_what_they_were_given(monkeypatch: 
     assert mine.tolist() == [10, 20, 30]
     assert out.tolist() == [20, 30, 10]
     assert counter.item() == 3
+
+
+def test_what_kernels_are_asked_for_is_understood_or_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "on_card", lambda: True)
+    for wish, expected in (("stock", (False, False)), ("auto", (True, True)), ("auto,no-stack", (True, False))):
+        monkeypatch.setenv("PERSONAPLEX_KERNELS", wish)
+        assert (kernels.enabled(), kernels.enabled("stack")) == expected, wish
+    monkeypatch.delenv("PERSONAPLEX_KERNELS")
+    assert not kernels.enabled(), "they are asked for"
+    monkeypatch.setenv("PERSONAPLEX_KERNELS", "auto,no-stacks")
+    with pytest.raises(UsageError, match="'no-stacks' means nothing"):
+        kernels.enabled()

@@ -11,8 +11,8 @@ from mlx import nn
 from mlx.utils import tree_map
 
 from personaplex.cuda import stack, tiles
-from personaplex.cuda.matrix import Matrix
-from personaplex.cuda.stack import LayerWeights, Shape
+from personaplex.cuda.matrix import LayerWeights, Matrix
+from personaplex.cuda.stack import Shape
 from personaplex.nn.transformer import Transformer, temporal_stack
 from tests.cuda.emulator import emulate
 

@@ -262,7 +262,7 @@ def test_what_a_machine_without_memory_says_is_in_its_row(
 def test_kernels_are_chosen_before_anything_is_built(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PERSONAPLEX_KERNELS", "unset by the test")
+    monkeypatch.setenv("PERSONAPLEX_KERNELS", "auto,no-stack")
     flags = ["--model", TINY, "--frames", "1", "--context", "0"]
     rows = report(capsys, "step", *flags, "--kernels", "stock")["rows"]
     assert os.environ["PERSONAPLEX_KERNELS"] == "stock" and rows[0]["operations_by"] == "stock"

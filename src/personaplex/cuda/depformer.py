@@ -19,25 +19,16 @@ import mlx.core as mx
 
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
-from personaplex.cuda.matrix import Matrix
+from personaplex.cuda.matrix import LayerWeights, Matrix
 
 _SHARED_BYTES = 48 * 1024
 _FIXED_BYTES = 4 * 1024
 """Of those, what the table of pointers and the sums may take."""
 _MOST_SLOTS = 4
+_MOST_THREADS = 512
+"""Of a block: a multiprocessor has 128 registers for each of so many."""
 _COUNTERS = 64
 """As in grid.cuh."""
-
-
-class LayerWeights(NamedTuple):
-    """One layer: norms [dim], maps [S, out, in]."""
-
-    norm1: mx.array
-    in_proj: Matrix
-    out_proj: Matrix
-    norm2: mx.array
-    linear_in: Matrix
-    linear_out: Matrix
 
 
 class Weights(NamedTuple):
@@ -58,8 +49,7 @@ class Weights(NamedTuple):
         for matrix in (self.input_proj, self.text_emb, self.audio_emb, self.heads):
             yield from matrix.arrays
         for layer in self.layers:
-            for weight in layer:
-                yield from weight.arrays if isinstance(weight, Matrix) else (weight,)
+            yield from layer.arrays
 
     @property
     def maps(self) -> list[Matrix]:
@@ -205,6 +195,7 @@ def _kernel(n_weights: int) -> Kernel:
         given + tuple(f"weight{i}" for i in range(n_weights)),
         ("codes", "logits", "exchanged", "failed"),
         ("warp.cuh", "grid.cuh", "sampling.cuh", "steps.cuh", "product.cuh", "depformer.cuh"),
+        most_threads=_MOST_THREADS,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from personaplex.errors import BackendError
+from personaplex.errors import BackendError, UsageError
 
 Constant = int | bool | mx.Dtype
 
@@ -41,11 +41,23 @@ def enabled(family: str = "") -> bool:
     """Whether kernels are to be used: on an NVIDIA card, where PERSONAPLEX_KERNELS asks for them with `auto`.
 
     With commas behind it stand the families to leave out: `auto,no-stack,no-tiles`. Without it MLX's own operations
-    compute everything: not every kernel has been held against them on a card yet (benchmarks/log.md).
+    compute everything: not every kernel has been held against them on a card yet (benchmarks/log.md). Raises UsageError
+    for other words.
     """
-    wish = os.environ.get("PERSONAPLEX_KERNELS", "stock").split(",")
+    wish = _wish(os.environ.get("PERSONAPLEX_KERNELS") or "stock")
     somewhere = launch is not on_device or (on_card() and "auto" in wish)
     return somewhere and (not family or f"no-{family}" not in wish)
+
+
+@cache
+def _wish(text: str) -> frozenset[str]:
+    words = frozenset(text.split(","))
+    if unknown := words - {"auto", "stock", "no-stack", "no-tiles"}:
+        raise UsageError(
+            f"PERSONAPLEX_KERNELS is {text!r}, of which {sorted(unknown)[0]!r} means nothing; expected stock, or auto "
+            "with no-stack or no-tiles behind it, commas between them"
+        )
+    return words
 
 
 @cache

@@ -40,3 +40,19 @@ class Matrix(NamedTuple):
     def dtype(self) -> mx.Dtype:
         """The type of what comes out."""
         return self.weight.dtype if self.scales is None else self.scales.dtype
+
+
+class LayerWeights(NamedTuple):
+    """A transformer's layer: the norms' gains [dim] and four maps, for each step [S, out, in] in the depformer."""
+
+    norm1: mx.array
+    in_proj: Matrix
+    out_proj: Matrix
+    norm2: mx.array
+    linear_in: Matrix
+    linear_out: Matrix
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """What a kernel is given of it, in this order."""
+        return [array for of in self for array in (of.arrays if isinstance(of, Matrix) else [of])]

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
-from personaplex.cuda.matrix import Matrix
+from personaplex.cuda.matrix import LayerWeights
 from personaplex.cuda.tiles import fits, scale_type, shared_bytes
 
 WARPS = 16
@@ -18,23 +18,6 @@ SHARES = 4
 """Parts of a head's ring, each read by a block of its own."""
 LAYERS = 16
 """Layers of one launch: MLX's part of a launch grows with the arrays that it is given."""
-
-
-class LayerWeights(NamedTuple):
-    """What a layer is made of: gains [dim] and four linear maps."""
-
-    norm1: mx.array
-    in_proj: Matrix
-    out_proj: Matrix
-    norm2: mx.array
-    linear_in: Matrix
-    linear_out: Matrix
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        """In the order in which the kernel takes them."""
-        maps = [self.in_proj.arrays, self.out_proj.arrays, self.linear_in.arrays, self.linear_out.arrays]
-        return [self.norm1, *maps[0], *maps[1], self.norm2, *maps[2], *maps[3]]
 
 
 class Shape(NamedTuple):

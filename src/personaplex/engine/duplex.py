@@ -105,7 +105,8 @@ class Duplex:
         said so. Otherwise positions are read from the device to see.
 
         Rebind the state before evaluating (`frame, state = duplex.step(pcm, state)`, then `read(frame, state)`):
-        the rings are written in place only when nobody holds the old state any more, and copied otherwise.
+        the rings are written in place only when nobody holds the old state any more, and copied otherwise. With
+        kernels on an NVIDIA card they are written whoever holds it: a state that was stepped is spent.
         """
         if follow:
             state = state._replace(generator=self.generator.follow(state.generator))

@@ -12,8 +12,9 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import LMConfig
-from personaplex.cuda.depformer import Choice, LayerWeights, Weights, attend_steps, attends, draw_frame, serves
+from personaplex.cuda.depformer import Choice, Weights, attend_steps, attends, draw_frame, serves
 from personaplex.cuda.kernel import enabled
+from personaplex.cuda.matrix import LayerWeights
 from personaplex.nn.few import RMSNorm, attend
 from personaplex.nn.tables import PerStepLinear, TokenTables
 

@@ -10,6 +10,7 @@ from mlx import nn
 
 from personaplex.cuda import stack
 from personaplex.cuda.kernel import enabled
+from personaplex.cuda.matrix import LayerWeights
 from personaplex.cuda.ring import moved_on
 from personaplex.nn.attention import KV, Attention, Decoding, Ring, Window, empty_ring, open_window
 from personaplex.nn.few import LayerNorm, RMSNorm
@@ -92,7 +93,7 @@ class Layer(nn.Module):
         x = self.scale1(x, self.attention.out_proj, attended)
         return self.scale2(x, self.feedforward.last, self.feedforward(self.norm2, x)), after
 
-    def weights(self) -> stack.LayerWeights | None:
+    def weights(self) -> LayerWeights | None:
         """What a kernel that does whole layers takes of this one; None for another kind of layer."""
         if not isinstance(self.feedforward, GatedFeedForward) or not isinstance(self.norm1, RMSNorm):
             return None
@@ -105,7 +106,7 @@ class Layer(nn.Module):
         found = [weight for linear in maps if (weight := matrix(linear)) is not None]
         if len(found) < len(maps):
             return None
-        return stack.LayerWeights(self.norm1.weight, found[0], found[1], self.norm2.weight, found[2], found[3])
+        return LayerWeights(self.norm1.weight, found[0], found[1], self.norm2.weight, found[2], found[3])
 
 
 class TransformerState(NamedTuple):
@@ -182,7 +183,7 @@ class Transformer(nn.Module):
         hidden = layer.feedforward.linear_in.weight.shape[0] // 2
         return stack.Shape(heads * head, heads, hidden, n_rows, self.context, int(self.max_period))
 
-    def _for_one_launch(self, x: mx.array, state: TransformerState) -> list[stack.LayerWeights] | None:
+    def _for_one_launch(self, x: mx.array, state: TransformerState) -> list[LayerWeights] | None:
         """The layers as the kernel for one token of one session takes them, if it serves this call."""
         rings = state.rings
         one = x.shape[:2] == (1, 1) and x.dtype == mx.bfloat16 and not self.training

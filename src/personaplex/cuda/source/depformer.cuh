@@ -8,13 +8,6 @@
 //
 // Numbers are rounded to T where the stock operations store them.
 
-#ifndef EMULATED
-// MLX writes the kernel's head without a bound on its threads: the compiler would take more registers than 512 threads
-// can have, and the launch be refused.
-#undef __global__
-#define __global__ __attribute__((global)) __launch_bounds__(512)
-#endif
-
 constexpr int UNGENERATED = -2;  // in `wanted`: a code to be drawn (models/streams.py)
 
 // How codes are chosen: see `depformer`.

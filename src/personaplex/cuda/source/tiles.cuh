@@ -16,7 +16,7 @@ constexpr int CHUNK = 64, TILE = 16;
 template <int BITS>
 constexpr int CHUNKS_OF = BITS == 4 ? 4 : 2;
 constexpr int STAGES = 2;  // units that a warp has or awaits
-constexpr int PLAIN = 0, RMS = 1, LAYER = 2;        // what is done to x first
+constexpr int PLAIN = 0, RMS = 1;            // what is done to x first
 constexpr int STORE = 0, ADD = 1, GATE = 2;         // and to what comes out
 
 __device__ inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
