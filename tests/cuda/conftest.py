@@ -8,3 +8,4 @@ import pytest
 @pytest.fixture(autouse=True)
 def small_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: 2)
+    monkeypatch.setattr("personaplex.cuda.kernel.shared_memory", lambda: 227 * 1024)

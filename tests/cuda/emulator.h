@@ -51,12 +51,17 @@ struct Block {
   std::vector<char> dynamic;
 };
 
+// A copy that was begun, in the thread's group numbered `group`.
+struct Copy { char* to; const char* from; int size; unsigned group; };
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   Block* block;
   dim3 thread, at;
   bool done = false;
+  std::vector<Copy> copies;
+  unsigned group = 0;
 };
 
 inline ucontext_t scheduler;
@@ -176,6 +181,21 @@ inline void __syncthreads() { emulator::wait(emulator::now->block->barrier, emul
 inline void __syncwarp(unsigned = ~0u) {
   emulator::wait(emulator::now->block->warps[emulator::now->thread.x / 32], 32);
 }
+// Copies that run beside their thread: some are done when they begin, the others no sooner than they are waited for.
+inline void emulated_copy(char* to, const char* from, int size) {
+  static std::mt19937 chance(2);
+  if (chance() % 2) std::memcpy(to, from, size);
+  else emulator::now->copies.push_back({to, from, size, emulator::now->group});
+}
+inline void emulated_end_group() { ++emulator::now->group; }
+inline void emulated_await_groups(unsigned left) {
+  emulator::Fiber& fiber = *emulator::now;
+  auto due = [&](const emulator::Copy& copy) { return copy.group + left < fiber.group; };
+  for (const emulator::Copy& copy : fiber.copies)
+    if (due(copy)) std::memcpy(copy.to, copy.from, copy.size);
+  fiber.copies.erase(std::remove_if(fiber.copies.begin(), fiber.copies.end(), due), fiber.copies.end());
+}
+inline void __trap() { std::fprintf(stderr, "the kernel gave up\n"); std::abort(); }
 inline void __threadfence() {}
 inline void __nanosleep(unsigned) { emulator::pause(); }
 
@@ -254,5 +274,17 @@ inline void emulated_mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, u
           d[n] += part(of[g * 4 + from][2 * half], which) * x;
           d[2 + n] += part(of[g * 4 + from][2 * half + 1], which) * x;
         }
+  emulator::wait(block.warps[warp], 32);
+}
+
+// ldmatrix with four matrices.
+inline void emulated_load_matrices(const char* row, uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d) {
+  emulator::Block& block = *emulator::now->block;
+  const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  block.lanes[threadIdx.x] = reinterpret_cast<uint64_t>(row);
+  emulator::wait(block.warps[warp], 32);
+  uint32_t* to[4] = {&a, &b, &c, &d};
+  for (unsigned i = 0; i < 4; ++i)
+    std::memcpy(to[i], reinterpret_cast<const char*>(block.lanes[warp * 32 + i * 8 + lane / 4]) + lane % 4 * 4, 4);
   emulator::wait(block.warps[warp], 32);
 }

@@ -63,14 +63,23 @@ def _wish(text: str) -> frozenset[str]:
 @cache
 def multiprocessors() -> int:
     """Multiprocessors of the card: as many blocks run at once at least, and may wait for each other."""
+    return _attribute(16)  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+
+
+@cache
+def shared_memory() -> int:
+    """Bytes that one block may have."""
+    return _attribute(97)  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+
+
+def _attribute(number: int) -> int:
     # MLX does not tell; the driver that it loaded does.
-    driver, device, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_int()
-    multiprocessor_count = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+    driver, device, value = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_int()
     failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
-    failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(count), multiprocessor_count, device)
+    failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(value), number, device)
     if failed:
         raise BackendError(f"the NVIDIA driver does not answer (error {failed}); check nvidia-smi")
-    return count.value
+    return value.value
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import mlx.core as mx
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.kernel import Kernel
 from personaplex.cuda.matrix import LayerWeights
-from personaplex.cuda.tiles import fits, scale_type, shared_bytes
+from personaplex.cuda.tiles import fits, scale_type
 
 WARPS = 16
 SHARES = 4
@@ -34,12 +34,39 @@ class Shape(NamedTuple):
 def serves(layer: LayerWeights, shape: Shape) -> bool:
     """Whether the kernel can do layers like this one."""
     maps = (layer.in_proj, layer.out_proj, layer.linear_in, layer.linear_out)
-    alike = len({(packed.bits, scale_type(packed)) for packed in maps}) == 1
-    head = shape.dim // shape.heads
-    return alike and all(map(fits, maps)) and head in (64, 128, 256) and layer.norm1.dtype == mx.bfloat16
+    if len({(packed.bits, scale_type(packed)) for packed in maps}) > 1 or not all(map(fits, maps)):
+        return False
+    bits, scales = layer.in_proj.bits, scale_type(layer.in_proj)
+    _, stages = _room(shape, bits, scales, WARPS, kernels.multiprocessors(), LAYERS)
+    return stages >= 2 and shape.dim // shape.heads in (64, 128, 256) and layer.norm1.dtype == mx.bfloat16
 
 
 _PARTS = ("in", "out", "gate", "down")
+_TABLE = 128
+"""Bytes of a layer's pointers, which lie in shared memory too."""
+
+
+def _room(shape: Shape, bits: int, scales: str, warps: int, blocks: int, n_layers: int) -> tuple[int, int]:
+    """(bytes that a block works with, units of which a warp's ring has room): `Stack` and `Flow` in the sources."""
+    head, dim = shape.dim // shape.heads, shape.dim
+    maps = ((dim, 3 * dim), (dim, dim), (dim, 2 * shape.hidden), (shape.hidden, dim))
+    of_maps = [
+        n_in * 2 + n_in // 64 * 4 + 128 + warps * -(-n_out // 16 // blocks) * 64 for n_in, n_out in maps
+    ]
+    work = -(-max(*of_maps, (3 * head + warps * (head + 2)) * 4) // 16) * 16 + head * 4
+    fixed = -(-work // _LINE) * _LINE + _LINE
+    free = kernels.shared_memory() - fixed - n_layers * _TABLE - _LINE
+    return fixed, min(_MOST_STAGES, free // (warps * _unit(bits, scales)))
+
+
+_LINE = 128
+_MOST_STAGES = 8
+
+
+def _unit(bits: int, scales: str) -> int:
+    """Bytes of a unit: `UnitOf` in flow.cuh."""
+    side = _LINE * 8 // bits // 64 * (4 if scales == "float" else 2) if bits < 16 else 0
+    return -(-16 * (_LINE + 2 * side) // _LINE) * _LINE
 
 
 @cache
@@ -60,31 +87,22 @@ def _kernel(shape: Shape, n_layers: int, bits: int, scales: str, warps: int, blo
                 fields += ["nullptr", "nullptr"]
         return "{" + ", ".join(fields) + "}"
 
-    head, dim = shape.dim // shape.heads, shape.dim
-    teams = warps * 32 // (head // 8)
-    attention = (3 * head + teams * (head + 2)) * 4
-    maps = ((dim, 3 * dim), (dim, dim), (dim, 2 * shape.hidden), (shape.hidden, dim))
-    linear = max(shared_bytes(bits, 1, columns, rows, warps, blocks) for columns, rows in maps)
-    numbers = (
-        bits,
-        dim,
-        shape.heads,
-        shape.hidden,
-        shape.n_rows,
-        shape.context,
-        shape.period,
-        warps,
-        blocks,
-        shares,
-        scales,
-    )
+    fixed, stages = _room(shape, bits, scales, warps, blocks, n_layers)
+    shared = fixed + warps * stages * _unit(bits, scales)
+    numbers = (bits, *shape[:3], *shape[3:], warps, blocks, shares, stages, scales)
     outputs = ("out", "qkv", "shares", "middle", "hidden", "between")
-    layers = ",\n  ".join(initial(layer) for layer in range(n_layers))
-    call = f"const StackLayer<{scales}> layers[{n_layers}] = {{\n  {layers}}};\n"
-    call += f"stack<{', '.join(map(str, numbers))}>(layers, {n_layers}, x, where, gate, {', '.join(outputs)});"
-    inputs = ("x", "where", "gate", *(name for layer in range(n_layers) for name in given(layer)))
-    sources = ("warp.cuh", "tiles.cuh", "stack.cuh")
-    return Kernel("stack", "stack", inputs, outputs, sources, max(attention, linear), warps * 32, call)
+    layers = "\n  ".join(f"layers[{layer}] = StackLayer<{scales}>{initial(layer)};" for layer in range(n_layers))
+    call = f"""using Launch = Stack<{", ".join(map(str, numbers))}>;
+static_assert(Launch::BYTES == {shared} && sizeof(StackLayer<{scales}>) == {_TABLE}, "shared memory");
+SHARED(StackLayer<{scales}>, layers, {n_layers});
+if (threadIdx.x == 0) {{
+  {layers}
+}}
+__syncthreads();
+Launch::run(layers, {n_layers}, x, where, counters, {", ".join(outputs)});"""
+    inputs = ("x", "where", "counters", *(name for layer in range(n_layers) for name in given(layer)))
+    sources = ("warp.cuh", "grid.cuh", "tiles.cuh", "flow.cuh", "stack.cuh")
+    return Kernel("stack", "stack", inputs, outputs, sources, shared, warps * 32, call)
 
 
 def step(
@@ -108,7 +126,7 @@ def step(
     tokens = [position, mx.zeros((1,), mx.int32) if pinned is None else pinned]
     where = mx.concatenate([*tokens, mx.zeros((14,), mx.int32)])
     # Where blocks count each other: the launches of one call follow each other, those of two may not.
-    gate = mx.zeros((64,), mx.uint32)
+    counters = mx.zeros((64,), mx.uint32)
     bits, scales, head = layers[0].in_proj.bits, scale_type(layers[0].in_proj), shape.dim // shape.heads
     sizes = [(3 * shape.dim,), (shape.heads * shares * (head + 2),), (shape.dim,), (shape.hidden,), (2 * shape.dim,)]
     kinds = [mx.bfloat16, mx.float32, mx.bfloat16, mx.bfloat16, mx.bfloat16]
@@ -117,5 +135,5 @@ def step(
         group = range(first, min(first + layers_per_launch, len(layers)))
         kernel = _kernel(shape, len(group), bits, scales, warps, kernels.multiprocessors(), shares)
         given = [array for i in group for array in (*layers[i].arrays, *rings[i])]
-        x = kernel([x, where, gate, *given], outputs, blocks=kernels.multiprocessors(), threads=warps * 32)[0]
+        x = kernel([x, where, counters, *given], outputs, blocks=kernels.multiprocessors(), threads=warps * 32)[0]
     return x

@@ -298,5 +298,5 @@ __device__ void depformer(
   T* gated = residual + N * DIM;
   Frame frame{Grid(const_cast<uint32_t*>(counters)), table, x, vector, scratch, projected, qkv, residual, gated};
   frame.run(z, text, Choice{wanted, noise, temperatures, top_ks}, logits, static_cast<int32_t*>(made(0)));
-  frame.grid.leave(static_cast<int32_t*>(made(3)));
+  frame.grid.leave();
 }

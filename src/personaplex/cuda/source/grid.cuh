@@ -1,17 +1,17 @@
 // All blocks of a launch meet. They wait for each other, so all of them must run at once: at most as many blocks as the
-// card holds together. Who launches sees to that; if it fails all the same, the wait ends after seconds and says so.
+// card holds together. Who launches sees to that; where it fails all the same, the launch ends as an error after
+// seconds, and the card does not hang.
 
 constexpr uint32_t SPINS = 1u << 22;  // about 2 seconds of reading the counter
 
 // `counters` [64] are zero when the kernel starts and zero again when it ends, so they serve the next launch too.
 // There are more of them than are used, because MLX keeps arrays of 8 bytes and less where the host can reach them, and
 // there a meeting takes half a millisecond.
-constexpr int ARRIVED = 0, GONE = 32, GAVE_UP = 33;
+constexpr int ARRIVED = 0, GONE = 32;
 
 struct Grid {
   uint32_t* counters;
-  uint32_t due = 0;      // arrivals that the present meeting waits for
-  bool gave_up = false;  // known to thread 0 only
+  uint32_t due = 0;  // arrivals that the present meeting waits for
 
   __device__ explicit Grid(uint32_t* counters) : counters(counters) {}
 
@@ -28,26 +28,25 @@ struct Grid {
   }
 
   __device__ void wait() {
-    if (threadIdx.x == 0 && !gave_up) {
-      for (uint32_t spins = 0; arrived() < due; ++spins) {
-        if (spins == SPINS) {
-          gave_up = true;
-          atomicMax(counters + GAVE_UP, 1u);
-          break;
-        }
-      }
+    if (threadIdx.x == 0) {
+      for (uint32_t spins = 0; arrived() < due; ++spins)
+        if (spins == SPINS) __trap();
     }
     __syncthreads();  // nobody reads what others wrote before thread 0 has seen them arrive
   }
 
-  // The end: no meeting may follow. The last block to go says in `failed` whether all meetings took place.
-  __device__ void leave(int32_t* failed) {
+  __device__ void meet() {
+    arrive();
+    wait();
+  }
+
+  // The end: no meeting may follow. The last block to go leaves the counters as they were.
+  __device__ void leave() {
     if (threadIdx.x) return;
     __threadfence();
     if (atomicAdd(counters + GONE, 1u) != gridDim.x - 1) return;
     // All others are gone: nobody looks at the counters any more.
     __threadfence();
-    *failed = int32_t(atomicExch(counters + GAVE_UP, 0u));
     counters[ARRIVED] = counters[GONE] = 0;
   }
 

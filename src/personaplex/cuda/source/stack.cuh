@@ -1,8 +1,8 @@
 // Transformer layers for one token of one slot in a single launch: a block per multiprocessor, and a meeting of all
-// blocks between a layer's five parts instead of a launch for each. While blocks wait for each other the next part's
-// first weights are already on their way.
+// blocks between a layer's five parts instead of a launch for each. What the next parts read comes in meanwhile.
 
 constexpr float LEAST = -3.0e38f;  // less than any score
+constexpr int PARTS = 5;           // of a layer: queries, keys and values; attention; its output; the gate; down
 
 template <typename S>
 struct StackLayer {
@@ -16,65 +16,283 @@ struct StackLayer {
   const S *gate_s, *gate_b;
   const void* down_w;
   const S *down_s, *down_b;
-  __nv_bfloat16 *k, *v;  // the ring [HEADS][R][HEAD]; this token's rows are written
+  __nv_bfloat16 *k, *v;  // the ring [HEADS][N_ROWS][HEAD]; this token's rows are written
 };
 
 // Which tokens the one at `position` sees besides itself, numbered 0 ... count - 1, and in which rows of the ring they
 // lie (nn/attention.py): the pinned ones that the window has left, then the window.
 struct Seen {
-  int pinned, turning, outside, first, count;
+  int pinned, turning, outside, count, own_row, begin;
 
   __device__ inline Seen(int position, int pinned, int n_rows, int context) : pinned(pinned), turning(n_rows - pinned) {
-    first = max(0, position - context + 1);
+    const int first = max(0, position - context + 1);
     outside = min(pinned, first);
     count = outside + position - first;
+    own_row = position < pinned ? position : pinned + (position - pinned) % turning;
+    begin = first < pinned ? first : pinned + (first - pinned) % turning;
   }
-  __device__ inline int row_of(int at) const { return at < pinned ? at : pinned + (at - pinned) % turning; }
-  __device__ inline int row(int i) const { return row_of(i < outside ? i : first + i - outside); }
+  __device__ inline int row(int i) const {
+    if (i < outside) return i;
+    const int at = begin + i - outside;  // the window is no longer than what turns
+    return at < pinned + turning ? at : at - turning;
+  }
 };
 
-// One share of one head's attention: a partial sum of values [HEAD], their weight, and the largest score.
-template <int HEADS, int HEAD, int N_ROWS, int CONTEXT, int WARPS, int PERIOD, int SHARES>
-struct Ring {
-  static constexpr int DIM = HEADS * HEAD, LANES = HEAD / 8, TEAMS = WARPS * WARP / LANES, AHEAD = 4;
-  static constexpr int SIZE = HEAD + 2;  // numbers of a share
-  static constexpr int BYTES = (3 * HEAD + TEAMS * SIZE) * 4;
+__device__ inline uint4 fresh_words(const void* at) {
+#ifdef EMULATED
+  return *static_cast<const uint4*>(at);
+#else
+  uint4 four;
+  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(four.x), "=r"(four.y), "=r"(four.z), "=r"(four.w)
+               : "l"(at)
+               : "memory");
+  return four;
+#endif
+}
 
-  // Every block takes its shares of `qkv` [3 DIM], and leaves them in `shares` [HEADS][SHARES][SIZE].
-  __device__ __forceinline__ static void attend(const __nv_bfloat16* qkv, int position, int pinned, __nv_bfloat16* k,
-                                             __nv_bfloat16* v, float* shares) {
-    DYNAMIC(memory);
-    float* q = reinterpret_cast<float*>(memory);
-    float *new_k = q + HEAD, *new_v = new_k + HEAD, *teams = new_v + HEAD;
-    const Seen seen(position, pinned, N_ROWS, CONTEXT);
-    for (int task = blockIdx.x; task < HEADS * SHARES; task += gridDim.x) {
-      const int head = task / SHARES, share = task % SHARES;
-      const long long ring = (long long)head * N_ROWS * HEAD;
-      __syncthreads();  // the last task's numbers are read
-      for (int i = threadIdx.x; i < HEAD; i += blockDim.x) {
-        const int pair = i / 2;
-        const float angle = position * exp2f(-2.0f * pair / HEAD * log2f(float(PERIOD)));
-        float sine, cosine;
-        sincosf(angle, &sine, &cosine);
-        auto turned = [&](const __nv_bfloat16* at) {
-          const float even = number(fresh_one(at + 2 * pair)), odd = number(fresh_one(at + 2 * pair + 1));
-          return rounded<__nv_bfloat16>(i % 2 ? even * sine + odd * cosine : even * cosine - odd * sine);
-        };
-        q[i] = turned(qkv + head * HEAD) * rsqrtf(float(HEAD));
-        new_k[i] = turned(qkv + DIM + head * HEAD);
-        new_v[i] = number(fresh_one(qkv + 2 * DIM + head * HEAD + i));
-        if (share == 0) {  // nobody reads this row in this launch: its last token has left the window
-          put(k + ring + seen.row_of(position) * HEAD + i, new_k[i]);
-          put(v + ring + seen.row_of(position) * HEAD + i, new_v[i]);
+__device__ inline uint32_t fresh_word(const void* at) {
+#ifdef EMULATED
+  return *static_cast<const uint32_t*>(at);
+#else
+  uint32_t word;
+  asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(word) : "l"(at) : "memory");
+  return word;
+#endif
+}
+
+__device__ inline float2 pair_of(uint32_t word) {
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+
+__device__ inline void numbers_of(uint4 words, float (&to)[8]) {
+  const uint32_t of[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 two = pair_of(of[i]);
+    to[2 * i] = two.x, to[2 * i + 1] = two.y;
+  }
+}
+
+template <int BITS, int DIM, int HEADS, int HIDDEN, int N_ROWS, int CONTEXT, int PERIOD, int WARPS, int BLOCKS,
+          int SHARES, int STAGES, typename S>
+struct Stack {
+  static constexpr int HEAD = DIM / HEADS, TASKS = HEADS * SHARES, THREADS = WARPS * WARP;
+  static constexpr int LANES = HEAD / 8, TEAMS = WARP / LANES, ENTRY = HEAD + 2;  // of an entry: sums, weight, largest
+  using Ahead = Flow<BITS, S, HEAD, WARPS, STAGES>;
+
+  // How a map is cut up. Gated, a tile is 8 rows of the gate and the same 8 of the values.
+  template <int N_IN, int N_OUT, int AFTER>
+  struct Map {
+    static constexpr bool GATED = AFTER == GATE;
+    static constexpr int N_TILES = (GATED ? 2 : 1) * N_OUT / TILE, MOST_TILES = (N_TILES + BLOCKS - 1) / BLOCKS;
+    static constexpr int APART = GATED ? 8 : TILE, OTHER = GATED ? N_OUT : 8, N_CHUNKS = N_IN / CHUNK;
+    static constexpr int SUMS = N_IN * 2, SCRATCH = SUMS + N_CHUNKS * 4, PARTIAL = SCRATCH + WARP * 4;
+    static constexpr int SIZE = MOST_TILES * TILE, BYTES = PARTIAL + WARPS * SIZE * 4;
+    static_assert(N_IN % UnitOf<BITS, S>::COLUMNS == 0 && N_IN % (8 * WARP) == 0 && N_OUT % TILE == 0, "whole units");
+    __device__ static inline int first_tile() { return N_TILES * blockIdx.x / BLOCKS; }
+    __device__ static inline int n_tiles() { return N_TILES * (blockIdx.x + 1) / BLOCKS - first_tile(); }
+  };
+  using In = Map<DIM, 3 * DIM, STORE>;
+  using Out = Map<DIM, DIM, ADD>;
+  using Up = Map<DIM, HIDDEN, GATE>;
+  using Down = Map<HIDDEN, DIM, ADD>;
+
+  static constexpr int larger(int a, int b) { return a > b ? a : b; }
+  static constexpr int ATTENTION = (3 * HEAD + WARPS * ENTRY) * 4;
+  static constexpr int WORK = larger(larger(larger(In::BYTES, Out::BYTES), larger(Up::BYTES, Down::BYTES)), ATTENTION);
+  // Shared memory: what a part works with, sines and cosines of this position, the warps' rings.
+  static constexpr int TURNS = (WORK + 15) / 16 * 16, RINGS = (TURNS + HEAD * 4 + LINE - 1) / LINE * LINE;
+  static constexpr int BYTES = RINGS + Ahead::BYTES + LINE;
+
+  // What is copied, in the order in which it is used.
+  struct Plan {
+    const StackLayer<S>* layers;
+    int n_layers;
+    const Seen& seen;
+    int part = -1, task = 0;
+
+    template <typename M>
+    __device__ static inline void map(Ahead& flow, const void* w, const S* s, const S* b, int columns) {
+      flow.turn_to(w, s, b, columns, M::first_tile(), M::n_tiles(), M::APART, M::OTHER);
+    }
+
+    __device__ inline bool turn(Ahead& flow) {
+      if (part % PARTS == 1 && task + BLOCKS < TASKS) {
+        task += BLOCKS;
+      } else {
+        if (part + 1 >= PARTS * n_layers) return false;
+        ++part, task = blockIdx.x;
+      }
+      const StackLayer<S>& layer = layers[part / PARTS];
+      switch (part % PARTS) {
+        case 0: map<In>(flow, layer.in_w, layer.in_s, layer.in_b, DIM); break;
+        case 1: {
+          if (task >= TASKS) break;
+          const long long head = (long long)(task / SHARES) * N_ROWS * HEAD;
+          const int share = task % SHARES;
+          flow.turn_to(layer.k + head, layer.v + head, begin(seen, share), begin(seen, share + 1));
+          break;
         }
+        case 2: map<Out>(flow, layer.out_w, layer.out_s, layer.out_b, DIM); break;
+        case 3: map<Up>(flow, layer.gate_w, layer.gate_s, layer.gate_b, DIM); break;
+        default: map<Down>(flow, layer.down_w, layer.down_s, layer.down_b, HIDDEN);
+      }
+      return true;
+    }
+  };
+
+  __device__ static inline int begin(const Seen& seen, int share) { return (long long)seen.count * share / SHARES; }
+
+  // x, normalised by `gain` if there is one, into shared memory. `given(k)` are eight numbers from k; it is asked after
+  // the meeting, `gain` is read before. Ends with a barrier.
+  template <typename M, int N_IN, int BEFORE, typename Given>
+  __device__ __forceinline__ static void prepare(char* memory, Grid& grid, const __nv_bfloat16* gain, Given given) {
+    auto* x = reinterpret_cast<__nv_bfloat16*>(memory);
+    auto* x_sums = reinterpret_cast<float*>(memory + M::SUMS);
+    constexpr int TURNS = (N_IN + 8 * THREADS - 1) / (8 * THREADS);
+    Eight mine[TURNS], gains[BEFORE == RMS ? TURNS : 1];
+    if constexpr (BEFORE == RMS) {
+#pragma unroll
+      for (int turn = 0; turn < TURNS; ++turn) {
+        const int k = 8 * (threadIdx.x + turn * THREADS);
+        if (k < N_IN) gains[turn] = *reinterpret_cast<const Eight*>(gain + k);
+      }
+    }
+    grid.wait();
+    float squares = 0;
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+      const int k = 8 * (threadIdx.x + turn * THREADS);
+      if (k >= N_IN) break;
+      mine[turn] = given(k);
+      if constexpr (BEFORE == RMS) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) squares += number(mine[turn].of[i]) * number(mine[turn].of[i]);
+      }
+    }
+    float scale = 1;
+    if constexpr (BEFORE == RMS)
+      scale = rsqrtf(block_sum(squares, reinterpret_cast<float*>(memory + M::SCRATCH)) / N_IN + 1e-8f);
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+      const int k = 8 * (threadIdx.x + turn * THREADS);
+      if (k >= N_IN) break;
+      if constexpr (BEFORE == RMS) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+          put(&mine[turn].of[i], number(mine[turn].of[i]) * scale * number(gains[turn].of[i]));
+      }
+      lay<BITS>(mine[turn], x + k / CHUNK * CHUNK, k % CHUNK);
+      if constexpr (BITS < 16) {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sum += number(mine[turn].of[i]);
+        note_sum(sum, x_sums, k);
+      }
+    }
+    __syncthreads();
+  }
+
+  // This warp's units of the block's tiles, of which each has `each` of them; a tile's sums stay in the warp's own place.
+  __device__ __forceinline__ static void multiply_all(Ahead& flow, Plan& plan, const __nv_bfloat16* x,
+                                                      const float* x_sums, float* mine, int n_tiles, int each) {
+    const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+    constexpr int CHUNKS = UnitOf<BITS, S>::CHUNKS;
+    const int begin = threadIdx.x / WARP * CHUNKS;
+    if (each == 0)
+      for (int i = lane; i < n_tiles * TILE; i += WARP) mine[i] = 0;
+    float sum[4] = {0, 0, 0, 0};
+    int left = each, first = begin;
+#pragma unroll 1
+    for (int to_do = n_tiles * each; to_do > 0; --to_do) {
+      multiply_unit<BITS, S>(sum, flow.take(plan), x, x_sums, first);
+      first += WARPS * CHUNKS;
+      if (--left > 0) continue;
+      if (t == 0) mine[g] = sum[0], mine[g + 8] = sum[2];
+      sum[0] = sum[1] = sum[2] = sum[3] = 0;
+      mine += TILE, left = each, first = begin;
+    }
+  }
+
+  // What the warps have of each row, added up, and out: rounded where the stock operations store.
+  template <typename M, int N_OUT, int AFTER>
+  __device__ __forceinline__ static void finish(const float* partial, const __nv_bfloat16* residual,
+                                                __nv_bfloat16 early, __nv_bfloat16* out) {
+    for (int i = threadIdx.x; i < M::n_tiles() * M::APART; i += THREADS) {
+      const float* at = partial + i / M::APART * TILE + i % M::APART;
+      float total = 0, value = 0;
+#pragma unroll
+      for (int from = 0; from < WARPS; ++from) {
+        total += at[from * M::SIZE];
+        if constexpr (AFTER == GATE) value += at[from * M::SIZE + 8];
+      }
+      const int row = M::first_tile() * M::APART + i;
+      total = rounded<__nv_bfloat16>(total);
+      if constexpr (AFTER == GATE) {
+        const float open = rounded<__nv_bfloat16>(1 / (1 + expf(-total)));
+        put(out + row, rounded<__nv_bfloat16>(total * open) * rounded<__nv_bfloat16>(value));
+      } else if constexpr (AFTER == ADD) {
+        put(out + row, number(i == threadIdx.x ? early : fresh_one(residual + row)) + total);
+      } else {
+        put(out + row, total);
+      }
+    }
+  }
+
+  // A linear map. The residual has been there since the part before the last.
+  template <typename M, int N_IN, int N_OUT, int BEFORE, int AFTER, typename Given>
+  __device__ __forceinline__ static void linear(char* memory, Grid& grid, Ahead& flow, Plan& plan,
+                                                const __nv_bfloat16* gain, Given given,
+                                                const __nv_bfloat16* residual, __nv_bfloat16* out) {
+    __nv_bfloat16 early;
+    if constexpr (AFTER == ADD) {
+      if (int(threadIdx.x) < M::n_tiles() * M::APART)
+        early = fresh_one(residual + M::first_tile() * M::APART + threadIdx.x);
+    }
+    prepare<M, N_IN, BEFORE>(memory, grid, gain, given);
+    float* partial = reinterpret_cast<float*>(memory + M::PARTIAL);
+    multiply_all(flow, plan, reinterpret_cast<const __nv_bfloat16*>(memory),
+                 reinterpret_cast<const float*>(memory + M::SUMS), partial + threadIdx.x / WARP * M::SIZE,
+                 M::n_tiles(), Ahead::share(N_IN / UnitOf<BITS, S>::COLUMNS));
+    __syncthreads();
+    finish<M, N_OUT, AFTER>(partial, residual, early, out);
+  }
+
+  // The block's shares of the heads' attention: of each the sum of values, `shares` [TASKS][HEAD], then behind them
+  // their weight and the largest score [TASKS][2].
+  __device__ __forceinline__ static void attend(char* memory, const float* turns, Ahead& flow, Plan& plan,
+                                                const __nv_bfloat16* qkv, __nv_bfloat16* k, __nv_bfloat16* v,
+                                                float* shares) {
+    float* q = reinterpret_cast<float*>(memory);
+    float *new_k = q + HEAD, *new_v = new_k + HEAD, *entries = new_v + HEAD;
+    const int warp = threadIdx.x / WARP, team = threadIdx.x % WARP / LANES, lane = threadIdx.x % LANES;
+    const Seen& seen = plan.seen;
+#pragma unroll 1
+    for (int task = blockIdx.x; task < TASKS; task += BLOCKS) {
+      const int head = task / SHARES, share = task % SHARES;
+      if (task >= BLOCKS) __syncthreads();  // the last task's numbers are read
+      for (int i = threadIdx.x; i < 3 * HEAD / 2; i += THREADS) {
+        const int of = i / (HEAD / 2), at = 2 * (i % (HEAD / 2));  // queries, keys, values; a pair of them
+        float2 two = pair_of(fresh_word(qkv + of * DIM + head * HEAD + at));
+        if (of < 2) {
+          const float cosine = turns[at], sine = turns[at + 1];
+          two = make_float2(rounded<__nv_bfloat16>(two.x * cosine - two.y * sine),
+                            rounded<__nv_bfloat16>(two.x * sine + two.y * cosine));
+        }
+        if (of > 0 && share == 0) {  // nobody reads this row in this launch: its last token has left the window
+          __nv_bfloat16* row = (of == 1 ? k : v) + ((long long)head * N_ROWS + seen.own_row) * HEAD + at;
+          put(row, two.x), put(row + 1, two.y);
+        }
+        // Scores are made for powers of two, which are one instruction.
+        const float scale = of == 0 ? 1.4426950408889634f * rsqrtf(float(HEAD)) : 1;
+        q[of * HEAD + at] = two.x * scale, q[of * HEAD + at + 1] = two.y * scale;
       }
       __syncthreads();
-      // A team of LANES threads reads a row, eight numbers each.
-      const int team = threadIdx.x / LANES, lane = threadIdx.x % LANES;
       float mine[8], sum[8] = {}, weight = 0, largest = LEAST;
 #pragma unroll
       for (int i = 0; i < 8; ++i) mine[i] = q[lane * 8 + i];
-      auto score_of = [&](const float(&key)[8]) {
+      const auto score_of = [&](const float(&key)[8]) {
         float score = 0;
 #pragma unroll
         for (int i = 0; i < 8; ++i) score += mine[i] * key[i];
@@ -82,149 +300,160 @@ struct Ring {
         for (int apart = LANES / 2; apart > 0; apart /= 2) score += __shfl_xor_sync(ALL, score, apart);
         return score;
       };
-      const int begin = (long long)seen.count * share / SHARES, end = (long long)seen.count * (share + 1) / SHARES;
-      // All teams of a warp take the same number of turns: they shuffle together.
-      const int turns = (end - begin + AHEAD * TEAMS - 1) / (AHEAD * TEAMS);
-      for (int turn = 0; turn < turns; ++turn) {
-        Eight keys[AHEAD], values[AHEAD];
-        bool there[AHEAD];
+      const int stop = begin(seen, share + 1), units = (stop - begin(seen, share) + Ahead::KEYS - 1) / Ahead::KEYS;
+      int first = begin(seen, share) + warp * Ahead::KEYS + team;
+      // A team of LANES threads takes two rows of a unit, eight numbers of each by a thread.
+#pragma unroll 1
+      for (int to_do = Ahead::share(units); to_do > 0; --to_do, first += WARPS * Ahead::KEYS) {
+        const char* unit = flow.take(plan) + threadIdx.x % WARP * 16;
+        float score[2], values[2][8], highest = largest;
 #pragma unroll
-        for (int a = 0; a < AHEAD; ++a) {
-          const int i = begin + (turn * AHEAD + a) * TEAMS + team;
-          there[a] = i < end;
-          const long long at = ring + (long long)(there[a] ? seen.row(i) : 0) * HEAD + lane * 8;
-          const uint4 zero = make_uint4(0, 0, 0, 0);
-          const uint4 key = there[a] ? streamed(reinterpret_cast<const uint4*>(k + at)) : zero;
-          const uint4 value = there[a] ? streamed(reinterpret_cast<const uint4*>(v + at)) : zero;
-          keys[a] = *reinterpret_cast<const Eight*>(&key);
-          values[a] = *reinterpret_cast<const Eight*>(&value);
-        }
-        float score[AHEAD], highest = largest;
-#pragma unroll
-        for (int a = 0; a < AHEAD; ++a) {
+        for (int a = 0; a < 2; ++a) {
           float key[8];
-#pragma unroll
-          for (int i = 0; i < 8; ++i) key[i] = number(keys[a].of[i]);
+          const bool there = first + a * TEAMS < stop;  // where not, nothing was copied
+          numbers_of(*reinterpret_cast<const uint4*>(unit + a * WARP * 16), key);
+          const uint4 zero = make_uint4(0, 0, 0, 0);
+          numbers_of(there ? *reinterpret_cast<const uint4*>(unit + Ahead::HALF + a * WARP * 16) : zero, values[a]);
           score[a] = score_of(key);
-          if (!there[a]) score[a] = LEAST;
+          if (!there) score[a] = LEAST;
           highest = fmaxf(highest, score[a]);
         }
-        if (highest > LEAST) {
-          const float fade = expf(largest - highest);
-          weight *= fade;
+        const float fade = exp2f(largest - highest), one = exp2f(score[0] - highest), two = exp2f(score[1] - highest);
+        const bool any = highest > LEAST;
+        weight = weight * fade + (any ? one + two : 0);
 #pragma unroll
-          for (int i = 0; i < 8; ++i) sum[i] *= fade;
-#pragma unroll
-          for (int a = 0; a < AHEAD; ++a) {
-            const float w = expf(score[a] - highest);
-            weight += w;
-#pragma unroll
-            for (int i = 0; i < 8; ++i) sum[i] += w * number(values[a].of[i]);
-          }
-          largest = highest;
-        }
+        for (int i = 0; i < 8; ++i) sum[i] = sum[i] * fade + (one * values[0][i] + two * values[1][i]);
+        largest = highest;
       }
       if (share == 0) {  // the token itself; every team scores it, the first counts it
         float key[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) key[i] = new_k[lane * 8 + i];
         const float score = score_of(key);
-        if (team == 0) {
-          const float highest = fmaxf(largest, score), fade = expf(largest - highest), w = expf(score - highest);
+        if (warp == 0 && team == 0) {
+          const float highest = fmaxf(largest, score), fade = exp2f(largest - highest), w = exp2f(score - highest);
           weight = weight * fade + w;
 #pragma unroll
           for (int i = 0; i < 8; ++i) sum[i] = sum[i] * fade + w * new_v[lane * 8 + i];
           largest = highest;
         }
       }
-      float* mine_of = teams + team * SIZE;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) mine_of[lane * 8 + i] = sum[i];
-      if (lane == 0) mine_of[HEAD] = weight, mine_of[HEAD + 1] = largest;
+      for (int apart = LANES; apart < WARP; apart *= 2) {  // the warp's teams
+        const float other = __shfl_xor_sync(ALL, largest, apart), highest = fmaxf(largest, other);
+        const float fade = exp2f(largest - highest), theirs = exp2f(other - highest);
+        weight = weight * fade + __shfl_xor_sync(ALL, weight, apart) * theirs;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sum[i] = sum[i] * fade + __shfl_xor_sync(ALL, sum[i], apart) * theirs;
+        largest = highest;
+      }
+      float* entry = entries + warp * ENTRY;
+      if (team == 0) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) entry[lane * 8 + i] = sum[i];
+        if (lane == 0) entry[HEAD] = weight, entry[HEAD + 1] = largest;
+      }
       __syncthreads();
-      float* to = shares + task * SIZE;
-      for (int i = threadIdx.x; i < HEAD; i += blockDim.x) {
+      for (int i = threadIdx.x; i < HEAD; i += THREADS) {
         float highest = LEAST, total = 0, all = 0;
-        for (int of = 0; of < TEAMS; ++of) highest = fmaxf(highest, teams[of * SIZE + HEAD + 1]);
-        for (int of = 0; of < TEAMS; ++of) {
-          const float largest_of = teams[of * SIZE + HEAD + 1];
-          const float w = largest_of > LEAST ? expf(largest_of - highest) : 0;
-          total += w * teams[of * SIZE + i];
-          all += w * teams[of * SIZE + HEAD];
+#pragma unroll
+        for (int of = 0; of < WARPS; ++of) highest = fmaxf(highest, entries[of * ENTRY + HEAD + 1]);
+#pragma unroll
+        for (int of = 0; of < WARPS; ++of) {
+          const float w = exp2f(entries[of * ENTRY + HEAD + 1] - highest);
+          total += w * entries[of * ENTRY + i];
+          all += w * entries[of * ENTRY + HEAD];
         }
-        to[i] = total;
-        if (i == 0) to[HEAD] = all, to[HEAD + 1] = highest;
+        shares[task * HEAD + i] = total;
+        if (i == 0) shares[TASKS * HEAD + 2 * task] = all, shares[TASKS * HEAD + 2 * task + 1] = highest;
       }
     }
   }
 
   // Eight numbers of the attention's result from its shares.
-  struct Result {
-    const float* shares;
-    __device__ inline Eight operator()(int, int k) const {
-      const float* at = shares + k / HEAD * SHARES * SIZE;
-      float highest = LEAST, all = 0, sum[8] = {};
+  __device__ static inline Eight attended(const float* shares, int k) {
+    const int task = k / HEAD * SHARES;
+    float weight[SHARES], largest[SHARES], of[SHARES][8], highest = LEAST;
 #pragma unroll
-      for (int share = 0; share < SHARES; ++share) highest = fmaxf(highest, __ldcg(at + share * SIZE + HEAD + 1));
+    for (int share = 0; share < SHARES; ++share) {
+      const float* two = shares + TASKS * HEAD + 2 * (task + share);
+      weight[share] = __uint_as_float(fresh_word(two)), largest[share] = __uint_as_float(fresh_word(two + 1));
 #pragma unroll
-      for (int share = 0; share < SHARES; ++share) {
-        const float* of = at + share * SIZE;
-        const float largest = __ldcg(of + HEAD + 1), w = largest > LEAST ? expf(largest - highest) : 0;
-        all += w * __ldcg(of + HEAD);
-#pragma unroll
-        for (int i = 0; i < 8; i += 2) {
-          const float2 two = __ldcg(reinterpret_cast<const float2*>(of + k % HEAD + i));
-          sum[i] += w * two.x;
-          sum[i + 1] += w * two.y;
-        }
+      for (int half = 0; half < 2; ++half) {
+        const uint4 four = fresh_words(shares + (task + share) * HEAD + k % HEAD + 4 * half);
+        of[share][4 * half] = __uint_as_float(four.x), of[share][4 * half + 1] = __uint_as_float(four.y);
+        of[share][4 * half + 2] = __uint_as_float(four.z), of[share][4 * half + 3] = __uint_as_float(four.w);
       }
-      Eight result;
+    }
+    float all = 0, sum[8] = {};
 #pragma unroll
-      for (int i = 0; i < 8; ++i) put(&result.of[i], sum[i] / all);
-      return result;
+    for (int share = 0; share < SHARES; ++share) highest = fmaxf(highest, largest[share]);
+#pragma unroll
+    for (int share = 0; share < SHARES; ++share) {
+      const float w = exp2f(largest[share] - highest);
+      all += w * weight[share];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum[i] += w * of[share][i];
     }
-  };
-};
-
-// x [DIM] through `n_layers` layers to out [DIM]. `where` holds position and pinned tokens; the rest is scratch.
-template <int BITS, int DIM, int HEADS, int HIDDEN, int N_ROWS, int CONTEXT, int PERIOD, int WARPS, int BLOCKS,
-          int SHARES, typename S>
-__device__ void stack(const StackLayer<S>* layers, int n_layers, const __nv_bfloat16* x, const int32_t* where,
-                      const uint32_t* given_gate, __nv_bfloat16* out, __nv_bfloat16* qkv, float* shares,
-                      __nv_bfloat16* middle, __nv_bfloat16* hidden, __nv_bfloat16* between) {
-  using Attention = Ring<HEADS, DIM / HEADS, N_ROWS, CONTEXT, WARPS, PERIOD, SHARES>;
-  uint32_t* gate = const_cast<uint32_t*>(given_gate);
-  const auto together = [gate] { meet(gate); };
-  // One part at a time, so that the compiler keeps nothing of one in registers during another.
-#pragma unroll 1
-  for (int part = 0; part < 5 * n_layers; ++part) {
-    const int l = part / 5;
-    const StackLayer<S>& layer = layers[l];
-    // Two buffers in turn: the residual is read until the last block has added it.
-    const __nv_bfloat16* before = l == 0 ? x : between + (l - 1) % 2 * DIM;
-    switch (part % 5) {
-      case 0:
-        tile_matvec<BITS, 1, DIM, 3 * DIM, WARPS, BLOCKS, RMS, STORE>(Rows<DIM>{before}, layer.norm1, layer.in_w,
-                                                                      layer.in_s, layer.in_b, nullptr, qkv, together);
-        break;
-      case 1:
-        meet(gate);
-        Attention::attend(qkv, where[0], where[1], layer.k, layer.v, shares);
-        break;
-      case 2:
-        tile_matvec<BITS, 1, DIM, DIM, WARPS, BLOCKS, PLAIN, ADD>(typename Attention::Result{shares}, nullptr,
-                                                                  layer.out_w, layer.out_s, layer.out_b, before, middle,
-                                                                  together);
-        break;
-      case 3:
-        tile_matvec<BITS, 1, DIM, HIDDEN, WARPS, BLOCKS, RMS, GATE>(Rows<DIM>{middle}, layer.norm2, layer.gate_w,
-                                                                    layer.gate_s, layer.gate_b, nullptr, hidden,
-                                                                    together);
-        break;
-      default:
-        tile_matvec<BITS, 1, HIDDEN, DIM, WARPS, BLOCKS, PLAIN, ADD>(
-            Rows<HIDDEN>{hidden}, nullptr, layer.down_w, layer.down_s, layer.down_b, middle,
-            l == n_layers - 1 ? out : between + l % 2 * DIM, together);
-    }
+    Eight result;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) put(&result.of[i], sum[i] / all);
+    return result;
   }
-}
+
+  // x [DIM] through the layers to out [DIM]. `where` holds position and pinned tokens; the rest is scratch.
+  __device__ __forceinline__ static void run(const StackLayer<S>* layers, int n_layers, const __nv_bfloat16* x,
+                                             const int32_t* where, const uint32_t* counters, __nv_bfloat16* out,
+                                             __nv_bfloat16* qkv, float* shares, __nv_bfloat16* middle,
+                                             __nv_bfloat16* hidden, __nv_bfloat16* between) {
+    DYNAMIC(memory);
+    float* turns = reinterpret_cast<float*>(memory + TURNS);
+    const int position = where[0];
+    const Seen seen(position, where[1], N_ROWS, CONTEXT);
+    Plan plan{layers, n_layers, seen};
+    char* rings = memory + RINGS;
+    rings += (LINE - reinterpret_cast<uintptr_t>(rings) % LINE) % LINE;
+    Ahead flow(rings);
+    flow.begin(plan);
+    for (int pair = threadIdx.x; pair < HEAD / 2; pair += THREADS) {
+      float sine, cosine;
+      sincosf(position * exp2f(-2.0f * pair / HEAD * log2f(float(PERIOD))), &sine, &cosine);
+      turns[2 * pair] = cosine, turns[2 * pair + 1] = sine;
+    }
+    Grid grid(const_cast<uint32_t*>(counters));
+    const auto row = [](const __nv_bfloat16* from) {
+      return [from](int k) {
+        const uint4 words = fresh_words(from + k);
+        return *reinterpret_cast<const Eight*>(&words);
+      };
+    };
+#pragma unroll 1
+    for (int part = 0; part < PARTS * n_layers; ++part) {
+      const int l = part / PARTS;
+      const StackLayer<S>& layer = layers[l];
+      // Two buffers in turn: the residual is read until the last block has added it.
+      const __nv_bfloat16* before = l == 0 ? x : between + (l - 1) % 2 * DIM;
+      switch (part % PARTS) {
+        case 0:
+          linear<In, DIM, 3 * DIM, RMS, STORE>(memory, grid, flow, plan, layer.norm1, row(before), nullptr, qkv);
+          break;
+        case 1:
+          grid.wait();
+          attend(memory, turns, flow, plan, qkv, layer.k, layer.v, shares);
+          break;
+        case 2:
+          linear<Out, DIM, DIM, PLAIN, ADD>(memory, grid, flow, plan, nullptr,
+                                            [shares](int k) { return attended(shares, k); }, before, middle);
+          break;
+        case 3:
+          linear<Up, DIM, HIDDEN, RMS, GATE>(memory, grid, flow, plan, layer.norm2, row(middle), nullptr, hidden);
+          break;
+        default:
+          linear<Down, HIDDEN, DIM, PLAIN, ADD>(memory, grid, flow, plan, nullptr, row(hidden), middle,
+                                                l == n_layers - 1 ? out : between + l % 2 * DIM);
+      }
+      grid.arrive();
+    }
+    grid.leave();
+  }
+};
