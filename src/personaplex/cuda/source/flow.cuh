@@ -68,6 +68,7 @@ struct Flow {
   static constexpr int BYTES = WARPS * STAGES * Of::BYTES;
   static_assert(STAGES >= 2 && HEAD % 64 == 0 && HEAD <= 256, "rings of two units or more, heads of whole lines");
 
+  const int warp;
   char* ring;
   int filled = 0, used = 0;  // stages
 
@@ -75,20 +76,17 @@ struct Flow {
   bool of_map = true;
   // Of a map: this lane's first piece, and its row's scales or biases, of the unit numbered 0; units are numbered along
   // a weight row and on to the next. From a piece to that four rows on, and to that in the tile's other half.
+  // Of a ring: keys and values, the lane's first key of the next unit, and the end.
   const char *pieces, *side;
   int at, four_on, half_on;
   int of_tile, each_tile, on;  // units left in the tile, and in each; from the last of one to the first of the next
-  // Of keys and values: the first of the next unit, and the end.
-  const char *k, *v;
-  int first, end;
 
-  __device__ inline explicit Flow(char* memory) : ring(memory + threadIdx.x / WARP * STAGES * Of::BYTES) {}
+  // By the shuffle the compiler sees that a warp's threads agree on it, and on all that comes of it.
+  __device__ inline explicit Flow(char* memory)
+      : warp(__shfl_sync(ALL, int(threadIdx.x / WARP), 0)), ring(memory + warp * STAGES * Of::BYTES) {}
 
   // Of n units dealt to the warps in turn, how many are this warp's.
-  __device__ static inline int share(int n) {
-    const int warp = threadIdx.x / WARP;
-    return warp < n ? (n - 1 - warp) / WARPS + 1 : 0;
-  }
+  __device__ inline int share(int n) const { return warp < n ? (n - 1 - warp) / WARPS + 1 : 0; }
 
   // A map's tiles from `first_tile` on. Each has `apart` rows from the next; its rows from the eighth on lie `other` rows
   // behind its first eight.
@@ -103,7 +101,7 @@ struct Flow {
       side = reinterpret_cast<const char*>(lane < 16 ? scales : biases) + (long long)its * row_units * Of::SIDE;
     }
     each_tile = of_tile = share(row_units);
-    at = threadIdx.x / WARP;
+    at = warp;
     on = apart * row_units - (each_tile - 1) * WARPS;
     left = n_tiles * each_tile;
     of_map = true;
@@ -112,9 +110,9 @@ struct Flow {
   // A share of a head's keys and values, those numbered `begin` to `stop` - 1.
   __device__ inline void turn_to(const __nv_bfloat16* keys, const __nv_bfloat16* values, int begin, int stop) {
     const int lane = threadIdx.x % WARP;
-    k = reinterpret_cast<const char*>(keys) + lane % PIECES * 16;
-    v = reinterpret_cast<const char*>(values) + lane % PIECES * 16;
-    first = begin + threadIdx.x / WARP * KEYS + lane / PIECES, end = stop;
+    pieces = reinterpret_cast<const char*>(keys) + lane % PIECES * 16;
+    side = reinterpret_cast<const char*>(values) + lane % PIECES * 16;
+    at = begin + warp * KEYS + lane / PIECES, four_on = stop;
     left = share((stop - begin + KEYS - 1) / KEYS);
     of_map = false;
   }
@@ -145,14 +143,14 @@ struct Flow {
       } else {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int i = first + half * (WARP / PIECES);
+          const int i = at + half * (WARP / PIECES), end = four_on;
           if (i < end) {
             const long long row = (long long)next.seen.row(i) * HEAD * 2;
-            copy_ahead<16>(unit + (half * WARP + lane) * 16, k + row);
-            copy_ahead<16>(unit + HALF + (half * WARP + lane) * 16, v + row);
+            copy_ahead<16>(unit + (half * WARP + lane) * 16, pieces + row);
+            copy_ahead<16>(unit + HALF + (half * WARP + lane) * 16, side + row);
           }
         }
-        first += WARPS * KEYS;
+        at += WARPS * KEYS;
       }
     }
     end_group();

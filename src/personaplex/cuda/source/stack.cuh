@@ -98,7 +98,7 @@ struct Stack {
   using Up = Map<DIM, HIDDEN, GATE>;
   using Down = Map<HIDDEN, DIM, ADD>;
 
-  static constexpr int larger(int a, int b) { return a > b ? a : b; }
+  __device__ static constexpr int larger(int a, int b) { return a > b ? a : b; }
   static constexpr int ATTENTION = (3 * HEAD + WARPS * ENTRY) * 4;
   static constexpr int WORK = larger(larger(larger(In::BYTES, Out::BYTES), larger(Up::BYTES, Down::BYTES)), ATTENTION);
   // Shared memory: what a part works with, sines and cosines of this position, the warps' rings.
@@ -144,10 +144,17 @@ struct Stack {
 
   __device__ static inline int begin(const Seen& seen, int share) { return (long long)seen.count * share / SHARES; }
 
+  // Of a map that is prepared: where x's sums lie and where the warps' sums go, and how many tiles and units there are.
+  struct Job {
+    float *x_sums, *partial;
+    int size, n_tiles, each;
+  };
+
   // x, normalised by `gain` if there is one, into shared memory. `given(k)` are eight numbers from k; it is asked after
   // the meeting, `gain` is read before. Ends with a barrier.
   template <typename M, int N_IN, int BEFORE, typename Given>
-  __device__ __forceinline__ static void prepare(char* memory, Grid& grid, const __nv_bfloat16* gain, Given given) {
+  __device__ __forceinline__ static Job prepare(char* memory, Grid& grid, const Ahead& flow, const __nv_bfloat16* gain,
+                                                Given given) {
     auto* x = reinterpret_cast<__nv_bfloat16*>(memory);
     auto* x_sums = reinterpret_cast<float*>(memory + M::SUMS);
     constexpr int TURNS = (N_IN + 8 * THREADS - 1) / (8 * THREADS);
@@ -192,31 +199,44 @@ struct Stack {
       }
     }
     __syncthreads();
+    return {x_sums, reinterpret_cast<float*>(memory + M::PARTIAL), M::SIZE, M::n_tiles(),
+            flow.share(N_IN / UnitOf<BITS, S>::COLUMNS)};
   }
 
-  // This warp's units of the block's tiles, of which each has `each` of them; a tile's sums stay in the warp's own place.
-  __device__ __forceinline__ static void multiply_all(Ahead& flow, Plan& plan, const __nv_bfloat16* x,
-                                                      const float* x_sums, float* mine, int n_tiles, int each) {
+  // This warp's units of the block's tiles; a tile's sums stay in the warp's own place. Ends with a barrier.
+  __device__ __forceinline__ static void multiply_all(const Job& job, Ahead& flow, Plan& plan, const __nv_bfloat16* x) {
     const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     constexpr int CHUNKS = UnitOf<BITS, S>::CHUNKS;
-    const int begin = threadIdx.x / WARP * CHUNKS;
-    if (each == 0)
-      for (int i = lane; i < n_tiles * TILE; i += WARP) mine[i] = 0;
+    const int begin = flow.warp * CHUNKS;
+    float* mine = job.partial + flow.warp * job.size;
+    if (job.each == 0)
+      for (int i = lane; i < job.size; i += WARP) mine[i] = 0;
     float sum[4] = {0, 0, 0, 0};
-    int left = each, first = begin;
+    int left = job.each, first = begin;
 #pragma unroll 1
-    for (int to_do = n_tiles * each; to_do > 0; --to_do) {
-      multiply_unit<BITS, S>(sum, flow.take(plan), x, x_sums, first);
+    for (int to_do = job.n_tiles * job.each; to_do > 0; --to_do) {
+      multiply_unit<BITS, S>(sum, flow.take(plan), x, job.x_sums, first);
       first += WARPS * CHUNKS;
       if (--left > 0) continue;
       if (t == 0) mine[g] = sum[0], mine[g + 8] = sum[2];
       sum[0] = sum[1] = sum[2] = sum[3] = 0;
-      mine += TILE, left = each, first = begin;
+      mine += TILE, left = job.each, first = begin;
     }
+    __syncthreads();
+  }
+
+  // The residual of this thread's first row, which it would otherwise wait for: it has been there since the part before
+  // the last.
+  template <typename M>
+  __device__ __forceinline__ static __nv_bfloat16 early_of(const __nv_bfloat16* residual) {
+    __nv_bfloat16 early = {};
+    if (int(threadIdx.x) < M::n_tiles() * M::APART)
+      early = fresh_one(residual + M::first_tile() * M::APART + threadIdx.x);
+    return early;
   }
 
   // What the warps have of each row, added up, and out: rounded where the stock operations store.
-  template <typename M, int N_OUT, int AFTER>
+  template <typename M, int AFTER>
   __device__ __forceinline__ static void finish(const float* partial, const __nv_bfloat16* residual,
                                                 __nv_bfloat16 early, __nv_bfloat16* out) {
     for (int i = threadIdx.x; i < M::n_tiles() * M::APART; i += THREADS) {
@@ -240,25 +260,6 @@ struct Stack {
     }
   }
 
-  // A linear map. The residual has been there since the part before the last.
-  template <typename M, int N_IN, int N_OUT, int BEFORE, int AFTER, typename Given>
-  __device__ __forceinline__ static void linear(char* memory, Grid& grid, Ahead& flow, Plan& plan,
-                                                const __nv_bfloat16* gain, Given given,
-                                                const __nv_bfloat16* residual, __nv_bfloat16* out) {
-    __nv_bfloat16 early;
-    if constexpr (AFTER == ADD) {
-      if (int(threadIdx.x) < M::n_tiles() * M::APART)
-        early = fresh_one(residual + M::first_tile() * M::APART + threadIdx.x);
-    }
-    prepare<M, N_IN, BEFORE>(memory, grid, gain, given);
-    float* partial = reinterpret_cast<float*>(memory + M::PARTIAL);
-    multiply_all(flow, plan, reinterpret_cast<const __nv_bfloat16*>(memory),
-                 reinterpret_cast<const float*>(memory + M::SUMS), partial + threadIdx.x / WARP * M::SIZE,
-                 M::n_tiles(), Ahead::share(N_IN / UnitOf<BITS, S>::COLUMNS));
-    __syncthreads();
-    finish<M, N_OUT, AFTER>(partial, residual, early, out);
-  }
-
   // The block's shares of the heads' attention: of each the sum of values, `shares` [TASKS][HEAD], then behind them
   // their weight and the largest score [TASKS][2].
   __device__ __forceinline__ static void attend(char* memory, const float* turns, Ahead& flow, Plan& plan,
@@ -266,7 +267,7 @@ struct Stack {
                                                 float* shares) {
     float* q = reinterpret_cast<float*>(memory);
     float *new_k = q + HEAD, *new_v = new_k + HEAD, *entries = new_v + HEAD;
-    const int warp = threadIdx.x / WARP, team = threadIdx.x % WARP / LANES, lane = threadIdx.x % LANES;
+    const int warp = flow.warp, team = threadIdx.x % WARP / LANES, lane = threadIdx.x % LANES;
     const Seen& seen = plan.seen;
 #pragma unroll 1
     for (int task = blockIdx.x; task < TASKS; task += BLOCKS) {
@@ -304,7 +305,7 @@ struct Stack {
       int first = begin(seen, share) + warp * Ahead::KEYS + team;
       // A team of LANES threads takes two rows of a unit, eight numbers of each by a thread.
 #pragma unroll 1
-      for (int to_do = Ahead::share(units); to_do > 0; --to_do, first += WARPS * Ahead::KEYS) {
+      for (int to_do = flow.share(units); to_do > 0; --to_do, first += WARPS * Ahead::KEYS) {
         const char* unit = flow.take(plan) + threadIdx.x % WARP * 16;
         float score[2], values[2][8], highest = largest;
 #pragma unroll
@@ -427,30 +428,42 @@ struct Stack {
         return *reinterpret_cast<const Eight*>(&words);
       };
     };
+    const auto* laid = reinterpret_cast<const __nv_bfloat16*>(memory);
 #pragma unroll 1
     for (int part = 0; part < PARTS * n_layers; ++part) {
       const int l = part / PARTS;
       const StackLayer<S>& layer = layers[l];
       // Two buffers in turn: the residual is read until the last block has added it.
       const __nv_bfloat16* before = l == 0 ? x : between + (l - 1) % 2 * DIM;
+      __nv_bfloat16* after = l == n_layers - 1 ? out : between + l % 2 * DIM;
+      __nv_bfloat16 early = {};
+      Job job;
       switch (part % PARTS) {
         case 0:
-          linear<In, DIM, 3 * DIM, RMS, STORE>(memory, grid, flow, plan, layer.norm1, row(before), nullptr, qkv);
+          job = prepare<In, DIM, RMS>(memory, grid, flow, layer.norm1, row(before));
           break;
         case 1:
           grid.wait();
           attend(memory, turns, flow, plan, qkv, layer.k, layer.v, shares);
           break;
         case 2:
-          linear<Out, DIM, DIM, PLAIN, ADD>(memory, grid, flow, plan, nullptr,
-                                            [shares](int k) { return attended(shares, k); }, before, middle);
+          early = early_of<Out>(before);
+          job = prepare<Out, DIM, PLAIN>(memory, grid, flow, nullptr, [shares](int k) { return attended(shares, k); });
           break;
         case 3:
-          linear<Up, DIM, HIDDEN, RMS, GATE>(memory, grid, flow, plan, layer.norm2, row(middle), nullptr, hidden);
+          job = prepare<Up, DIM, RMS>(memory, grid, flow, layer.norm2, row(middle));
           break;
         default:
-          linear<Down, HIDDEN, DIM, PLAIN, ADD>(memory, grid, flow, plan, nullptr, row(hidden), middle,
-                                                l == n_layers - 1 ? out : between + l % 2 * DIM);
+          early = early_of<Down>(middle);
+          job = prepare<Down, HIDDEN, PLAIN>(memory, grid, flow, nullptr, row(hidden));
+      }
+      if (part % PARTS != 1) multiply_all(job, flow, plan, laid);
+      switch (part % PARTS) {
+        case 0: finish<In, STORE>(job.partial, nullptr, early, qkv); break;
+        case 1: break;
+        case 2: finish<Out, ADD>(job.partial, before, early, middle); break;
+        case 3: finish<Up, GATE>(job.partial, nullptr, early, hidden); break;
+        default: finish<Down, ADD>(job.partial, middle, early, after);
       }
       grid.arrive();
     }
