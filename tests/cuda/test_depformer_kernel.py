@@ -167,8 +167,7 @@ def test_it_says_what_the_stock_steps_say(precision: str, models: dict[str, Depf
     z, text = a_frame(1, dtype)
     choice, draws = a_choice([20], FREE)
     assert serves(model.weights, z)
-    codes, logits, failed = by_kernel(model, z, text, choice)
-    assert failed.item() == 0
+    codes, logits = by_kernel(model, z, text, choice)
     assert logits.dtype == dtype
     drawn = [choosing(choice, draws)(step, logits[:, step]) for step in range(STEPS)]
     assert codes.tolist() == mx.stack(drawn, axis=1).tolist()

@@ -6,7 +6,7 @@ bfloat16 on a card that reads 4.3 TB/s) and 201 meetings of all blocks, about 1 
 
 It relies on all blocks being on the card at once: no more of them than multiprocessors, each of at most 512 threads
 with 128 registers and 48 KB of shared memory, which one always holds. Two such launches beside each other could keep
-each other from being on it as a whole: then a wait ends after seconds, with `failed` set, and the card does not hang.
+each other from being on it as a whole: then the launch ends as an error after seconds, and the card does not hang.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def draw_frame(
     *,
     blocks: int | None = None,
     tuning: Tuning | None = None,
-) -> tuple[mx.array, mx.array, mx.array]:
-    """z [B, z_dim], text [B] -> codes [B, S] int32, logits [B, S, card], and `failed` [1]: 1 if blocks did not meet.
+) -> tuple[mx.array, mx.array]:
+    """z [B, z_dim], text [B] -> codes [B, S] int32, logits [B, S, card].
 
     As many `blocks` as multiprocessors by default.
     """
@@ -146,9 +146,9 @@ def draw_frame(
     tuning = tuning or (TUNING_OF_ONE if plain_one else TUNING)
     # New for each launch: two launches of one evaluation may run at the same time.
     counters = mx.zeros((_COUNTERS,), mx.uint32)
-    codes, logits, _, failed = _kernel(len(arrays))(
+    codes, logits, _ = _kernel(len(arrays))(
         [z, text.astype(mx.int32), *choice.arrays(), counters, *arrays],
-        [((slots, steps), mx.int32), ((slots, steps, card), z.dtype), ((exchanged,), z.dtype), ((4,), mx.int32)],
+        [((slots, steps), mx.int32), ((slots, steps, card), z.dtype), ((exchanged,), z.dtype)],
         blocks=blocks or kernels.multiprocessors(),
         threads=tuning.threads,
         T=z.dtype,
@@ -174,7 +174,7 @@ def draw_frame(
         AHEAD=tuning.ahead,
         EARLY=tuning.early,
     )
-    return codes, logits, failed[:1]
+    return codes, logits
 
 
 def _dims(weights: Weights) -> tuple[int, int, int]:
@@ -193,7 +193,7 @@ def _kernel(n_weights: int) -> Kernel:
         "depformer_frame",
         f"depformer<{constants}>",
         given + tuple(f"weight{i}" for i in range(n_weights)),
-        ("codes", "logits", "exchanged", "failed"),
+        ("codes", "logits", "exchanged"),
         ("warp.cuh", "grid.cuh", "sampling.cuh", "steps.cuh", "product.cuh", "depformer.cuh"),
         most_threads=_MOST_THREADS,
     )

@@ -159,7 +159,7 @@ class Depformer(nn.Module):
         if choice is not None and enabled():
             weights = self.weights
             if serves(weights, z):
-                return draw_frame(weights, z, text, choice)[:2]
+                return draw_frame(weights, z, text, choice)
         pasts = [Past(layer.attention.n_heads, self.n_steps) for layer in self.layers]
         token, codes, logits = text, [], []
         for step, projected in enumerate(self.input_proj.every(z)):

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx import nn
 
-from personaplex.cuda import stack
+from personaplex.cuda import latents, stack
 from personaplex.cuda.kernel import enabled
+from personaplex.cuda.latents import LatentsLayer
 from personaplex.cuda.matrix import LayerWeights
-from personaplex.cuda.ring import moved_on
+from personaplex.cuda.ring import moved_on, served
 from personaplex.nn.attention import KV, Attention, Decoding, Ring, Window, empty_ring, open_window
 from personaplex.nn.few import LayerNorm, RMSNorm
 from personaplex.nn.projection import activated, added, added_scaled, gated, matrix
@@ -93,6 +94,23 @@ class Layer(nn.Module):
         x = self.scale1(x, self.attention.out_proj, attended)
         return self.scale2(x, self.feedforward.last, self.feedforward(self.norm2, x)), after
 
+    def latents_weights(self) -> LatentsLayer | None:
+        """What the kernel for a codec's whole layers takes of this one; None for another kind of layer."""
+        norms, scales = (self.norm1, self.norm2), (self.scale1, self.scale2)
+        if not isinstance(self.feedforward, FeedForward) or not all(isinstance(norm, LayerNorm) for norm in norms):
+            return None
+        maps = (
+            self.attention.in_proj,
+            self.attention.out_proj,
+            self.feedforward.linear1,
+            self.feedforward.linear2,
+        )
+        if any(type(linear) is not nn.Linear for linear in maps) or not all(isinstance(of, LayerScale) for of in scales):
+            return None
+        first, out, up, down = (linear.weight for linear in maps)
+        (gain1, gain2), (shift1, shift2) = (norm.weight for norm in norms), (norm.bias for norm in norms)
+        return LatentsLayer(gain1, shift1, first, out, self.scale1.scale, gain2, shift2, up, down, self.scale2.scale)
+
     def weights(self) -> LayerWeights | None:
         """What a kernel that does whole layers takes of this one; None for another kind of layer."""
         if not isinstance(self.feedforward, GatedFeedForward) or not isinstance(self.norm1, RMSNorm):
@@ -168,33 +186,49 @@ class Transformer(nn.Module):
 
         The first `pinned` [B] tokens of each slot stay in view, as in `whole`; T is then at most `context`.
         """
-        layers = self._for_one_launch(x, state)
-        if layers is not None:
-            rings = [(ring.k, ring.v) for ring in state.rings]
-            shape = self._launch_shape(state)
-            out = stack.step(x.reshape(1, -1), state.position, pinned, layers, rings, shape)
-            return out.reshape(x.shape), state._replace(position=moved_on(state.position, 1, out))
-        outputs, after = self.every_layer(x, state, pinned)
-        return outputs[-1], after
+        rings = [(ring[0], ring[1]) for ring in state.rings]
+        if (layers := self._for_one_launch(x, state)) is not None:
+            out = stack.step(x[0], state.position, pinned, layers, rings, self._launch_shape(state))
+        elif pinned is None and (latent := self._latents_for_one_launch(x, state)) is not None:
+            out = latents.step(x[0], state.position, latent, rings, self.context, self.max_period)
+        else:
+            outputs, after = self.every_layer(x, state, pinned)
+            return outputs[-1], after
+        return out[None], state._replace(position=moved_on(state.position, x.shape[1], out))
 
     def _launch_shape(self, state: TransformerState) -> stack.Shape:
-        _, heads, n_rows, head = state.rings[0].k.shape
+        _, heads, n_rows, head = state.rings[0][0].shape
         layer = self.layers[0]
         hidden = layer.feedforward.linear_in.weight.shape[0] // 2
         return stack.Shape(heads * head, heads, hidden, n_rows, self.context, int(self.max_period))
 
     def _for_one_launch(self, x: mx.array, state: TransformerState) -> list[LayerWeights] | None:
         """The layers as the kernel for one token of one session takes them, if it serves this call."""
-        rings = state.rings
-        one = x.shape[:2] == (1, 1) and x.dtype == mx.bfloat16 and not self.training
-        # A prompt that is read has a ring of its own length: no kernel is built for that.
-        one = one and rings[0].k.shape[2] >= self.context and self.max_period == int(self.max_period)
-        if not (one and enabled("stack") and all(type(ring) is KV and ring.k.dtype == mx.bfloat16 for ring in rings)):
+        if not (x.shape[1] == 1 and self._one_session(x, state, mx.bfloat16)):
             return None
         layers = [weights for layer in self.layers if (weights := layer.weights()) is not None]
+        if len(layers) < len(self.layers):
+            return None
         shape = self._launch_shape(state)
-        fit = len(layers) == len(self.layers) and all(stack.serves(layer, shape) for layer in layers)
-        return layers if fit else None
+        return layers if all(stack.serves(layer, shape) for layer in layers) else None
+
+    def _latents_for_one_launch(self, x: mx.array, state: TransformerState) -> list[LatentsLayer] | None:
+        """The same of a codec's layers, for one or two latents."""
+        _, heads, n_rows, head = state.rings[0][0].shape
+        room = served(x.shape[1], n_rows, self.context, head, self.max_period, False, x.dtype)
+        if not (room and self._one_session(x, state, mx.float32)):
+            return None
+        layers = [weights for layer in self.layers if (weights := layer.latents_weights()) is not None]
+        whole = len(layers) == len(self.layers)
+        return layers if whole and latents.serves(layers, heads, x.shape[1], self.context) else None
+
+    def _one_session(self, x: mx.array, state: TransformerState, dtype: mx.Dtype) -> bool:
+        """Whether a kernel for one session's layers may take this call, all in `dtype`."""
+        ring = state.rings[0]
+        # A prompt that is read has a ring of its own length: no kernel is built for that.
+        whole = len(x) == 1 and ring[0].shape[2] >= self.context and self.max_period == int(self.max_period)
+        kind = x.dtype == dtype and all(type(ring) is KV and ring.k.dtype == dtype for ring in state.rings)
+        return whole and kind and not self.training and enabled("stack")
 
     def every_layer(
         self, x: mx.array, state: TransformerState, pinned: mx.array | None = None

@@ -262,8 +262,7 @@ struct Depformer {
 // z [N, Z_DIM], text [N], wanted [N, COLUMNS] (the steps' codes from COLUMN on), noise [N, N_STEPS, CARD] (not read
 // where top_k is 1), temperature and top_k [N], counters [64] that are zero; then each weight, packed ones with scales
 // and biases: input map, text and audio tables, heads, and for each layer norm, in_proj, out_proj, norm, linear_in,
-// linear_out. Then what is made: codes [N, N_STEPS], logits [N, N_STEPS, CARD], room for what blocks tell each other,
-// and whether a meeting failed.
+// linear_out. Then what is made: codes [N, N_STEPS], logits [N, N_STEPS, CARD], and room for what blocks tell each other.
 template <typename T, int N, int N_STEPS, int N_LAYERS, int DIM, int N_HEADS, int HIDDEN, int Z_DIM, int CARD,
           int LAYER_BITS, int LAYER_GROUP, int HEAD_BITS, int HEAD_GROUP, int TABLE_BITS, int TABLE_GROUP,
           int COLUMNS, int COLUMN, int N_ROWS, int N_PAIRS, int ONE_ROW, int AHEAD, bool EARLY, typename... Pointers>
@@ -273,7 +272,7 @@ __device__ void depformer(
   using Frame = Depformer<T, N, N_STEPS, N_LAYERS, DIM, N_HEADS, HIDDEN, Z_DIM, CARD, LAYER_BITS, LAYER_GROUP,
                           HEAD_BITS, HEAD_GROUP, TABLE_BITS, TABLE_GROUP, COLUMNS, COLUMN, N_ROWS, N_PAIRS, ONE_ROW,
                           AHEAD, EARLY>;
-  static_assert(sizeof...(Pointers) == Frame::WEIGHTS + 4, "a weight is missing or one too many");
+  static_assert(sizeof...(Pointers) == Frame::WEIGHTS + 3, "a weight is missing or one too many");
   SHARED(const void*, table, sizeof...(Pointers));
   SHARED(T, x, N * DIM);
   SHARED(T, vector, Frame::ROOM);
