@@ -71,12 +71,14 @@ def kernels() -> Iterator[None]:
 
 def by_kernel(
     model: Depformer, z: mx.array, text: mx.array, choice: Choice, blocks: int = 3, tuning: Tuning = SMALL
-) -> tuple[mx.array, mx.array, mx.array]:
+) -> tuple[mx.array, mx.array]:
     with kernels():
         return draw_frame(model.weights, z, text, choice, blocks=blocks, tuning=tuning)
 
 
-def depformer(dtype: mx.Dtype, bits: int, config: LMConfig = CONFIG, steps: int = STEPS) -> Depformer:
+def depformer(
+    dtype: mx.Dtype, bits: int, config: LMConfig = CONFIG, steps: int = STEPS, group: int = 32
+) -> Depformer:
     model = Depformer(config, steps)
     keys = iter(mx.random.split(mx.random.key(3), 99))
 
@@ -92,9 +94,9 @@ def depformer(dtype: mx.Dtype, bits: int, config: LMConfig = CONFIG, steps: int 
         def packed(path: str, module: nn.Module) -> bool | dict[str, int]:
             if "norm" in path or "heads" in path or not hasattr(module, "to_quantized"):
                 return False
-            return bits == 4 and {"group_size": 32, "bits": 8} if "emb" in path else True
+            return bits == 4 and {"group_size": group, "bits": 8} if "emb" in path else True
 
-        nn.quantize(model, 32, bits, class_predicate=packed)
+        nn.quantize(model, group, bits, class_predicate=packed)
     model.eval()
     return model
 
@@ -104,9 +106,9 @@ def models() -> dict[str, Depformer]:
     return {name: depformer(*precision) for name, precision in PRECISIONS.items()}
 
 
-def exactly(model: Depformer) -> Depformer:
+def exactly(model: Depformer, config: LMConfig = CONFIG, steps: int = STEPS) -> Depformer:
     """The same numbers, computed with in float32 and unpacked."""
-    plain = Depformer(CONFIG, STEPS)
+    plain = Depformer(config, steps)
 
     def numbers(matrix: Matrix) -> mx.array:
         weight, *packed = matrix.arrays
@@ -123,8 +125,8 @@ def exactly(model: Depformer) -> Depformer:
     return plain
 
 
-def a_frame(slots: int, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
-    z = mx.random.normal((slots, CONFIG.dim), key=mx.random.key(5)).astype(dtype)
+def a_frame(slots: int, dtype: mx.Dtype, dim: int = CONFIG.dim) -> tuple[mx.array, mx.array]:
+    z = mx.random.normal((slots, dim), key=mx.random.key(5)).astype(dtype)
     return z, mx.array([7, ZERO][:slots], mx.int32)
 
 
@@ -189,7 +191,7 @@ def test_codes_are_kept_where_they_are_known(models: dict[str, Depformer]) -> No
     z, text = a_frame(1, mx.float32)
     known = [3, UNGENERATED, ZERO, 39, UNGENERATED]
     choice, draws = a_choice([0], known)
-    codes, logits, _ = by_kernel(model, z, text, choice)
+    codes, logits = by_kernel(model, z, text, choice)
     their_codes, their_logits = stock(model, z, text, choice, draws)
     assert codes.tolist() == their_codes.tolist()
     said = cast("list[list[int]]", codes.tolist())[0]
@@ -201,7 +203,7 @@ def test_two_slots_are_what_each_is_alone(models: dict[str, Depformer]) -> None:
     model = models["float32"]
     z, text = a_frame(2, mx.float32)
     choice, draws = a_choice([20, 1], FREE)
-    codes, logits, _ = by_kernel(model, z, text, choice)
+    codes, logits = by_kernel(model, z, text, choice)
     their_codes, their_logits = stock(model, z, text, choice, draws)
     assert codes.tolist() == their_codes.tolist()
     assert distance(logits, their_logits) < 2e-6

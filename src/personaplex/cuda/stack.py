@@ -9,6 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from personaplex.cuda import kernel as kernels
+from personaplex.cuda.flow import LINE, most_stages, unit_bytes, work_bytes
 from personaplex.cuda.kernel import Kernel
 from personaplex.cuda.matrix import LayerWeights
 from personaplex.cuda.tiles import fits, scale_type
@@ -47,26 +48,16 @@ _TABLE = 128
 
 
 def _room(shape: Shape, bits: int, scales: str, warps: int, blocks: int, n_layers: int) -> tuple[int, int]:
-    """(bytes that a block works with, units of which a warp's ring has room): `Stack` and `Flow` in the sources."""
+    """(bytes that a block works with, units of which a warp's ring has room): `Stack` in the source."""
     head, dim = shape.dim // shape.heads, shape.dim
     maps = ((dim, 3 * dim), (dim, dim), (dim, 2 * shape.hidden), (shape.hidden, dim))
-    of_maps = [
-        n_in * 2 + n_in // 64 * 4 + 128 + warps * -(-n_out // 16 // blocks) * 64 for n_in, n_out in maps
-    ]
-    work = -(-max(*of_maps, (3 * head + warps * (head + 2)) * 4) // 16) * 16 + head * 4
-    fixed = -(-work // _LINE) * _LINE + _LINE
-    free = kernels.shared_memory() - fixed - n_layers * _TABLE - _LINE
-    return fixed, min(_MOST_STAGES, free // (warps * _unit(bits, scales)))
-
-
-_LINE = 128
-_MOST_STAGES = 8
+    work = max(*(work_bytes(*sizes, warps, blocks) for sizes in maps), (3 * head + warps * (head + 2)) * 4)
+    fixed = -(-(-(-work // 16) * 16 + head * 4) // LINE) * LINE + LINE
+    return fixed, most_stages(fixed + n_layers * _TABLE, warps, _unit(bits, scales))
 
 
 def _unit(bits: int, scales: str) -> int:
-    """Bytes of a unit: `UnitOf` in flow.cuh."""
-    side = _LINE * 8 // bits // 64 * (4 if scales == "float" else 2) if bits < 16 else 0
-    return -(-16 * (_LINE + 2 * side) // _LINE) * _LINE
+    return unit_bytes(bits, 4 if scales == "float" else 2)
 
 
 @cache
@@ -89,7 +80,7 @@ def _kernel(shape: Shape, n_layers: int, bits: int, scales: str, warps: int, blo
 
     fixed, stages = _room(shape, bits, scales, warps, blocks, n_layers)
     shared = fixed + warps * stages * _unit(bits, scales)
-    numbers = (bits, *shape[:3], *shape[3:], warps, blocks, shares, stages, scales)
+    numbers = (bits, *shape, warps, blocks, shares, stages, scales)
     outputs = ("out", "qkv", "shares", "middle", "hidden", "between")
     layers = "\n  ".join(f"layers[{layer}] = StackLayer<{scales}>{initial(layer)};" for layer in range(n_layers))
     call = f"""using Launch = Stack<{", ".join(map(str, numbers))}>;
@@ -101,7 +92,7 @@ if (threadIdx.x == 0) {{
 __syncthreads();
 Launch::run(layers, {n_layers}, x, where, counters, {", ".join(outputs)});"""
     inputs = ("x", "where", "counters", *(name for layer in range(n_layers) for name in given(layer)))
-    sources = ("warp.cuh", "grid.cuh", "tiles.cuh", "flow.cuh", "stack.cuh")
+    sources = ("warp.cuh", "grid.cuh", "tiles.cuh", "flow.cuh", "parts.cuh", "stack.cuh")
     return Kernel("stack", "stack", inputs, outputs, sources, shared, warps * 32, call)
 
 

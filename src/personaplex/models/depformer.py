@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx import nn
 
 from personaplex.config import LMConfig
+from personaplex.cuda import codes as codes_by_tensor_cores
 from personaplex.cuda.depformer import Choice, Weights, attend_steps, attends, draw_frame, serves
 from personaplex.cuda.kernel import enabled
 from personaplex.cuda.matrix import LayerWeights
@@ -158,6 +159,8 @@ class Depformer(nn.Module):
         """
         if choice is not None and enabled():
             weights = self.weights
+            if enabled("tiles") and codes_by_tensor_cores.serves(weights, z):
+                return codes_by_tensor_cores.draw_frame(weights, z, text, choice)
             if serves(weights, z):
                 return draw_frame(weights, z, text, choice)
         pasts = [Past(layer.attention.n_heads, self.n_steps) for layer in self.layers]

@@ -8,8 +8,6 @@
 //
 // Numbers are rounded to T where the stock operations store them.
 
-constexpr int UNGENERATED = -2;  // in `wanted`: a code to be drawn (models/streams.py)
-
 // How codes are chosen: see `depformer`.
 struct Choice {
   const int32_t* wanted;

@@ -57,15 +57,15 @@ __device__ inline void load_matrices(const char* row, uint32_t& a, uint32_t& b, 
 #endif
 }
 
-// A warp's ring, and where what it copies next lies. A part of the launch is a linear map or a share of a ring of keys
-// and values; `next(flow)` turns to the next part, and is false when there is none.
-template <int BITS, typename S, int HEAD, int WARPS, int STAGES>
+// A warp's ring, and where what it copies next lies. A part of the launch is a linear map, or a share of a ring of keys
+// and values of HEAD numbers (0: there is none); `next.turn(flow)` turns to the next part, and is false when there is
+// none. Units lie `UNIT` bytes apart; `SIDE` are the bytes of a row's scales in a map that is packed.
+template <int UNIT, int SIDE, int HEAD, int WARPS, int STAGES>
 struct Flow {
-  using Of = UnitOf<BITS, S>;
-  static constexpr int HALF = Of::WEIGHTS / 2;           // bytes of keys in a unit; as many of values
-  static constexpr int PIECES = HEAD / 8;                // of 16 bytes, of a key
-  static constexpr int KEYS = HALF / (16 * PIECES);      // of a unit
-  static constexpr int BYTES = WARPS * STAGES * Of::BYTES;
+  static constexpr int WEIGHTS = TILE * LINE, HALF = WEIGHTS / 2;  // bytes of weights; of keys, and of values, likewise
+  static constexpr int PIECES = HEAD ? HEAD / 8 : 1;               // of 16 bytes, of a key
+  static constexpr int KEYS = HALF / (16 * PIECES);                // of a unit
+  static constexpr int BYTES = WARPS * STAGES * UNIT;
   static_assert(STAGES >= 2 && HEAD % 64 == 0 && HEAD <= 256, "rings of two units or more, heads of whole lines");
 
   const int warp;
@@ -73,37 +73,41 @@ struct Flow {
   int filled = 0, used = 0;  // stages
 
   int left = 0;  // units of the present part
-  bool of_map = true;
+  bool of_map = true, packed = false;
   // Of a map: this lane's first piece, and its row's scales or biases, of the unit numbered 0; units are numbered along
   // a weight row and on to the next. From a piece to that four rows on, and to that in the tile's other half.
   // Of a ring: keys and values, the lane's first key of the next unit, and the end.
   const char *pieces, *side;
   int at, four_on, half_on;
-  int of_tile, each_tile, on;  // units left in the tile, and in each; from the last of one to the first of the next
+  int in_tile, row_units, skip;  // which unit of its tile's row it is, of how many; from a tile's end to the next tile
 
   // By the shuffle the compiler sees that a warp's threads agree on it, and on all that comes of it.
   __device__ inline explicit Flow(char* memory)
-      : warp(__shfl_sync(ALL, int(threadIdx.x / WARP), 0)), ring(memory + warp * STAGES * Of::BYTES) {}
+      : warp(__shfl_sync(ALL, int(threadIdx.x / WARP), 0)), ring(memory + warp * STAGES * UNIT) {}
 
   // Of n units dealt to the warps in turn, how many are this warp's.
   __device__ inline int share(int n) const { return warp < n ? (n - 1 - warp) / WARPS + 1 : 0; }
 
   // A map's tiles from `first_tile` on. Each has `apart` rows from the next; its rows from the eighth on lie `other` rows
-  // behind its first eight.
+  // behind its first eight. The tiles' units are dealt to the warps in turn.
+  template <int BITS, typename S>
   __device__ inline void turn_to(const void* w, const S* scales, const S* biases, int columns, int first_tile,
                                  int n_tiles, int apart, int other) {
-    const int lane = threadIdx.x % WARP, row_units = columns / Of::COLUMNS;
-    const int row = first_tile * apart + lane / 8, half = lane % 16;
-    pieces = static_cast<const char*>(w) + (long long)row * row_units * LINE + lane % 8 * 16;
+    using Of = UnitOf<BITS, S>;
+    static_assert(Of::BYTES <= UNIT && (Of::SIDE == SIDE || Of::SIDE == 0), "room for a unit");
+    const int lane = threadIdx.x % WARP, half = lane % 16;
+    row_units = columns / Of::COLUMNS;
+    pieces = static_cast<const char*>(w) + (long long)(first_tile * apart + lane / 8) * row_units * LINE + lane % 8 * 16;
     four_on = 4 * row_units * LINE, half_on = other * row_units * LINE;
+    packed = BITS < 16;
     if constexpr (BITS < 16) {
       const int its = first_tile * apart + half % 8 + half / 8 * other;
       side = reinterpret_cast<const char*>(lane < 16 ? scales : biases) + (long long)its * row_units * Of::SIDE;
     }
-    each_tile = of_tile = share(row_units);
-    at = warp;
-    on = apart * row_units - (each_tile - 1) * WARPS;
-    left = n_tiles * each_tile;
+    skip = (apart - 1) * row_units;
+    in_tile = at = warp;
+    to_tile();
+    left = share(n_tiles * row_units);
     of_map = true;
   }
 
@@ -117,6 +121,10 @@ struct Flow {
     of_map = false;
   }
 
+  __device__ inline void to_tile() {
+    while (in_tile >= row_units) in_tile -= row_units, at += skip;
+  }
+
   // Begin to copy the next unit, if there is one.
   template <typename Next>
   __device__ inline void fill(Next& next) {
@@ -125,7 +133,7 @@ struct Flow {
     if (left > 0) {
       --left;
       const int lane = threadIdx.x % WARP;
-      char* unit = ring + filled * Of::BYTES;
+      char* unit = ring + filled * UNIT;
       if (of_map) {
         // A row's pieces lie crosswise, so that those of eight rows in one column are in different banks.
         char *even = unit + lane / 8 * LINE + (lane % 8 ^ lane / 8) * 16;
@@ -135,12 +143,12 @@ struct Flow {
         copy_ahead<16>(odd + 4 * LINE, from + four_on);
         copy_ahead<16>(even + 8 * LINE, from + half_on);
         copy_ahead<16>(odd + 12 * LINE, from + half_on + four_on);
-        if constexpr (BITS < 16)
-          copy_ahead<Of::SIDE>(unit + Of::WEIGHTS + lane * Of::SIDE, side + (long long)at * Of::SIDE);
-        const bool same = --of_tile > 0;
-        at += same ? WARPS : on;
-        if (!same) of_tile = each_tile;
-      } else {
+        if constexpr (SIDE > 0) {
+          if (packed) copy_ahead<SIDE>(unit + WEIGHTS + lane * SIDE, side + (long long)at * SIDE);
+        }
+        in_tile += WARPS, at += WARPS;
+        to_tile();
+      } else if constexpr (HEAD > 0) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int i = at + half * (WARP / PIECES), end = four_on;
@@ -169,7 +177,7 @@ struct Flow {
     await_groups<STAGES - 2>();
     __syncwarp();  // other lanes' copies are there too, and all have read the last unit
     fill(next);
-    const char* unit = ring + used * Of::BYTES;
+    const char* unit = ring + used * UNIT;
     used = used + 1 == STAGES ? 0 : used + 1;
     return unit;
   }

@@ -1,5 +1,6 @@
 // Temperature and top-k sampling of one slot by one block: engine/sampling.py's Draws.draw, number for number.
 
+constexpr int UNGENERATED = -2;  // in `wanted`: a code to be drawn (models/streams.py)
 constexpr int DIGIT = 11;  // bits that one pass of the search for the k-th largest settles
 constexpr int BINS = 1 << DIGIT;
 

@@ -38,29 +38,6 @@ struct Seen {
   }
 };
 
-__device__ inline uint4 fresh_words(const void* at) {
-#ifdef EMULATED
-  return *static_cast<const uint4*>(at);
-#else
-  uint4 four;
-  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(four.x), "=r"(four.y), "=r"(four.z), "=r"(four.w)
-               : "l"(at)
-               : "memory");
-  return four;
-#endif
-}
-
-__device__ inline uint32_t fresh_word(const void* at) {
-#ifdef EMULATED
-  return *static_cast<const uint32_t*>(at);
-#else
-  uint32_t word;
-  asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(word) : "l"(at) : "memory");
-  return word;
-#endif
-}
-
 __device__ inline float2 pair_of(uint32_t word) {
   return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
 }
@@ -79,24 +56,13 @@ template <int BITS, int DIM, int HEADS, int HIDDEN, int N_ROWS, int CONTEXT, int
 struct Stack {
   static constexpr int HEAD = DIM / HEADS, TASKS = HEADS * SHARES, THREADS = WARPS * WARP;
   static constexpr int LANES = HEAD / 8, TEAMS = WARP / LANES, ENTRY = HEAD + 2;  // of an entry: sums, weight, largest
-  using Ahead = Flow<BITS, S, HEAD, WARPS, STAGES>;
-
-  // How a map is cut up. Gated, a tile is 8 rows of the gate and the same 8 of the values.
-  template <int N_IN, int N_OUT, int AFTER>
-  struct Map {
-    static constexpr bool GATED = AFTER == GATE;
-    static constexpr int N_TILES = (GATED ? 2 : 1) * N_OUT / TILE, MOST_TILES = (N_TILES + BLOCKS - 1) / BLOCKS;
-    static constexpr int APART = GATED ? 8 : TILE, OTHER = GATED ? N_OUT : 8, N_CHUNKS = N_IN / CHUNK;
-    static constexpr int SUMS = N_IN * 2, SCRATCH = SUMS + N_CHUNKS * 4, PARTIAL = SCRATCH + WARP * 4;
-    static constexpr int SIZE = MOST_TILES * TILE, BYTES = PARTIAL + WARPS * SIZE * 4;
-    static_assert(N_IN % UnitOf<BITS, S>::COLUMNS == 0 && N_IN % (8 * WARP) == 0 && N_OUT % TILE == 0, "whole units");
-    __device__ static inline int first_tile() { return N_TILES * blockIdx.x / BLOCKS; }
-    __device__ static inline int n_tiles() { return N_TILES * (blockIdx.x + 1) / BLOCKS - first_tile(); }
-  };
-  using In = Map<DIM, 3 * DIM, STORE>;
-  using Out = Map<DIM, DIM, ADD>;
-  using Up = Map<DIM, HIDDEN, GATE>;
-  using Down = Map<HIDDEN, DIM, ADD>;
+  using Unit = UnitOf<BITS, S>;
+  using Ahead = Flow<Unit::BYTES, Unit::SIDE, HEAD, WARPS, STAGES>;
+  using Of = Parts<WARPS, BLOCKS>;
+  using In = typename Of::template Map<BITS, S, DIM, 3 * DIM, STORE>;
+  using Out = typename Of::template Map<BITS, S, DIM, DIM, ADD>;
+  using Up = typename Of::template Map<BITS, S, DIM, HIDDEN, GATE>;
+  using Down = typename Of::template Map<BITS, S, HIDDEN, DIM, ADD>;
 
   __device__ static constexpr int larger(int a, int b) { return a > b ? a : b; }
   static constexpr int ATTENTION = (3 * HEAD + WARPS * ENTRY) * 4;
@@ -112,11 +78,6 @@ struct Stack {
     const Seen& seen;
     int part = -1, task = 0;
 
-    template <typename M>
-    __device__ static inline void map(Ahead& flow, const void* w, const S* s, const S* b, int columns) {
-      flow.turn_to(w, s, b, columns, M::first_tile(), M::n_tiles(), M::APART, M::OTHER);
-    }
-
     __device__ inline bool turn(Ahead& flow) {
       if (part % PARTS == 1 && task + BLOCKS < TASKS) {
         task += BLOCKS;
@@ -126,7 +87,7 @@ struct Stack {
       }
       const StackLayer<S>& layer = layers[part / PARTS];
       switch (part % PARTS) {
-        case 0: map<In>(flow, layer.in_w, layer.in_s, layer.in_b, DIM); break;
+        case 0: In::turn(flow, layer.in_w, layer.in_s, layer.in_b); break;
         case 1: {
           if (task >= TASKS) break;
           const long long head = (long long)(task / SHARES) * N_ROWS * HEAD;
@@ -134,96 +95,15 @@ struct Stack {
           flow.turn_to(layer.k + head, layer.v + head, begin(seen, share), begin(seen, share + 1));
           break;
         }
-        case 2: map<Out>(flow, layer.out_w, layer.out_s, layer.out_b, DIM); break;
-        case 3: map<Up>(flow, layer.gate_w, layer.gate_s, layer.gate_b, DIM); break;
-        default: map<Down>(flow, layer.down_w, layer.down_s, layer.down_b, HIDDEN);
+        case 2: Out::turn(flow, layer.out_w, layer.out_s, layer.out_b); break;
+        case 3: Up::turn(flow, layer.gate_w, layer.gate_s, layer.gate_b); break;
+        default: Down::turn(flow, layer.down_w, layer.down_s, layer.down_b);
       }
       return true;
     }
   };
 
   __device__ static inline int begin(const Seen& seen, int share) { return (long long)seen.count * share / SHARES; }
-
-  // Of a map that is prepared: where x's sums lie and where the warps' sums go, and how many tiles and units there are.
-  struct Job {
-    float *x_sums, *partial;
-    int size, n_tiles, each;
-  };
-
-  // x, normalised by `gain` if there is one, into shared memory. `given(k)` are eight numbers from k; it is asked after
-  // the meeting, `gain` is read before. Ends with a barrier.
-  template <typename M, int N_IN, int BEFORE, typename Given>
-  __device__ __forceinline__ static Job prepare(char* memory, Grid& grid, const Ahead& flow, const __nv_bfloat16* gain,
-                                                Given given) {
-    auto* x = reinterpret_cast<__nv_bfloat16*>(memory);
-    auto* x_sums = reinterpret_cast<float*>(memory + M::SUMS);
-    constexpr int TURNS = (N_IN + 8 * THREADS - 1) / (8 * THREADS);
-    Eight mine[TURNS], gains[BEFORE == RMS ? TURNS : 1];
-    if constexpr (BEFORE == RMS) {
-#pragma unroll
-      for (int turn = 0; turn < TURNS; ++turn) {
-        const int k = 8 * (threadIdx.x + turn * THREADS);
-        if (k < N_IN) gains[turn] = *reinterpret_cast<const Eight*>(gain + k);
-      }
-    }
-    grid.wait();
-    float squares = 0;
-#pragma unroll
-    for (int turn = 0; turn < TURNS; ++turn) {
-      const int k = 8 * (threadIdx.x + turn * THREADS);
-      if (k >= N_IN) break;
-      mine[turn] = given(k);
-      if constexpr (BEFORE == RMS) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) squares += number(mine[turn].of[i]) * number(mine[turn].of[i]);
-      }
-    }
-    float scale = 1;
-    if constexpr (BEFORE == RMS)
-      scale = rsqrtf(block_sum(squares, reinterpret_cast<float*>(memory + M::SCRATCH)) / N_IN + 1e-8f);
-#pragma unroll
-    for (int turn = 0; turn < TURNS; ++turn) {
-      const int k = 8 * (threadIdx.x + turn * THREADS);
-      if (k >= N_IN) break;
-      if constexpr (BEFORE == RMS) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-          put(&mine[turn].of[i], number(mine[turn].of[i]) * scale * number(gains[turn].of[i]));
-      }
-      lay<BITS>(mine[turn], x + k / CHUNK * CHUNK, k % CHUNK);
-      if constexpr (BITS < 16) {
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) sum += number(mine[turn].of[i]);
-        note_sum(sum, x_sums, k);
-      }
-    }
-    __syncthreads();
-    return {x_sums, reinterpret_cast<float*>(memory + M::PARTIAL), M::SIZE, M::n_tiles(),
-            flow.share(N_IN / UnitOf<BITS, S>::COLUMNS)};
-  }
-
-  // This warp's units of the block's tiles; a tile's sums stay in the warp's own place. Ends with a barrier.
-  __device__ __forceinline__ static void multiply_all(const Job& job, Ahead& flow, Plan& plan, const __nv_bfloat16* x) {
-    const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-    constexpr int CHUNKS = UnitOf<BITS, S>::CHUNKS;
-    const int begin = flow.warp * CHUNKS;
-    float* mine = job.partial + flow.warp * job.size;
-    if (job.each == 0)
-      for (int i = lane; i < job.size; i += WARP) mine[i] = 0;
-    float sum[4] = {0, 0, 0, 0};
-    int left = job.each, first = begin;
-#pragma unroll 1
-    for (int to_do = job.n_tiles * job.each; to_do > 0; --to_do) {
-      multiply_unit<BITS, S>(sum, flow.take(plan), x, job.x_sums, first);
-      first += WARPS * CHUNKS;
-      if (--left > 0) continue;
-      if (t == 0) mine[g] = sum[0], mine[g + 8] = sum[2];
-      sum[0] = sum[1] = sum[2] = sum[3] = 0;
-      mine += TILE, left = job.each, first = begin;
-    }
-    __syncthreads();
-  }
 
   // The residual of this thread's first row, which it would otherwise wait for: it has been there since the part before
   // the last.
@@ -233,31 +113,6 @@ struct Stack {
     if (int(threadIdx.x) < M::n_tiles() * M::APART)
       early = fresh_one(residual + M::first_tile() * M::APART + threadIdx.x);
     return early;
-  }
-
-  // What the warps have of each row, added up, and out: rounded where the stock operations store.
-  template <typename M, int AFTER>
-  __device__ __forceinline__ static void finish(const float* partial, const __nv_bfloat16* residual,
-                                                __nv_bfloat16 early, __nv_bfloat16* out) {
-    for (int i = threadIdx.x; i < M::n_tiles() * M::APART; i += THREADS) {
-      const float* at = partial + i / M::APART * TILE + i % M::APART;
-      float total = 0, value = 0;
-#pragma unroll
-      for (int from = 0; from < WARPS; ++from) {
-        total += at[from * M::SIZE];
-        if constexpr (AFTER == GATE) value += at[from * M::SIZE + 8];
-      }
-      const int row = M::first_tile() * M::APART + i;
-      total = rounded<__nv_bfloat16>(total);
-      if constexpr (AFTER == GATE) {
-        const float open = rounded<__nv_bfloat16>(1 / (1 + expf(-total)));
-        put(out + row, rounded<__nv_bfloat16>(total * open) * rounded<__nv_bfloat16>(value));
-      } else if constexpr (AFTER == ADD) {
-        put(out + row, number(i == threadIdx.x ? early : fresh_one(residual + row)) + total);
-      } else {
-        put(out + row, total);
-      }
-    }
   }
 
   // The block's shares of the heads' attention: of each the sum of values, `shares` [TASKS][HEAD], then behind them
@@ -275,7 +130,7 @@ struct Stack {
       if (task >= BLOCKS) __syncthreads();  // the last task's numbers are read
       for (int i = threadIdx.x; i < 3 * HEAD / 2; i += THREADS) {
         const int of = i / (HEAD / 2), at = 2 * (i % (HEAD / 2));  // queries, keys, values; a pair of them
-        float2 two = pair_of(fresh_word(qkv + of * DIM + head * HEAD + at));
+        float2 two = pair_of(__ldcg(reinterpret_cast<const uint32_t*>(qkv + of * DIM + head * HEAD + at)));
         if (of < 2) {
           const float cosine = turns[at], sine = turns[at + 1];
           two = make_float2(rounded<__nv_bfloat16>(two.x * cosine - two.y * sine),
@@ -378,12 +233,13 @@ struct Stack {
 #pragma unroll
     for (int share = 0; share < SHARES; ++share) {
       const float* two = shares + TASKS * HEAD + 2 * (task + share);
-      weight[share] = __uint_as_float(fresh_word(two)), largest[share] = __uint_as_float(fresh_word(two + 1));
+      weight[share] = __ldcg(two), largest[share] = __ldcg(two + 1);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const uint4 four = fresh_words(shares + (task + share) * HEAD + k % HEAD + 4 * half);
-        of[share][4 * half] = __uint_as_float(four.x), of[share][4 * half + 1] = __uint_as_float(four.y);
-        of[share][4 * half + 2] = __uint_as_float(four.z), of[share][4 * half + 3] = __uint_as_float(four.w);
+        const float* at = shares + (task + share) * HEAD + k % HEAD + 4 * half;
+        const float4 four = __ldcg(reinterpret_cast<const float4*>(at));
+        of[share][4 * half] = four.x, of[share][4 * half + 1] = four.y;
+        of[share][4 * half + 2] = four.z, of[share][4 * half + 3] = four.w;
       }
     }
     float all = 0, sum[8] = {};
@@ -422,12 +278,8 @@ struct Stack {
       turns[2 * pair] = cosine, turns[2 * pair + 1] = sine;
     }
     Grid grid(const_cast<uint32_t*>(counters));
-    const auto row = [](const __nv_bfloat16* from) {
-      return [from](int k) {
-        const uint4 words = fresh_words(from + k);
-        return *reinterpret_cast<const Eight*>(&words);
-      };
-    };
+    const auto row = [](const __nv_bfloat16* from) { return [from](int k) { return fresh(from + k); }; };
+    const auto nothing = [] {};
     const auto* laid = reinterpret_cast<const __nv_bfloat16*>(memory);
 #pragma unroll 1
     for (int part = 0; part < PARTS * n_layers; ++part) {
@@ -436,34 +288,37 @@ struct Stack {
       // Two buffers in turn: the residual is read until the last block has added it.
       const __nv_bfloat16* before = l == 0 ? x : between + (l - 1) % 2 * DIM;
       __nv_bfloat16* after = l == n_layers - 1 ? out : between + l % 2 * DIM;
+      const __nv_bfloat16* residual = part % PARTS == 2 ? before : middle;
       __nv_bfloat16 early = {};
-      Job job;
+      const auto had = [&](int row, int i) { return i == int(threadIdx.x) ? early : fresh_one(residual + row); };
+      typename Of::Job job;
       switch (part % PARTS) {
         case 0:
-          job = prepare<In, DIM, RMS>(memory, grid, flow, layer.norm1, row(before));
+          job = Of::template prepare<In, BITS, RMS>(memory, grid, layer.norm1, nothing, row(before));
           break;
         case 1:
           grid.wait();
           attend(memory, turns, flow, plan, qkv, layer.k, layer.v, shares);
           break;
         case 2:
-          early = early_of<Out>(before);
-          job = prepare<Out, DIM, PLAIN>(memory, grid, flow, nullptr, [shares](int k) { return attended(shares, k); });
+          early = early_of<Out>(residual);
+          job = Of::template prepare<Out, BITS, PLAIN>(memory, grid, nullptr, nothing,
+                                                       [shares](int k) { return attended(shares, k); });
           break;
         case 3:
-          job = prepare<Up, DIM, RMS>(memory, grid, flow, layer.norm2, row(middle));
+          job = Of::template prepare<Up, BITS, RMS>(memory, grid, layer.norm2, nothing, row(middle));
           break;
         default:
-          early = early_of<Down>(middle);
-          job = prepare<Down, HIDDEN, PLAIN>(memory, grid, flow, nullptr, row(hidden));
+          early = early_of<Down>(residual);
+          job = Of::template prepare<Down, BITS, PLAIN>(memory, grid, nullptr, nothing, row(hidden));
       }
-      if (part % PARTS != 1) multiply_all(job, flow, plan, laid);
+      if (part % PARTS != 1) Of::template multiply_all<BITS, S>(job, flow, plan, laid);
       switch (part % PARTS) {
-        case 0: finish<In, STORE>(job.partial, nullptr, early, qkv); break;
+        case 0: Of::template finish<In>(job.partial, had, qkv); break;
         case 1: break;
-        case 2: finish<Out, ADD>(job.partial, before, early, middle); break;
-        case 3: finish<Up, GATE>(job.partial, nullptr, early, hidden); break;
-        default: finish<Down, ADD>(job.partial, middle, early, after);
+        case 2: Of::template finish<Out>(job.partial, had, middle); break;
+        case 3: Of::template finish<Up>(job.partial, had, hidden); break;
+        default: Of::template finish<Down>(job.partial, had, after);
       }
       grid.arrive();
     }
