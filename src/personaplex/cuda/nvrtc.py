@@ -1,0 +1,117 @@
+"""NVIDIA's run-time compiler, which MLX has loaded: CUDA source in, a kernel for one kind of card out."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mlx.core as mx
+
+_MAJORS = (13, 12)
+_ALREADY_LOADED = getattr(os, "RTLD_NOLOAD", 0)
+_OF_ONE_CARD_ONLY = {90, 100, 121}
+"""Architectures built as MLX builds them: with what their successors do not have."""
+
+
+class BuildFailed(Exception):  # noqa: N818 - the caller makes a BackendError of it
+    """The compiler refused; its log."""
+
+
+class Target(NamedTuple):
+    """What is built for: `option` names the architecture; `binary` is machine code, else PTX for the driver."""
+
+    option: str
+    binary: bool
+
+
+class Nvrtc:
+    """The compiler. Its calls may come from several threads at once and run at once: ctypes lets go of Python's lock.
+
+    `version` is (major, minor); `architectures` those it builds machine code for, as 10 x major + minor.
+    """
+
+    def __init__(self, library: ctypes.CDLL, headers: Sequence[Path]) -> None:
+        self._library = library
+        self._options = [f"--include-path={folder}" for folder in headers]
+        major, minor, count = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        self._call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
+        self.version = major.value, minor.value
+        self._call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
+        numbers = (ctypes.c_int * count.value)()
+        self._call("nvrtcGetSupportedArchs", numbers)
+        self.architectures = tuple(sorted(numbers))
+
+    def compile(self, text: str, target: Target) -> bytes:
+        """The built `text`. Raises BuildFailed with the compiler's log."""
+        program = ctypes.c_void_p()
+        self._call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None)
+        try:
+            options = [option.encode() for option in (target.option, *self._options)]
+            given = (ctypes.c_char_p * len(options))(*options)
+            if self._library.nvrtcCompileProgram(program, len(options), given):
+                raise BuildFailed(self._read("nvrtcGetProgramLog", program).rstrip(b"\0").decode(errors="replace"))
+            return self._read("nvrtcGetCUBIN" if target.binary else "nvrtcGetPTX", program)
+        finally:
+            self._library.nvrtcDestroyProgram(ctypes.byref(program))
+
+    def _read(self, name: str, program: ctypes.c_void_p) -> bytes:
+        size = ctypes.c_size_t()
+        self._call(f"{name}Size", program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        self._call(name, program, buffer)
+        return buffer.raw
+
+    def _call(self, name: str, *arguments: object) -> None:
+        if failed := getattr(self._library, name)(*arguments):
+            raise BuildFailed(f"{name} failed with {failed}")
+
+
+def target(architectures: Sequence[int], capability: tuple[int, int]) -> Target | None:
+    """What a card of this compute `capability` is built for: its machine code, or PTX where the compiler is older than
+    the card; None where it is younger than what the compiler knows at all.
+    """
+    card = 10 * capability[0] + capability[1]
+    if card in architectures:
+        return Target(f"--gpu-architecture=sm_{card}{'a' if card in _OF_ONE_CARD_ONLY else ''}", binary=True)
+    older = [number for number in architectures if number < card]
+    return Target(f"--gpu-architecture=compute_{max(older)}", binary=False) if older else None
+
+
+def find() -> Nvrtc | None:
+    """The compiler that MLX uses, with the headers that MLX would give it; None where either is not found."""
+    packages = Path(mx.__file__).parents[1]
+    for major in _MAJORS:
+        library, headers = _library(packages, major), _headers(packages, major)
+        if library is not None and headers:
+            return Nvrtc(library, headers)
+    return None
+
+
+def _library(packages: Path, major: int) -> ctypes.CDLL | None:
+    name = f"libnvrtc.so.{major}"
+    beside = [packages / "nvidia" / folder / "lib" / name for folder in (f"cu{major}", "cuda_nvrtc")]
+    for path, mode in ((name, _ALREADY_LOADED), (name, 0), *((str(path), 0) for path in beside)):
+        try:
+            return ctypes.CDLL(path, mode=ctypes.DEFAULT_MODE | mode)
+        except OSError:
+            continue
+    return None
+
+
+def _headers(packages: Path, major: int) -> list[Path]:
+    """CCCL's headers as MLX brings them, and the first folder that has CUDA's own."""
+
+    def places() -> Iterator[Path]:
+        yield packages / "nvidia" / f"cu{major}" / "include"
+        yield packages / "nvidia" / "cuda_runtime" / "include"
+        for name in ("CUDA_HOME", "CUDA_PATH"):
+            if home := os.environ.get(name):
+                yield Path(home) / "include"
+        yield Path("/usr/local/cuda/include")
+
+    bundled = packages / "mlx" / "include" / "cccl"
+    own = next((place for place in places() if (place / "cuda_bf16.h").is_file()), None)
+    return [folder for folder in (bundled, own) if folder.is_dir()] if own else []
