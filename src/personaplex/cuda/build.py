@@ -77,7 +77,7 @@ class Builder:
     def path(self, code: Code) -> Path:
         """Where the kernel is kept. Raises RuntimeError where nobody is at home."""
         # The source holds its types, sizes and name; headers come with the compiler.
-        parts = (code.text, *self._target, *self._compiler.version)
+        parts = (code.text, *self._target.options, self._target.binary, *self._compiler.version)
         key = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
         return self._folder() / f"{code.name}-{key[:32]}.kernel"
 
@@ -94,9 +94,8 @@ class Builder:
             built = self._compiler.compile(code.text, self._target)
         except BuildFailed as error:
             first = "\n".join(str(error).splitlines()[:_LOG_LINES])
-            architecture = self._target.option.partition("=")[2]
             raise BackendError(
-                f"the CUDA kernel {code.name} does not build for {architecture}; "
+                f"the CUDA kernel {code.name} does not build for {self._target.architecture}; "
                 f"PERSONAPLEX_KERNELS=stock does without kernels:\n{first}"
             ) from error
         self._keep(code, built)

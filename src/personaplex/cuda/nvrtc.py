@@ -21,10 +21,15 @@ class BuildFailed(Exception):  # noqa: N818 - the caller makes a BackendError of
 
 
 class Target(NamedTuple):
-    """What is built for: `option` names the architecture; `binary` is machine code, else PTX for the driver."""
+    """What is built for: an `architecture` (sm_90a); `binary` is its machine code, else it is PTX for the driver."""
 
-    option: str
+    architecture: str
     binary: bool
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What the compiler is told, but for where headers are. Functions are the card's unless they say otherwise."""
+        return f"--gpu-architecture={self.architecture}", "--device-as-default-execution-space", "--disable-warnings"
 
 
 class Nvrtc:
@@ -35,7 +40,7 @@ class Nvrtc:
 
     def __init__(self, library: ctypes.CDLL, headers: Sequence[Path]) -> None:
         self._library = library
-        self._options = [f"--include-path={folder}" for folder in headers]
+        self._includes = [f"--include-path={folder}" for folder in headers]
         major, minor, count = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         self._call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
         self.version = major.value, minor.value
@@ -49,7 +54,7 @@ class Nvrtc:
         program = ctypes.c_void_p()
         self._call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None)
         try:
-            options = [option.encode() for option in (target.option, *self._options)]
+            options = [option.encode() for option in (*target.options, *self._includes)]
             given = (ctypes.c_char_p * len(options))(*options)
             if self._library.nvrtcCompileProgram(program, len(options), given):
                 raise BuildFailed(self._read("nvrtcGetProgramLog", program).rstrip(b"\0").decode(errors="replace"))
@@ -75,9 +80,9 @@ def target(architectures: Sequence[int], capability: tuple[int, int]) -> Target 
     """
     card = 10 * capability[0] + capability[1]
     if card in architectures:
-        return Target(f"--gpu-architecture=sm_{card}{'a' if card in _OF_ONE_CARD_ONLY else ''}", binary=True)
+        return Target(f"sm_{card}{'a' if card in _OF_ONE_CARD_ONLY else ''}", binary=True)
     older = [number for number in architectures if number < card]
-    return Target(f"--gpu-architecture=compute_{max(older)}", binary=False) if older else None
+    return Target(f"compute_{max(older)}", binary=False) if older else None
 
 
 def find() -> Nvrtc | None:
