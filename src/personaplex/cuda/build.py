@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -42,10 +42,10 @@ class Compiler(Protocol):
 class Builder:
     """Builds kernels for one `target`. Any number of threads may call it; each kernel is built once.
 
-    They are kept in `folder()`; where that cannot be written each process builds its own.
+    They are kept in `folder`; where there is none, or it cannot be written, each process builds its own.
     """
 
-    def __init__(self, compiler: Compiler, target: Target, folder: Callable[[], Path]) -> None:
+    def __init__(self, compiler: Compiler, target: Target, folder: Path | None) -> None:
         self._compiler, self._target, self._folder = compiler, target, folder
         self._futures: dict[str, Future[bytes]] = {}
         self._lock = Lock()
@@ -74,18 +74,20 @@ class Builder:
             with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
                 list(pool.map(self, missing))
 
-    def path(self, code: Code) -> Path:
-        """Where the kernel is kept. Raises RuntimeError where nobody is at home."""
+    def path(self, code: Code) -> Path | None:
+        """Where the kernel is kept."""
+        if self._folder is None:
+            return None
         # The source holds its types, sizes and name; headers come with the compiler.
         parts = (code.text, *self._target.options, self._target.binary, *self._compiler.version)
         key = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
-        return self._folder() / f"{code.name}-{key[:32]}.kernel"
+        return self._folder / f"{code.name}-{key[:32]}.kernel"
 
     def _found(self, code: Code) -> bytes:
+        path = self.path(code)
         try:
-            path = self.path(code)
-            kept = path.read_bytes()
-        except (OSError, RuntimeError):
+            kept = path.read_bytes() if path else b""
+        except OSError:
             kept = b""
         digest, built = kept[:_DIGEST], kept[_DIGEST:]
         if built and hashlib.sha256(built).digest() == digest:
@@ -98,16 +100,16 @@ class Builder:
                 f"the CUDA kernel {code.name} does not build for {self._target.architecture}; "
                 f"PERSONAPLEX_KERNELS=stock does without kernels:\n{first}"
             ) from error
-        self._keep(code, built)
+        if path:
+            self._keep(path, built)
         return built
 
-    def _keep(self, code: Code, built: bytes) -> None:
+    def _keep(self, path: Path, built: bytes) -> None:
         try:
-            path = self.path(code)
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as fresh:
                 fresh.write_bytes(hashlib.sha256(built).digest() + built)
-        except (OSError, OutputError, RuntimeError) as error:
+        except (OSError, OutputError) as error:
             if not self._said:
                 self._said = True
                 _log.debug("built kernels are not kept: %s", error)

@@ -216,7 +216,13 @@ def builder() -> Builder | None:
     """What builds kernels for this process's card; None where no compiler is found, and MLX is to build them."""
     compiler = nvrtc.find()
     target = nvrtc.target(compiler.architectures, _capability()) if compiler else None
-    return Builder(compiler, target, lambda: cache_folder() / "kernels") if compiler and target else None
+    if compiler is None or target is None:
+        return None
+    try:
+        folder = cache_folder() / "kernels"
+    except RuntimeError:  # nobody is at home
+        folder = None
+    return Builder(compiler, target, folder)
 
 
 _collected: ContextVar[dict[Kind, None] | None] = ContextVar("collected", default=None)

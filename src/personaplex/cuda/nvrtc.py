@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
 
 _MAJORS = (13, 12)
-_ALREADY_LOADED = getattr(os, "RTLD_NOLOAD", 0)
 _OF_ONE_CARD_ONLY = {90, 100, 121}
 """Architectures built as MLX builds them: with what their successors do not have."""
 
@@ -86,37 +85,32 @@ def target(architectures: Sequence[int], capability: tuple[int, int]) -> Target 
 
 
 def find() -> Nvrtc | None:
-    """The compiler that MLX uses, with the headers that MLX would give it; None where either is not found."""
-    packages = Path(mx.__file__).parents[1]
+    """The compiler that MLX has loaded, with the headers that MLX would give it; None where either is not found."""
     for major in _MAJORS:
-        library, headers = _library(packages, major), _headers(packages, major)
-        if library is not None and headers:
-            return Nvrtc(library, headers)
+        library, folders = _loaded(f"libnvrtc.so.{major}"), headers(Path(mx.__file__).parents[1], major)
+        if library is not None and folders:
+            return Nvrtc(library, folders)
     return None
 
 
-def _library(packages: Path, major: int) -> ctypes.CDLL | None:
-    name = f"libnvrtc.so.{major}"
-    beside = [packages / "nvidia" / folder / "lib" / name for folder in (f"cu{major}", "cuda_nvrtc")]
-    for path, mode in ((name, _ALREADY_LOADED), (name, 0), *((str(path), 0) for path in beside)):
-        try:
-            return ctypes.CDLL(path, mode=ctypes.DEFAULT_MODE | mode)
-        except OSError:
-            continue
-    return None
+def _loaded(name: str) -> ctypes.CDLL | None:
+    # No other than MLX's: a newer one may build what the driver does not take.
+    if not hasattr(os, "RTLD_NOLOAD"):
+        return None
+    try:
+        return ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return None
 
 
-def _headers(packages: Path, major: int) -> list[Path]:
-    """CCCL's headers as MLX brings them, and the first folder that has CUDA's own."""
+def headers(packages: Path, major: int) -> list[Path]:
+    """CCCL's headers as MLX's wheel in `packages` brings them, and the first folder that has CUDA's own; none without.
 
-    def places() -> Iterator[Path]:
-        yield packages / "nvidia" / f"cu{major}" / "include"
-        yield packages / "nvidia" / "cuda_runtime" / "include"
-        for name in ("CUDA_HOME", "CUDA_PATH"):
-            if home := os.environ.get(name):
-                yield Path(home) / "include"
-        yield Path("/usr/local/cuda/include")
-
+    Of CUDA's own the wheel of that `major` version comes first, then CUDA_HOME, CUDA_PATH and the usual place.
+    """
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    wheels = [packages / "nvidia" / f"cu{major}", packages / "nvidia" / "cuda_runtime"]
+    own = [home / "include" for home in (*wheels, *map(Path, homes), Path("/usr/local/cuda"))]
+    found = next((folder for folder in own if (folder / "cuda_bf16.h").is_file()), None)
     bundled = packages / "mlx" / "include" / "cccl"
-    own = next((place for place in places() if (place / "cuda_bf16.h").is_file()), None)
-    return [folder for folder in (bundled, own) if folder.is_dir()] if own else []
+    return [folder for folder in (bundled, found) if folder.is_dir()] if found else []
