@@ -190,7 +190,5 @@ def test_whatever_differs_has_another_name(other: Kind) -> None:
 def test_the_source_declares_what_is_called() -> None:
     name, text = code(KIND)
     head = text[text.index('extern "C"') :]
-    assert head.split("{")[0].split() == (
-        f'extern "C" __global__ void {name}( const float* x, float* y)'.split()
-    )
+    assert head.split("{")[0].split() == (f'extern "C" __global__ void {name}( const float* x, float* y)'.split())
     assert "constexpr int N = 4;\nusing T = float;\nput(x, y);" in head
