@@ -21,6 +21,8 @@ from personaplex.files import whole_file
 _log = logging.getLogger("personaplex")
 _DIGEST = hashlib.sha256().digest_size
 _LOG_LINES = 6
+_MOST_AT_ONCE = 16
+"""Kernels being built: the compiler takes some hundred megabytes for each."""
 
 
 class Code(NamedTuple):
@@ -67,12 +69,12 @@ class Builder:
         return future.result()
 
     def all(self, codes: Iterable[Code]) -> None:
-        """Have these built, as many at once as there are processors. Raises BackendError."""
+        """Have these built, as many at once as there are processors, the longest first. Raises BackendError."""
         with self._lock:
             missing = [code for code in codes if code.name not in self._futures]
         if missing:
-            with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
-                list(pool.map(self, missing))
+            with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1, _MOST_AT_ONCE)) as pool:
+                list(pool.map(self, sorted(missing, key=lambda code: -len(code.text))))
 
     def path(self, code: Code) -> Path | None:
         """Where the kernel is kept."""
