@@ -37,7 +37,8 @@ under a temporary name and renamed when it is whole. Whatever goes wrong is one 
 `PERSONAPLEX_MODEL` sets the default of `--model`, `PERSONAPLEX_LLM` that of `--llm`, `PERSONAPLEX_RECOGNISER` that of
 `transcribe --engine`; `PERSONAPLEX_BLAS` names a BLAS
 to load on a Linux CPU (`none`: MLX's own); `PERSONAPLEX_VOICES` names the folder of your own voices,
-`PERSONAPLEX_CACHE` that of what was read before, `PERSONAPLEX_MODELS` that of the voices for Piper and Kokoro;
+`PERSONAPLEX_CACHE` that of what was read before and of CUDA kernels that were built,
+`PERSONAPLEX_MODELS` that of the voices for Piper and Kokoro;
 `PERSONAPLEX_TOKEN` is what callers of `serve` must show.
 """
 

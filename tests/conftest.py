@@ -29,6 +29,7 @@ import personaplex  # before mlx: it loads a fast BLAS where one is needed
 import mlx.core as mx  # isort: skip
 
 from personaplex.checkpoint.folder import ModelFolder
+from personaplex.cuda.kernel import builder, on_card
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 
@@ -70,6 +71,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     taken = [path for path in SHOTS.glob("*.png") if path.stat().st_mtime >= STARTED]
     if taken:
         terminalreporter.write_line(f"{len(taken)} screenshots of the page are in {SHOTS}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _built_kernels_are_kept_where_they_always_are() -> None:
+    """On a card, where the tests would build them anew in every run otherwise."""
+    if on_card():
+        builder()
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,17 @@ from pathlib import Path
 from personaplex.errors import OutputError
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: PERSONAPLEX_CACHE, or personaplex below XDG_CACHE_HOME (~/.cache).
+
+    Raises RuntimeError where none of them is set and there is no home.
+    """
+    if chosen := os.environ.get("PERSONAPLEX_CACHE"):
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "personaplex"
+
+
 def check_writable(path: Path) -> None:
     """Raise OutputError now if `path` could not be written later: before minutes of work, not after."""
     folder = path.parent

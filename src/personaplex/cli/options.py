@@ -11,6 +11,7 @@ import click
 
 from personaplex.accelerator import blas
 from personaplex.errors import PersonaError
+from personaplex.files import cache_folder
 from personaplex.text import PROMPTS
 
 if TYPE_CHECKING:
@@ -183,11 +184,8 @@ def known_voices(of_model: Sequence[str]) -> list[str]:
 
 
 def kept_prompts() -> Path:
-    """Where what was read of voices and roles is kept: below PERSONAPLEX_CACHE, or XDG_CACHE_HOME (~/.cache)."""
-    if chosen := os.environ.get("PERSONAPLEX_CACHE"):
-        return Path(chosen).expanduser() / "prompts"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "personaplex" / "prompts"
+    """Where what was read of voices and roles is kept."""
+    return cache_folder() / "prompts"
 
 
 def note(message: str, *, quiet: bool = False) -> None:

@@ -1,19 +1,27 @@
-"""A CUDA kernel that MLX builds when it is first called, and where kernels are used at all."""
+"""A CUDA kernel, how it comes to be built, and where kernels are used at all."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
 
+from personaplex.cuda import nvrtc
+from personaplex.cuda.build import Builder, Code
 from personaplex.errors import BackendError, UsageError
+from personaplex.files import cache_folder
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Constant = int | bool | mx.Dtype
 
@@ -72,11 +80,15 @@ def shared_memory() -> int:
     return _attribute(97)  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
 
-def _attribute(number: int) -> int:
+def _capability() -> tuple[int, int]:
+    return _attribute(75), _attribute(76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+
+
+def _attribute(which: int) -> int:
     # MLX does not tell; the driver that it loaded does.
     driver, device, value = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_int()
     failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
-    failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(value), number, device)
+    failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(value), which, device)
     if failed:
         raise BackendError(f"the NVIDIA driver does not answer (error {failed}); check nvidia-smi")
     return value.value
@@ -113,6 +125,9 @@ class Kernel:
 
         Inputs that a kernel writes to (rings) must be contiguous already, or the writes are lost in a copy.
         """
+        if (kinds := _collected.get()) is not None:
+            kinds[_kind(self, inputs, outputs, constants)] = None
+            return [mx.zeros(shape, dtype) for shape, dtype in outputs]
         return launch(self, inputs, outputs, blocks, threads, constants)
 
     @property
@@ -128,7 +143,7 @@ class Kernel:
         )
 
 
-# MLX writes the kernel's signature, and knows no bounds: the word before it is made to say them.
+# MLX writes a kernel's signature where it builds it, and knows no bounds: the word before it is made to say them.
 _BOUNDED = """
 #ifndef EMULATED
 #undef __global__
@@ -155,14 +170,112 @@ def declared(constants: Mapping[str, Constant]) -> str:
     return "".join(line(name, value) for name, value in constants.items())
 
 
+class Kind(NamedTuple):
+    """A kernel as it is built: for these constants, and types of its inputs and outputs."""
+
+    kernel: Kernel
+    constants: tuple[tuple[str, Constant], ...]
+    types: tuple[mx.Dtype, ...]
+
+
+def _kind(
+    kernel: Kernel,
+    inputs: Sequence[mx.array],
+    outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+    constants: Mapping[str, Constant],
+) -> Kind:
+    types = (*(array.dtype for array in inputs), *(dtype for _, dtype in outputs))
+    return Kind(kernel, tuple(constants.items()), types)
+
+
+_PRELUDE = """#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+using int8_t = signed char;
+using uint8_t = unsigned char;
+using uint16_t = unsigned short;
+using int32_t = int;
+using uint32_t = unsigned int;
+using uint64_t = unsigned long long;
+"""
+
+
 @cache
-def _built(kernel: Kernel, constants: tuple[tuple[str, Constant], ...], types: tuple[mx.Dtype, ...]) -> Any:
+def code(kind: Kind) -> Code:
+    """A kernel's whole CUDA source, and its name, which says all that tells it from others.
+
+    MLX finds a kernel that it has loaded by its name alone, and asks for its shared memory when it loads it.
+    """
+    kernel = kind.kernel
+    names = (*(f"const {CUDA_TYPES[of]}* {name}" for of, name in zip(kind.types, kernel.inputs, strict=False)),)
+    made = kind.types[len(kernel.inputs) :]
+    names += (*(f"{CUDA_TYPES[of]}* {name}" for of, name in zip(made, kernel.outputs, strict=True)),)
+    head = ",\n    ".join(names)
+    rest = f"(\n    {head}) {{\n{declared(dict(kind.constants))}{kernel.body}\n}}\n"
+    text = _PRELUDE + kernel.header
+    digest = hashlib.sha256(f"{text}\0{rest}\0{kernel.shared}".encode()).hexdigest()[:16]
+    name = f"{kernel.name}_{digest}"
+    return Code(name, f'{text}extern "C" __global__ void {name}{rest}')
+
+
+@cache
+def builder() -> Builder | None:
+    """What builds kernels for this process's card; None where no compiler is found, and MLX is to build them."""
+    compiler = nvrtc.find()
+    target = nvrtc.target(compiler.architectures, _capability()) if compiler else None
+    if compiler is None or target is None:
+        return None
+    try:
+        folder = cache_folder() / "kernels"
+    except RuntimeError:  # nobody is at home
+        folder = None
+    return Builder(compiler, target, folder)
+
+
+_collected: ContextVar[dict[Kind, None] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[dict[Kind, None]]:
+    """Within this no kernel is launched: each gives zeros, and which ones were asked for is collected, in order.
+
+    Whoever computes something here and forgets it without evaluating it has changed nothing.
+    """
+    kinds: dict[Kind, None] = {}
+    token = _collected.set(kinds)
+    try:
+        yield kinds
+    finally:
+        _collected.reset(token)
+
+
+def built_before(step: Callable[P, R], run: Callable[P, R]) -> Callable[P, R]:
+    """`run`, before whose first call all kernels of `step` are built, several at a time; both compute the same.
+
+    What MLX has compiled cannot be asked, hence the two. The first argument's shape says whether a call is like one
+    before; nothing is done where kernels are not used. Raises BackendError for a kernel that does not build.
+    """
+    known: set[tuple[int, ...]] = set()
+
+    def prepared(*args: P.args, **kwargs: P.kwargs) -> R:
+        form = cast("mx.array", args[0]).shape
+        if form not in known and launch is on_device and enabled() and (builds := builder()):
+            with collecting() as kinds:
+                step(*args, **kwargs)
+            builds.all(map(code, kinds))
+            known.add(form)
+        return run(*args, **kwargs)
+
+    return prepared
+
+
+@cache
+def _by_mlx(kind: Kind) -> Any:
+    """A kernel that MLX builds when it is first called, in each process."""
+    kernel = kind.kernel
     # MLX would make the constants part of the kernel's name, which no minus sign survives.
-    body = declared(dict(constants)) + kernel.body
-    # A kernel that was built is found by its name, of which the types of what it is given are no part in every version.
-    text = hashlib.sha256((kernel.header + body + str(types)).encode()).hexdigest()[:12]
+    body = declared(dict(kind.constants)) + kernel.body
     return mx.fast.cuda_kernel(
-        name=f"{kernel.name}_{text}",
+        name=code(kind).name,
         input_names=list(kernel.inputs),
         output_names=list(kernel.outputs),
         header=kernel.header,
@@ -180,17 +293,24 @@ def on_device(
     constants: Mapping[str, Constant],
 ) -> list[mx.array]:
     """Launch a kernel on the card."""
-    return cast(
-        "list[mx.array]",
-        _built(
-            kernel, tuple(constants.items()), (*(array.dtype for array in inputs), *(dtype for _, dtype in outputs))
-        )(
-            inputs=list(inputs),
-            output_shapes=[shape for shape, _ in outputs],
-            output_dtypes=[dtype for _, dtype in outputs],
-            grid=(blocks * threads, 1, 1),
-            threadgroup=(threads, 1, 1),
-        ),
+    kind = _kind(kernel, inputs, outputs, constants)
+    form: dict[str, Any] = {
+        "inputs": list(inputs),
+        "output_shapes": [shape for shape, _ in outputs],
+        "output_dtypes": [dtype for _, dtype in outputs],
+        "grid": (blocks * threads, 1, 1),
+        "threadgroup": (threads, 1, 1),
+    }
+    if (builds := builder()) is None:
+        return cast("list[mx.array]", _by_mlx(kind)(**form))
+    source = code(kind)
+    return mx.fast.precompiled_cuda_kernel(
+        name=source.name,
+        compiled_source=builds(source),
+        scalars=[],
+        shared_memory=kernel.shared,
+        ensure_row_contiguous=True,
+        **form,
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from personaplex.cuda.kernel import built_before
 from personaplex.engine.generator import Generator, GeneratorState, Prefix, Step
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.readout import Readout, pack
@@ -67,8 +68,8 @@ class Duplex:
             pcm, result, after = heard(pcm, state, forced)
             return framed(pcm, result, advance_active(active, state, after))
 
-        self._step = mx.compile(step) if compiled else step
-        self._step_active = mx.compile(step_active) if compiled else step_active
+        self._step = built_before(step, mx.compile(step) if compiled else step)
+        self._step_active = built_before(step_active, mx.compile(step_active) if compiled else step_active)
 
     def open(self, prompt: Prompt, *, seed: int = 0, sampling: Sampling | None = None) -> DuplexState:
         """A one-slot state after `prompt`, evaluated. The codec starts fresh: the prompt was never heard as sound."""
