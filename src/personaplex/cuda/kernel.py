@@ -49,11 +49,11 @@ def enabled(family: str = "") -> bool:
     """Whether kernels are to be used: on an NVIDIA card, where PERSONAPLEX_KERNELS asks for them with `auto`.
 
     With commas behind it stand the families to leave out: `auto,no-stack,no-tiles`. Without it MLX's own operations
-    compute everything: not every kernel has been held against them on a card yet (benchmarks/log.md). Raises UsageError
-    for other words.
+    compute everything: not every kernel has been held against them on a card yet (benchmarks/log.md). Cards from before
+    2020 (compute capability below 8.0) have not what kernels need. Raises UsageError for other words.
     """
     wish = _wish(os.environ.get("PERSONAPLEX_KERNELS") or "stock")
-    somewhere = launch is not on_device or (on_card() and "auto" in wish)
+    somewhere = launch is not on_device or (on_card() and "auto" in wish and _capability() >= (8, 0))
     return somewhere and (not family or f"no-{family}" not in wish)
 
 
@@ -80,6 +80,7 @@ def shared_memory() -> int:
     return _attribute(97)  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
 
+@cache
 def _capability() -> tuple[int, int]:
     return _attribute(75), _attribute(76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
