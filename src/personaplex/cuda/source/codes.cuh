@@ -123,7 +123,7 @@ struct Codes {
     __nv_bfloat16* hidden = residual + DIM;
 
     char* rings = memory + RINGS;
-    rings += (LINE - reinterpret_cast<uintptr_t>(rings) % LINE) % LINE;
+    rings += (LINE - reinterpret_cast<size_t>(rings) % LINE) % LINE;
     Ahead flow(rings);
     Plan plan{table};
     flow.begin(plan);

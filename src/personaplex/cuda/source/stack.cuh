@@ -269,7 +269,7 @@ struct Stack {
     const Seen seen(position, where[1], N_ROWS, CONTEXT);
     Plan plan{layers, n_layers, seen};
     char* rings = memory + RINGS;
-    rings += (LINE - reinterpret_cast<uintptr_t>(rings) % LINE) % LINE;
+    rings += (LINE - reinterpret_cast<size_t>(rings) % LINE) % LINE;
     Ahead flow(rings);
     flow.begin(plan);
     for (int pair = threadIdx.x; pair < HEAD / 2; pair += THREADS) {
