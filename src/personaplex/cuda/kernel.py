@@ -41,19 +41,20 @@ CUDA_TYPES = {
 
 @cache
 def on_card() -> bool:
-    """Whether this process computes on an NVIDIA card."""
-    return bool(mx.cuda.is_available()) and mx.default_device().type == mx.DeviceType.gpu
+    """Whether this process computes on an NVIDIA card that has what kernels need: one from 2020 or later."""
+    on_gpu = bool(mx.cuda.is_available()) and mx.default_device().type == mx.DeviceType.gpu
+    return on_gpu and _capability() >= (8, 0)
 
 
 def enabled(family: str = "") -> bool:
     """Whether kernels are to be used: on an NVIDIA card, where PERSONAPLEX_KERNELS asks for them with `auto`.
 
     With commas behind it stand the families to leave out: `auto,no-stack,no-tiles`. Without it MLX's own operations
-    compute everything: not every kernel has been held against them on a card yet (benchmarks/log.md). Cards from before
-    2020 (compute capability below 8.0) have not what kernels need. Raises UsageError for other words.
+    compute everything: not every kernel has been held against them on a card yet (benchmarks/log.md). Raises UsageError
+    for other words.
     """
     wish = _wish(os.environ.get("PERSONAPLEX_KERNELS") or "stock")
-    somewhere = launch is not on_device or (on_card() and "auto" in wish and _capability() >= (8, 0))
+    somewhere = launch is not on_device or (on_card() and "auto" in wish)
     return somewhere and (not family or f"no-{family}" not in wish)
 
 
