@@ -142,8 +142,8 @@ def test_a_step_changes_neither_the_module_nor_its_input(model: PersonaPlex, see
     before = attributes(model.lm) | attributes(model.mimi)
     held = [np.array(leaf) for leaf in kept(state)]
     results = []
-    for given in (copied(state, 0) if enabled() else state, state):
-        frame, after = duplex.step(pcm, given)
+    for held_before in (copied(state, 0) if enabled() else state, state):
+        frame, after = duplex.step(pcm, held_before)
         settle(frame, after)
         results.append([np.array(leaf) for leaf in [frame.pcm, frame.step.tokens, *arrays(after)]])
     assert attributes(model.lm) | attributes(model.mimi) == before

@@ -61,12 +61,8 @@ def _rows(wanted: Wanted, bits: int | None, cache: Path, kernel_cache: str, time
 
 def _start(wanted: Wanted, bits: int | None, cache: Path) -> dict[str, float]:
     """Start the program once: milliseconds of each stage, then `total`."""
-    # Our folder for what is built, MLX's, and the driver's.
-    environment = os.environ | {
-        "PERSONAPLEX_CACHE": str(cache / "personaplex"),
-        "MLX_PTX_CACHE_DIR": str(cache / "mlx"),
-        "CUDA_CACHE_PATH": str(cache / "driver"),
-    }
+    # MLX's folder for what it builds, and the driver's.
+    environment = os.environ | {"MLX_PTX_CACHE_DIR": str(cache / "mlx"), "CUDA_CACHE_PATH": str(cache / "driver")}
     command = [sys.executable, "-m", CHILD, wanted.name, str(bits or 0), json.dumps(wanted.compiled)]
     began = time.monotonic()
     done = subprocess.run(
