@@ -385,7 +385,8 @@ def poison(engine: Engine) -> None:
     state = engine._device._state
     for transformer in (state.generator.temporal, state.encoder.transformer, state.decoder.transformer):
         for ring in transformer.rings:
-            ring.k[:], ring.v[:] = mx.nan, mx.nan
+            # With memory of their own, as what kernels write to must have: a number alone would be repeated by strides.
+            ring.k[:], ring.v[:] = (mx.full(rows.shape, mx.nan) for rows in ring)
 
 
 # Threads.
