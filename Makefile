@@ -1,7 +1,7 @@
 # Everything is installed into .venv, by a Python that PYTHON=/path/to/python3 may name. `make` lists the targets.
 python = .venv/bin/python
 
-.PHONY: help setup packages demo test test-oldest soak check fix lock clean
+.PHONY: help setup packages demo test test-oldest soak card check fix lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,14 @@ test-oldest: ## Run the tests with the oldest versions that pyproject.toml allow
 
 soak: packages ## Run tests for long: half-hour calls, hundreds of examples, ten thousand words
 	PERSONAPLEX_SOAK=1 $(python) -m pytest tests/property tests/e2e/test_speak.py tests/server/test_http_fuzz.py
+
+# What kernels compute, what it must come to, and that nobody hears who is beside them.
+card_tests = tests/cuda tests/parity tests/unit/test_respond.py $(addprefix tests/property/test_, $(addsuffix .py, \
+	conversation neighbours slots engine kept forced sinks packed_ring))
+
+card: setup ## Run the tests of CUDA kernels on this machine's NVIDIA card, all others as well that compute with them
+	@$(python) -c 'import sys; from personaplex.cuda.kernel import on_card; on_card() or sys.exit("MLX sees no NVIDIA card here: see personaplex doctor")'
+	PERSONAPLEX_KERNELS=auto $(python) -m pytest -n 8 --dist loadfile $(card_tests)
 
 check: setup ## Run the linters and the type checker
 	$(python) -m ruff check

@@ -12,7 +12,7 @@ from personaplex.cuda.kernel import Kernel
 from personaplex.models.mimi import Mimi
 from personaplex.units import FRAME_SAMPLES
 from tests.conftest import WINDOW, peak_error, read_expected, same
-from tests.cuda.emulator import emulate
+from tests.cuda.emulator import SLACK, emulate, fewer
 
 FRAMES = 3
 
@@ -44,12 +44,12 @@ def test_streams_by_kernels_are_the_reference(monkeypatch: pytest.MonkeyPatch, s
         return emulate(kernel, *call)
 
     monkeypatch.setattr("personaplex.cuda.kernel.launch", launch)
-    monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: 1)
+    fewer(monkeypatch, "personaplex.cuda.kernel.multiprocessors", lambda: 1)
     found_codes, found_sound = stream(mimi, pcm, codes)
     # 14 layers of SEANet each way, resampling, and the quantiser's three.
     assert len([name for name in launched if name.startswith(("conv_", "quantizer_"))]) == (14 + 14 + 2 + 3) * FRAMES
     assert same(found_codes, stock_codes)
-    assert peak_error(found_sound, stock_sound) < 1e-5
+    assert peak_error(found_sound, stock_sound) < SLACK * 1e-5
     assert same(found_codes[:1], expected["mimi.codes"][:, :, :FRAMES])
     assert peak_error(found_sound[:1], expected["mimi.decoded"][:, 0, : FRAMES * FRAME_SAMPLES]) < 1e-4
 

@@ -10,10 +10,11 @@ import pytest
 from personaplex.config import LMConfig
 from personaplex.cuda import codes as by_tensor_cores
 from personaplex.cuda.depformer import Choice
+from personaplex.cuda.kernel import on_card
 from personaplex.engine.sampling import Draws, session_key
 from personaplex.models.depformer import Depformer
 from personaplex.models.streams import UNGENERATED
-from tests.cuda.emulator import emulate
+from tests.cuda.emulator import emulate, fewer
 from tests.cuda.test_depformer_kernel import a_frame, choosing, depformer, distance, exactly, keeping, stock
 
 CONFIG = LMConfig(
@@ -27,6 +28,7 @@ CONFIG = LMConfig(
     depformer_num_layers=2,
 )
 STEPS = 3
+BLOCKS, WARPS = (None, by_tensor_cores.WARPS) if on_card() else (3, 2)
 BITS = {"plain": 0, "8 bits": 8, "4 bits": 4}
 
 
@@ -47,7 +49,9 @@ def a_choice(wanted: list[int], top_k: int = 20) -> tuple[Choice, Draws]:
     return draws.choice(mx.pad(mx.array([wanted], mx.int32), [(0, 0), (1, 2)]), 1), draws
 
 
-def draw(model: Depformer, choice: Choice, blocks: int = 3, warps: int = 2) -> tuple[mx.array, mx.array]:
+def draw(
+    model: Depformer, choice: Choice, blocks: int | None = BLOCKS, warps: int = WARPS
+) -> tuple[mx.array, mx.array]:
     z, text = a_frame(1, mx.bfloat16, CONFIG.dim)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("personaplex.cuda.kernel.launch", emulate)
@@ -99,8 +103,8 @@ def test_the_model_uses_it_where_it_serves(models: dict[str, Depformer], monkeyp
     choice, draws = a_choice([UNGENERATED] * STEPS)
     monkeypatch.setenv("PERSONAPLEX_KERNELS", "auto")
     monkeypatch.setattr("personaplex.cuda.kernel.launch", launch)
-    monkeypatch.setattr(by_tensor_cores, "WARPS", 2)
-    monkeypatch.setattr(by_tensor_cores.draw_frame, "__kwdefaults__", {"blocks": None, "warps": 2})
+    fewer(monkeypatch, "personaplex.cuda.codes.WARPS", 2)
+    monkeypatch.setattr(by_tensor_cores.draw_frame, "__kwdefaults__", {"blocks": None, "warps": WARPS})
     models["plain"].generate(z, text, choosing(choice, draws), choice)
     assert launched == ["codes_of_frame"]
     weights = models["4 bits"].weights

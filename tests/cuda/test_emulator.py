@@ -1,4 +1,4 @@
-"""The emulator itself: sums over warps and blocks, barriers between blocks, memory that is written in place."""
+"""The emulator (or the card in its place): sums over warps and blocks, barriers between blocks, writing in place."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def test_blocks_wait_for_each_other_and_write_what_they_were_given(monkeypatch: 
       int32_t* shared_counter = const_cast<int32_t*>(counter);
       if (threadIdx.x == 0) {
         const_cast<int32_t*>(mine)[blockIdx.x] *= 10;
+        __threadfence();
         atomicAdd(shared_counter, 1);
         while (*(volatile int32_t*)shared_counter < int32_t(gridDim.x)) __nanosleep(20);
-        out[blockIdx.x] = mine[(blockIdx.x + 1) % gridDim.x];
+        out[blockIdx.x] = __ldcg(mine + (blockIdx.x + 1) % gridDim.x);
       }
       __syncthreads();
     }

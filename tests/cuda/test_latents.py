@@ -13,7 +13,7 @@ from personaplex.cuda import latents
 from personaplex.cuda.latents import LatentsLayer
 from personaplex.nn.attention import KV
 from personaplex.nn.transformer import Transformer, TransformerState, codec_stack
-from tests.cuda.emulator import emulate
+from tests.cuda.emulator import SLACK, emulate, fewer
 
 BLOCKS = 5
 CONTEXT = 6
@@ -21,8 +21,8 @@ CONTEXT = 6
 
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: BLOCKS)
-    monkeypatch.setattr(latents, "WARPS", 2)
+    fewer(monkeypatch, "personaplex.cuda.kernel.multiprocessors", lambda: BLOCKS)
+    fewer(monkeypatch, "personaplex.cuda.latents.WARPS", 2)
     latents._kernel.cache_clear()
 
 
@@ -63,7 +63,7 @@ def by_stock_and_kernel(
 def test_the_layers_are_the_layers(n_tokens: int, calls: int, shares: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, at and after the ring's turn, and what lies in the rings."""
     for ours, right in by_stock_and_kernel(network(), n_tokens, calls, monkeypatch, shares):
-        assert mx.allclose(ours, right, rtol=1e-4, atol=1e-4), float(mx.abs(ours - right).max())
+        assert mx.allclose(ours, right, rtol=1e-4, atol=SLACK * 1e-4), float(mx.abs(ours - right).max())
 
 
 def test_the_network_chooses_it_for_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +76,7 @@ def test_the_network_chooses_it_for_one_session(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(latents, "SHARES", 2)
     monkeypatch.setattr(latents.serves, "__kwdefaults__", {"shares": 2})
     monkeypatch.setattr(latents.step, "__kwdefaults__", {"warps": 2, "shares": 2})
+    monkeypatch.setenv("PERSONAPLEX_KERNELS", "auto")
     monkeypatch.setattr("personaplex.cuda.kernel.launch", launch)
     x = mx.random.normal((1, 2, 64))
     _, after = made(x, made.init_state(1, 2))
@@ -96,7 +97,7 @@ def test_the_network_chooses_it_for_one_session(monkeypatch: pytest.MonkeyPatch)
 def test_what_it_does_not_take_is_said() -> None:
     layers = [cast(LatentsLayer, layer.latents_weights()) for layer in network().layers]
     assert latents.serves(layers, 2, 2, CONTEXT, shares=2)
-    assert not latents.serves(layers, 2, 2, CONTEXT, shares=3)  # more blocks than there are
+    assert not latents.serves(layers, 2, 2, CONTEXT, shares=300)  # more blocks than there are
     assert not latents.serves(layers, 4, 2, CONTEXT, shares=1)  # heads of half a warp
     assert not latents.serves(layers, 2, 3, CONTEXT, shares=2)
     assert not latents.serves(layers, 2, 2, 100_000, shares=2)

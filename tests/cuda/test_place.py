@@ -20,7 +20,7 @@ from personaplex.nn.transformer import TransformerState
 from personaplex.runtime.device import Device
 from personaplex.runtime.limits import Limits
 from personaplex.units import FRAME_SAMPLES
-from tests.cuda.emulator import emulate
+from tests.cuda.emulator import emulate, fewer
 from tests.small import small_model
 
 SLOTS = 3
@@ -32,8 +32,8 @@ HEADS = {"whole pieces": 16, "words": 3, "bytes": 1}
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "launch", emulate)
-    monkeypatch.setattr(slots, "PLACE_THREADS", 32)
-    monkeypatch.setattr(slots, "WAVES", 3)
+    fewer(monkeypatch, "personaplex.cuda.slots.PLACE_THREADS", 32)
+    fewer(monkeypatch, "personaplex.cuda.slots.WAVES", 3)
 
 
 def filled(shape: tuple[int, ...], dtype: mx.Dtype, seed: int) -> mx.array:

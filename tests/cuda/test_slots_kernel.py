@@ -8,13 +8,13 @@ import pytest
 from personaplex.cuda import kernel as kernels
 from personaplex.cuda.slots import choose
 from personaplex.nn.state import advance_active, arrays
-from tests.cuda.emulator import emulate
+from tests.cuda.emulator import emulate, fewer
 
 
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "launch", emulate)
-    monkeypatch.setattr(kernels, "multiprocessors", lambda: 1)
+    fewer(monkeypatch, "personaplex.cuda.kernel.multiprocessors", lambda: 1)
 
 
 def leaves(sign: int) -> list[mx.array]:

@@ -14,7 +14,7 @@ from personaplex.cuda import stack, tiles
 from personaplex.cuda.matrix import LayerWeights, Matrix
 from personaplex.cuda.stack import Shape
 from personaplex.nn.transformer import Transformer, temporal_stack
-from tests.cuda.emulator import emulate
+from tests.cuda.emulator import emulate, fewer
 
 BLOCKS = 3
 
@@ -22,8 +22,8 @@ BLOCKS = 3
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("personaplex.cuda.kernel.launch", emulate)
-    monkeypatch.setattr("personaplex.cuda.kernel.multiprocessors", lambda: BLOCKS)
-    monkeypatch.setattr(tiles, "WARPS", 2)
+    fewer(monkeypatch, "personaplex.cuda.kernel.multiprocessors", lambda: BLOCKS)
+    fewer(monkeypatch, "personaplex.cuda.tiles.WARPS", 2)
     tiles._kernel.cache_clear()
     mx.random.seed(1)
 

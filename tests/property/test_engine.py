@@ -48,6 +48,8 @@ from tests.small import small_engine, small_model
 QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
 SLOTS = 3
 LONGEST = 16
+ROUNDING = 2e-5
+"""How far sound may differ between engines of different slot counts, of the largest of it."""
 SAMPLINGS = [None, Sampling(greedy=True), Sampling(text_top_k=0, audio_top_k=300, repetition_penalty=1.2)]
 
 
@@ -159,7 +161,7 @@ def test_a_conversation_says_what_respond_says() -> None:
         n_same = LONGEST if limits.pinned_frames == 0 else 0
         assert len(said) == len(expected)
         for frame, pcm in list(zip(expected, said, strict=True))[:n_same]:
-            assert np.abs(frame.audio - pcm).max() < 1e-4
+            assert np.abs(frame.audio - pcm).max() < ROUNDING * np.abs(pcm).max()
     assert np.abs(expected[-1].audio - said[-1]).max() > 1e-4  # the pinned prompt is heard once the window is full
 
 
@@ -284,7 +286,7 @@ def test_numbers_that_are_none_end_one_conversation_and_leave_nothing(engine: En
         beside = audio(list(well.events()))
     for found, seed in ((said, 1), (beside, 2)):
         assert len(found) == LONGEST
-        assert all(np.abs(a - b).max() < 1e-4 for a, b in zip(found, expected[seed], strict=True))
+        assert all(np.abs(a - b).max() < ROUNDING * np.abs(b).max() for a, b in zip(found, expected[seed], strict=True))
 
 
 def poison(engine: Engine) -> None:

@@ -215,7 +215,8 @@ def after_a_stride(*, neighbour: bool) -> list[np.ndarray]:
 
 def test_neighbours_are_stepped_between_the_pieces_of_a_role(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a new conversation's role, and of one that is read inside another, which stands still meanwhile."""
-    monkeypatch.setitem(READ_COLUMNS, "cpu", 4)
+    for device in READ_COLUMNS:
+        monkeypatch.setitem(READ_COLUMNS, device, 4)
     order: list[str] = []
     with small_engine(3, PLAIN) as engine, engine.open(settings(1)) as neighbour, engine.open(settings(2)) as call:
         expected = hear(neighbour, sound(1, 4))
@@ -384,7 +385,8 @@ def poison(engine: Engine) -> None:
     state = engine._device._state
     for transformer in (state.generator.temporal, state.encoder.transformer, state.decoder.transformer):
         for ring in transformer.rings:
-            ring.k[:], ring.v[:] = mx.nan, mx.nan
+            # With memory of their own, as what kernels write to must have: a number alone would be repeated by strides.
+            ring.k[:], ring.v[:] = (mx.full(rows.shape, mx.nan) for rows in ring)
 
 
 # Threads.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 import mlx.core as mx
 import pytest
 
+from personaplex import __version__
 from personaplex.bench import demand, machine
 from personaplex.bench.compare import comparison, read_report
 from personaplex.bench.graph import n_kernels, operations
@@ -279,3 +281,31 @@ def test_a_machine_is_named_by_its_gpu_or_processor(monkeypatch: pytest.MonkeyPa
     ):
         monkeypatch.setattr(machine, "describe_machine", lambda about=about: about)
         assert machine.name() == expected
+
+
+def test_a_copy_without_history_is_the_commit_that_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_history(*_: object) -> str:
+        raise OSError
+
+    monkeypatch.setattr(machine, "_git", no_history)
+    monkeypatch.delenv("PERSONAPLEX_COMMIT", raising=False)
+    assert machine.commit() == f"version {__version__}"
+    monkeypatch.setenv("PERSONAPLEX_COMMIT", "0123456789ab")
+    assert machine.commit() == "0123456789ab"
+
+
+def test_rows_are_seen_when_they_are_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the benchmark is given up before its end."""
+
+    def given_up(_: Wanted) -> Iterator[Row]:
+        yield Row("first", [2.0, 4.0], {"sessions": 64})
+        yield Row("second", [], {"skipped": "no room"})
+        raise BackendError("given up")
+
+    monkeypatch.setattr("personaplex.bench.sessions.run", given_up)
+    assert main(["bench", "sessions"]) != 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[-3].startswith("first: p50_ms 3.0, p95_ms") and said[-3].endswith("n 2, over_80_ms 0.0, sessions 64")
+    assert said[-2] == "second: skipped no room" and "given up" in said[-1]

@@ -7,6 +7,7 @@ Each teaches its own theory: `personaplex bench step`, `codec`, `prefill`, `sess
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import mlx.core as mx
@@ -20,7 +21,7 @@ GPU_FRAMES, CPU_FRAMES = 500, 20
 STARTS, READINGS = 1, 10
 
 
-def run(wanted: Wanted) -> list[Row]:
+def run(wanted: Wanted) -> Iterator[Row]:
     """The rows of every part; one that cannot be measured here says why, and the others go on."""
     on_cpu = mx.default_device().type == mx.DeviceType.cpu
     frames = wanted.n_frames(GPU_FRAMES, CPU_FRAMES)
@@ -32,11 +33,9 @@ def run(wanted: Wanted) -> list[Row]:
         "sessions": replace(wanted, frames=frames, sessions=sessions),
         "startup": replace(wanted, frames=STARTS, sessions=None),
     }
-    rows = []
     for name in PARTS:
         try:
-            found = importlib.import_module(f"personaplex.bench.{name}").run(sizes[name])
+            for row in importlib.import_module(f"personaplex.bench.{name}").run(sizes[name]):
+                yield Row(row.name, row.ms, {"bench": name} | row.extra)
         except (PersonaPlexError, RuntimeError) as error:
-            found = [Row(name, [], {"skipped": str(error)})]
-        rows += [Row(row.name, row.ms, {"bench": name} | row.extra) for row in found]
-    return rows
+            yield Row(name, [], {"bench": name, "skipped": str(error)})

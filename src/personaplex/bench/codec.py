@@ -33,7 +33,7 @@ SIZE = "7b"
 """Mimi of the real size fits every machine."""
 
 
-def run(wanted: Wanted) -> list[Row]:
+def run(wanted: Wanted) -> Iterator[Row]:
     """Time encoder, quantiser, decoder and round trip over streamed frames, the last also compiled and with sound that
     comes from the host and goes back there; for several callers too, if `sessions` are asked for.
     """
@@ -46,7 +46,8 @@ def run(wanted: Wanted) -> list[Row]:
         folder = ModelFolder(resolve(name, CODEC_FILES))
         config, mimi = folder.codec[0], folder.load_mimi()
     frames = wanted.n_frames(GPU_FRAMES, CPU_FRAMES)
-    return [row for slots in wanted.sessions or (1,) for row in _rows(mimi, config, slots, frames)]
+    for slots in wanted.sessions or (1,):
+        yield from _rows(mimi, config, slots, frames)
 
 
 def _rows(mimi: Mimi, config: MimiConfig, slots: int, frames: int) -> Iterator[Row]:

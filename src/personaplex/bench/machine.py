@@ -70,13 +70,15 @@ def mlx_version() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, `+` if it has changes; the package's version when it is no checkout."""
+    """The checkout's commit, `+` if it has changes; what PERSONAPLEX_COMMIT says in a copy that has no history; the
+    package's version when it is no checkout.
+    """
     root = Path(__file__).parents[3]
     try:
         revision = _git(root, "rev-parse", "--short=12", "HEAD")
         return revision + ("+" if _git(root, "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        return f"version {__version__}"
+        return os.environ.get("PERSONAPLEX_COMMIT") or f"version {__version__}"
 
 
 def root() -> Path:

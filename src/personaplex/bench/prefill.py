@@ -42,10 +42,9 @@ MOST_PINNED = Limits().pinned_frames
 GPU_TIMES, CPU_TIMES = 50, 5
 
 
-def run(wanted: Wanted) -> list[Row]:
+def run(wanted: Wanted) -> Iterator[Row]:
     """Rows by precision and number of slots."""
     roof()
-    rows = []
     for bits in wanted.every_bits:
         model = open_model(wanted.name, bits, wanted.compiled)
         for kv_bits in wanted.kv_bits:
@@ -54,12 +53,12 @@ def run(wanted: Wanted) -> list[Row]:
                     limits = Limits(kv_bits=kv_bits, prefix_folder=Path(folder))
                     about = about_weights(model, bits) | {"kv_bits": kv_bits, "slots": slots}
                     device = Device(model, slots, limits)
-                    rows += [Row(row.name, row.ms, about | row.extra) for row in _rows(device, wanted, kv_bits)]
+                    for row in _rows(device, wanted, kv_bits):
+                        yield Row(row.name, row.ms, about | row.extra)
                     del device
         del model
         gc.collect()
         mx.clear_cache()
-    return rows
 
 
 def prompt_of(model: PersonaPlex, columns: int, seed: int) -> Prompt:

@@ -62,6 +62,12 @@ def as_report(bench: str, rows: list[Row], possible: dict[str, float] | None = N
     return {**about, "rows": [row.as_json() for row in rows]}
 
 
+def as_words(row: Row) -> str:
+    """One row in a line, for who waits for the others."""
+    name, *rest = row.as_json().items()
+    return f"{name[1]}: " + ", ".join(f"{key} {value}" for key, value in rest)
+
+
 def as_table(report: dict[str, object], theory: str) -> str:
     """The report as a person reads it."""
     rows: list[dict[str, object]] = report["rows"]  # type: ignore[assignment]

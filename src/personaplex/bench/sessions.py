@@ -10,16 +10,20 @@ Every caller has a voice and role of its own length, a seed of its own, and is a
 of its prompt and two windows. The rings hold random keys and values, set there and not come to by talking: 6,000 frames
 for each would take eight minutes. Steps include the encoder, the language model, the decoder, the default
 temperatures, the pinned prompts that follow their windows, and the final read, as the server does it (`Device.step`).
+Where this package's kernels compute, `logits_off` says how far three callers' logits are from what MLX's own operations
+make of each of them alone.
 """
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from personaplex.bench import difference
 from personaplex.bench.demand import Demand, of_decoder, of_encoder, of_step
 from personaplex.bench.filled import filled, filled_codec
 from personaplex.bench.report import Row, measure
@@ -40,11 +44,10 @@ GPU_FRAMES, CPU_FRAMES = 2000, 20
 GPU_SESSIONS, CPU_SESSIONS = (1, 8, 32, 64, 96, 128), (1, 2, 4)
 
 
-def run(wanted: Wanted) -> list[Row]:
+def run(wanted: Wanted) -> Iterator[Row]:
     """Rows by precision of weights and of keys, and by number of callers."""
     roof()
     on_cpu = mx.default_device().type == mx.DeviceType.cpu
-    rows = []
     for bits in wanted.every_bits:
         free = available_bytes()
         model = open_model(wanted.name, bits, wanted.compiled)
@@ -55,13 +58,12 @@ def run(wanted: Wanted) -> list[Row]:
                     row = _row(model, n, kv_bits, free, wanted.n_frames(GPU_FRAMES, CPU_FRAMES), about)
                 except RuntimeError as error:  # MLX has no memory left
                     row = Row("step", [], about | {"skipped": str(error)})
-                rows.append(row)
+                yield row
                 gc.collect()
                 mx.clear_cache()
         del model
         gc.collect()
         mx.clear_cache()
-    return rows
 
 
 def _row(model: PersonaPlex, n: int, kv_bits: int, free: int | None, frames: int, about: dict[str, object]) -> Row:
@@ -83,6 +85,10 @@ def _row(model: PersonaPlex, n: int, kv_bits: int, free: int | None, frames: int
         device.go_on(slot, state, Sampling())
         filled_to.append(min(position, window) + (pinned if position > window else 0))
         del state
+    probed = sorted({0, n // 2, n - 1})
+    off, generated = difference.of_step(device._generator, device._state.generator, probed)
+    device._state = device._state._replace(generator=generated)
+    about = about | off
     sound = rng.normal(0, 0.05, (8, n, FRAME_SAMPLES)).astype(np.float32)
     turn = 0
 

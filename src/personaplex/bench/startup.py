@@ -29,18 +29,16 @@ _AT_ONCE = 1 << 24
 _LONGEST = 600.0
 
 
-def run(wanted: Wanted) -> list[Row]:
+def run(wanted: Wanted) -> Iterator[Row]:
     """Rows by stage, for each precision with an empty and a filled kernel cache; `frames` starts with the latter."""
     if wanted.name.startswith(RANDOM):
         config_of(wanted.name.removeprefix(RANDOM))  # refused here, not in every start
     else:
         _into_page_cache(resolve(wanted.name))
-    rows: list[Row] = []
     for bits in wanted.every_bits:
         with tempfile.TemporaryDirectory() as cache:
-            rows += _rows(wanted, bits, Path(cache), "empty", 1)
-            rows += _rows(wanted, bits, Path(cache), "filled", wanted.n_frames(1, 1))
-    return rows
+            yield from _rows(wanted, bits, Path(cache), "empty", 1)
+            yield from _rows(wanted, bits, Path(cache), "filled", wanted.n_frames(1, 1))
 
 
 def _into_page_cache(folder: Path) -> None:

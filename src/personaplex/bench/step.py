@@ -10,6 +10,9 @@ LM step: user codes on the host in, temporal transformer, text, depformer, all d
 on the host out; the position is held, so that each row has one context. Whole frame: 80 ms of sound on the host in
 (encoder, language model, decoder) and sound on the host out, with a full window. The window holds random keys and
 values, set there and not come to by talking. Prompts are not pinned, as with `respond`.
+
+Where this package's kernels compute, each row says how far their logits are from MLX's own: `logits_off`, of a step
+from the row's state, and `bundled_logits_off`, of the bundled model's.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from personaplex.bench import difference
 from personaplex.bench.demand import Demand, of_decoder, of_encoder, of_step
 from personaplex.bench.filled import filled, filled_codec
 from personaplex.bench.graph import n_kernels
@@ -38,10 +42,11 @@ from personaplex.units import FRAME_SAMPLES, N_CODEBOOKS
 GPU_FRAMES, CPU_FRAMES = 2000, 50
 
 
-def run(wanted: Wanted) -> list[Row]:
+def run(wanted: Wanted) -> Iterator[Row]:
     """Rows by precision and context, then a whole frame for each precision."""
     roof()  # before a model fills the memory
-    return [row for bits in wanted.every_bits for row in _of_precision(wanted, bits)]
+    for bits in wanted.every_bits:
+        yield from _of_precision(wanted, bits)
 
 
 def _of_precision(wanted: Wanted, bits: int | None) -> Iterator[Row]:
@@ -51,7 +56,7 @@ def _of_precision(wanted: Wanted, bits: int | None) -> Iterator[Row]:
     contexts = wanted.context or tuple(window * quarter // 4 for quarter in (0, 1, 2, 4))
     for kv_bits in wanted.kv_bits:
         generator = Generator(model.lm, model.config, kv_bits=kv_bits)
-        about = about_weights(model, bits) | {"kv_bits": kv_bits}
+        about = about_weights(model, bits) | {"kv_bits": kv_bits} | difference.of_bundled(kv_bits)
         for context in contexts:
             yield _step(model, generator, min(context, window), frames, about | {"context": min(context, window)})
         yield _frame(model, generator, frames, about | {"context": window})
@@ -91,9 +96,10 @@ def _step(model: PersonaPlex, generator: Generator, context: int, frames: int, a
     # A full window has turned; an empty one has its first column behind it, which is not drawn.
     position = 2 * window if context == window else max(context, 1)
     held = mx.array([position], mx.int32)
-    state = filled(generator, generator.begin(None, sampling=sampling)[1], position)
+    off, state = difference.of_step(generator, filled(generator, generator.begin(None, sampling=sampling)[1], position))
+    state = state._replace(temporal=state.temporal._replace(position=held))
     user = np.zeros((1, N_CODEBOOKS), np.int32)
-    extra = dict(about)
+    extra = {**about, **off}
 
     def tick() -> None:
         nonlocal state
@@ -114,9 +120,10 @@ def _frame(model: PersonaPlex, generator: Generator, frames: int, about: Mapping
     window, sampling = model.lm.config.context, Sampling()
     duplex = Duplex(model.mimi, generator, Ceiling.over(sampling), compiled=model.compiled)
     state = filled_codec(duplex.begin(None, sampling=sampling), 2 * window)
-    state = state._replace(generator=filled(generator, state.generator, 2 * window))
+    off, generated = difference.of_step(generator, filled(generator, state.generator, 2 * window))
+    state = state._replace(generator=generated)
     sound = np.random.default_rng(0).normal(0, 0.05, (64, 1, FRAME_SAMPLES)).astype(np.float32)
-    extra, n = dict[str, Any](about), 0
+    extra, n = dict[str, Any]({**about, **off}), 0
 
     def tick() -> None:
         nonlocal state, n

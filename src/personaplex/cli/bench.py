@@ -145,12 +145,16 @@ def _report(
     engines: dict[str, Any],
 ) -> dict[str, Any]:
     """Measure."""
-    from personaplex.bench.report import as_report
+    from personaplex.bench.report import as_report, as_words
 
     if name in SPEED:
         from personaplex.bench.roof import roof
 
-        rows = module.run(_wanted(model, frames, given))
+        rows = []
+        for row in module.run(_wanted(model, frames, given)):
+            # Some take minutes each: what was measured is seen, also when the rest is given up.
+            click.echo(as_words(row), err=True)
+            rows.append(row)
         return as_report(name, rows, roof().as_json())
     more: tuple[Any, ...] = ()
     if name == "cascade":

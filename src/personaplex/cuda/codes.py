@@ -118,9 +118,7 @@ def _room(form: _Form, warps: int, blocks: int) -> tuple[int, int]:
 
 
 @cache
-def _kernel(
-    form: _Form, n_weights: int, column: int, warps: int, blocks: int, stages: int, shared: int
-) -> Kernel:
+def _kernel(form: _Form, n_weights: int, column: int, warps: int, blocks: int, stages: int, shared: int) -> Kernel:
     given = ("z", "text", "wanted", "noise", "temperature", "top_k", "counters")
     constants = (*form, column, warps, blocks, stages, shared)
     return Kernel(

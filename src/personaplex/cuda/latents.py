@@ -70,7 +70,12 @@ def step(
     exchanged = n_tokens * (3 * dim + heads * shares * (head + 2) + dim + hidden + dim)
     out, _ = _kernel(len(layers))(
         # A larger array than it needs, or MLX would keep it where the host can reach it, far from the card.
-        [x, position, mx.zeros((64,), mx.uint32), *(a for pair in zip(layers, rings, strict=True) for of in pair for a in of)],
+        [
+            x,
+            position,
+            mx.zeros((64,), mx.uint32),
+            *(a for pair in zip(layers, rings, strict=True) for of in pair for a in of),
+        ],
         [((n_tokens, dim), mx.float32), ((exchanged,), mx.float32)],
         blocks=kernels.multiprocessors(),
         threads=warps * 32,

@@ -105,7 +105,9 @@ class Layer(nn.Module):
             self.feedforward.linear1,
             self.feedforward.linear2,
         )
-        if any(type(linear) is not nn.Linear for linear in maps) or not all(isinstance(of, LayerScale) for of in scales):
+        if any(type(linear) is not nn.Linear for linear in maps) or not all(
+            isinstance(of, LayerScale) for of in scales
+        ):
             return None
         first, out, up, down = (linear.weight for linear in maps)
         (gain1, gain2), (shift1, shift2) = (norm.weight for norm in norms), (norm.bias for norm in norms)
