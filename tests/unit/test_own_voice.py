@@ -10,16 +10,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from mlx.utils import tree_map
 
 from personaplex.checkpoint.save import save_lm
 from personaplex.cli.main import program
+from personaplex.config import ModelConfig
 from personaplex.dialogue import VALUES, own_plan
 from personaplex.dialogue.world import HELDOUT
 from personaplex.engine.generator import Generator
+from personaplex.engine.prompt import SPACER_FRAMES, Prompt, compose
 from personaplex.errors import TrainingError
 from personaplex.models.lm import LanguageModel
-from personaplex.models.streams import TEXT
+from personaplex.models.streams import AGENT, TEXT
 from personaplex.text import EPAD, PAD, Tokenizer
+from personaplex.train import own_voice
 from personaplex.train.bank import OWN, Bank, join
 from personaplex.train.init import initialise
 from personaplex.train.lm import LMTraining
@@ -34,6 +38,8 @@ from personaplex.train.own_voice import (
     text_of,
 )
 from personaplex.train.pace import Pace, Timed
+from personaplex.train.timeline import Timeline
+from personaplex.voice import Voice
 from tests.unit.test_train_lm import SMALL, TOKENIZER, toy_bank
 
 CONFIG = OwnLines(lines=30, batch=8)
@@ -150,6 +156,54 @@ def test_what_is_still_to_be_said_changes_nothing(voice: OwnVoice, said: list[Sc
     np.testing.assert_array_equal(one[:parted], other[:parted])
     n = min(map(len, (one, other)))
     assert not np.array_equal(one[parted:n], other[parted:n])
+
+
+def test_what_was_drawn_is_what_training_predicts(
+    bank: Bank, said: list[Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said greedily, every code of a clip is the likeliest one where a training call has it, and not a frame off."""
+    prompts: list[tuple[Voice, list[int]]] = []
+    heard: list[np.ndarray] = []
+    step = Generator.step
+
+    def noted(config: ModelConfig, voice: Voice, role: list[int]) -> Prompt:
+        prompts.append((voice, role))
+        return compose(config, voice, role)
+
+    def watched(self: Generator, *given: mx.array) -> object:
+        result, after = step(self, *given)  # type: ignore[arg-type]
+        heard.append(np.array(result.tokens[0]))
+        return result, after
+
+    monkeypatch.setattr(own_voice, "compose", noted)
+    monkeypatch.setattr(own_voice, "PROMPTS", 1)
+    monkeypatch.setattr(Generator, "step", watched)
+    lm = initialise(LanguageModel(SMALL, 8), seed=1)  # with larger weights, or it says one code for ever
+    lm.update(tree_map(lambda weights: 2.5 * weights, lm.parameters()))  # type: ignore[no-untyped-call]
+    voice = OwnVoice(lm, TOKENS, bank, replace(CONFIG, audio_temperature=0.0))
+    script = next(s for s in said if s.line.text == "the answer is forty" and s.voice == 1)
+    (codes,) = voice.say([script], [0])
+    assert len(np.unique(codes[:, 0])) > 3
+
+    line = Timeline(400, bank.silence, np.repeat(bank.silence[None], 400, axis=0))
+    prompt, role = prompts[1]
+    start = line.prompt(np.array(prompt.codes), role, SPACER_FRAMES, bank.sine)
+    line.frames[:, start : start + len(heard)] = np.stack(heard, axis=1)
+    line.frames[TEXT, start:] = PAD
+    begin = start + LEAD_IN + CONFIG.text_lead
+    end = line.agent(codes, begin)
+    for word, time in zip(script.line.text.split(), script.words, strict=True):
+        line.word(TOKENS.tokens(word), start + LEAD_IN + time.first, fact=False)
+    columns = lm.columns(mx.array(line.frames[None]))
+    z, target = lm.hidden(columns[:, :-1], mx.array([0]))[0], columns[0, 1:]
+    spoken = lm.depformer.teacher_forced(z, target[:, TEXT], mx.minimum(target[:, AGENT], SMALL.card - 1))
+    likeliest = np.array(mx.argmax(spoken, axis=-1))
+    # A column holds its frame's semantic code and the acoustic codes of the frame before. The last one is left out:
+    # its acoustic codes were drawn beside a text that is not the clip's.
+    n = end - begin - 1
+    np.testing.assert_array_equal(likeliest[begin : begin + n, 0], codes[:n, 0])
+    np.testing.assert_array_equal(likeliest[begin + 1 : begin + 1 + n, 1:], codes[:n, 1:])
+    assert (likeliest[begin + 1 : begin + 1 + n, 0] != codes[:n, 0]).any()
 
 
 def test_a_team_says_what_one_says(voice: OwnVoice, said: list[Script]) -> None:
