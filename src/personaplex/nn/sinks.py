@@ -12,6 +12,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from personaplex.cuda import pins as kernels
+from personaplex.cuda.kernel import enabled
 from personaplex.nn.attention import Ring
 from personaplex.nn.rope import open_rotation
 
@@ -56,6 +58,10 @@ def follow(
 
     Others are where they should be: with many slots, one or two are due in most frames, and seldom all of them.
     """
+    after = Sinks(sinks.keys, mx.array(shift, mx.int32))
+    if enabled() and slots and kernels.serves(rings[0], period):
+        kernels.turn(sinks.keys, rings, [(slot, int(pinned[slot]), int(shift[slot])) for slot in slots], period)
+        return rings, after
     for slot in slots:
         n, (_, heads, _, head) = int(pinned[slot]), sinks.keys[0].shape
         # One token in each of heads x n rows: they all turn by the same angle.
@@ -63,4 +69,4 @@ def follow(
         own = (keys[slot : slot + 1, :, :n] for keys in sinks.keys)
         turned = (turn(keys.reshape(1, heads * n, 1, head)).reshape(keys.shape) for keys in own)
         rings = tuple(ring.with_keys(keys, slot) for ring, keys in zip(rings, turned, strict=True))
-    return rings, Sinks(sinks.keys, mx.array(shift, mx.int32))
+    return rings, after
