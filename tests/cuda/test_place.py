@@ -14,7 +14,7 @@ from personaplex.cuda.kernel import Kernel
 from personaplex.engine.prompt import compose
 from personaplex.engine.sampling import Sampling
 from personaplex.nn.attention import KV, PackedKV
-from personaplex.nn.sinks import Sinks
+from personaplex.nn.sinks import PromptKeys, Sinks, open_sinks
 from personaplex.nn.state import arrays, extract, insert, set_back, trim, without_rings
 from personaplex.nn.transformer import TransformerState
 from personaplex.runtime.device import Device
@@ -52,7 +52,10 @@ def state_of(dtype: mx.Dtype, slots: int, n_rows: int, head: int, seed: int) -> 
     units = [filled((slots, 2, n_rows, 1), mx.float32, seed + i) for i in (4, 5)]
     made = {
         "rings": (ring(dtype, slots, n_rows, head, seed), PackedKV(*packed, *units)),
-        "sinks": Sinks((filled((slots, 2, n_rows - 1, head), dtype, seed + 6),), filled((slots,), mx.int32, seed + 7)),
+        "sinks": Sinks(
+            tuple(PromptKeys(((filled((1, 2, 3, head), dtype, seed + 6),),), dtype) for _ in range(slots)),
+            filled((slots,), mx.int32, seed + 7),
+        ),
         "tail": [filled((slots, 5, head), dtype, seed + 8), mx.zeros((slots, 0, head), dtype)],
         "active": filled((slots,), mx.bool_, seed + 9) if seed else mx.zeros((slots,), mx.bool_),
         "one each": filled((slots,), dtype, seed + 10),
@@ -97,7 +100,7 @@ def test_every_slot_in_turn(slot: int) -> None:
 
 
 def test_rings_are_written_in_their_own_memory_and_the_rest_is_not() -> None:
-    """A mark for setting back holds the rest, and may not change. Sinks keep nothing of who was there before."""
+    """A mark for setting back holds the rest, and may not change. The prompt is the very one that came."""
     state, one = state_of(mx.float32, SLOTS, 9, 16, 0), state_of(mx.float32, 1, 4, 16, 20)
     mark, before = without_rings(state), bits(without_rings(state))
     after = insert(state, 1, one, clear=False)
@@ -107,8 +110,8 @@ def test_rings_are_written_in_their_own_memory_and_the_rest_is_not() -> None:
         assert new is old
     assert all(np.array_equal(now, then) for now, then in zip(bits(mark), before, strict=True))
     assert not np.array_equal(np.array(mark[0]), np.array(without_rings(after)[0]))
-    keys = arrays(after["sinks"])[0]
-    assert keys[1, :, :3].all() and not keys[1, :, 3:].any() and keys[[0, 2], :, 3:].all()
+    (first, _, third), (came,) = state["sinks"].prompts, one["sinks"].prompts  # type: ignore[attr-defined]
+    assert [*map(id, after["sinks"].prompts)] == [*map(id, (first, came, third))]  # type: ignore[attr-defined]
 
 
 def test_a_part_that_is_still_to_be_computed_of_the_old_state_is_of_the_old_one(
@@ -145,8 +148,8 @@ def test_many_arrays_take_few_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = bits(stock(state, 1, one, True))
     found = insert(state, 1, one)
     assert all(np.array_equal(*pair) for pair in zip(bits(found), expected, strict=True))
-    # Eight arrays inside, three beside.
-    assert launched == {"place_inside_3": 2, "place_inside_2": 1, "place_beside_3": 1}
+    # Seven arrays inside, three beside.
+    assert launched == {"place_inside_3": 2, "place_inside_1": 1, "place_beside_3": 1}
 
 
 def test_a_slot_is_set_back_as_by_operations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,20 +164,19 @@ def test_a_slot_is_set_back_as_by_operations(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_was_captured_outlives_its_slot() -> None:
-    """A copy, sinks as well, whatever the slot holds next."""
+    """A copy, whatever the slot holds next; but the prompt's keys, which nothing writes to, are the same."""
     rings = ring(mx.float32, 1, 9, 3, 0)
-    whole = (TransformerState((rings,), mx.array([7])), Sinks((rings.k[:, :, :2] * 1,), mx.array([5])))
+    whole = (TransformerState((rings,), mx.array([7])), open_sinks((rings,), 2, mx.float32)._replace(shift=mx.array([5])))
+    prompt = whole[1].prompts[0]
     mx.eval(whole)
     captured = trim(extract(whole, 0))
     mx.eval(captured)
     before = bits(captured)
-    insert(
-        whole,
-        0,
-        (TransformerState((ring(mx.float32, 1, 4, 3, 9),), mx.array([4])), Sinks((rings.v[:, :, :2],), mx.array([0]))),
-    )
+    other = ring(mx.float32, 1, 4, 3, 9)
+    after = insert(whole, 0, (TransformerState((other,), mx.array([4])), open_sinks((other,), 2, mx.float32)))
     assert all(np.array_equal(now, then) for now, then in zip(bits(captured), before, strict=True))
-    assert not np.array_equal(whole[1].keys[0], captured[1].keys[0])
+    assert after[1].shift.tolist() == [0] and captured[1].shift.tolist() == [5]
+    assert captured[1].prompts[0] is prompt is not after[1].prompts[0]
 
 
 @pytest.mark.parametrize("kv_bits", [16, 8])
@@ -198,7 +200,7 @@ def test_a_conversation_begins_in_a_running_device(kv_bits: int, monkeypatch: py
             monkeypatch.setattr(kernels, "launch", inserting)
             device.begin(slot, prefix, seed, choice)  # type: ignore[arg-type]
             monkeypatch.setattr(kernels, "launch", kernels.on_device)
-            held.append(bits(device._state))
+            held.append(bits(device._state) + bits(device._state.generator.sinks.prompts[slot].unpacked()))
 
         put(1, long, 1)
         put(2, short, 2)

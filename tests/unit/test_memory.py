@@ -14,8 +14,8 @@ from personaplex.errors import BackendError, UsageError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
 from personaplex.nn.attention import Ring, empty_ring
-from personaplex.nn.sinks import follow, open_sinks
-from personaplex.nn.state import insert, n_bytes, parameters
+from personaplex.nn.sinks import Sinks, follow, open_sinks
+from personaplex.nn.state import extract, insert, n_bytes, parameters
 from personaplex.runtime.device import Device
 from personaplex.runtime.engine import Engine
 from personaplex.runtime.limits import Limits
@@ -36,7 +36,8 @@ def test_the_plan_is_what_is_used_then() -> None:
     assert planned.codec == n_bytes(parameters(model.mimi))
     state = n_bytes(device.capture(0))
     assert 3 * planned.slot == pytest.approx(n_bytes(device._state), rel=0.02) and state < planned.slot
-    assert planned.total == planned.weights + planned.codec + 4 * planned.slot + 3 * planned.working
+    each = planned.slot + planned.prompt  # every slot may have a prompt of its own
+    assert planned.total == planned.weights + planned.codec + 4 * each + 3 * planned.working
 
 
 def test_a_card_says_what_is_free_and_a_mac_what_it_recommends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +60,11 @@ def test_eight_bits_hold_twice_the_slots_of_the_7b(monkeypatch: pytest.MonkeyPat
     rows, dim, layers = 3000 + 256, 4096, 32
     plain, packed = (plan_of(lm, mimi, 64, Limits(kv_bits=bits), mx.bfloat16) for bits in (16, 8))
     codec = 2 * 8 * 2 * 4 * 512 * 251  # and convolutions' tails
-    assert plain.slot == pytest.approx(layers * 2 * 2 * dim * rows + layers * 2 * dim * 256 + codec, rel=0.01)
-    assert packed.slot == pytest.approx(layers * 2 * (dim + 4 * 32) * rows + layers * 2 * dim * 256 + codec, rel=0.01)
+    assert plain.slot == pytest.approx(layers * 2 * 2 * dim * rows + codec, rel=0.01)
+    assert packed.slot == pytest.approx(layers * 2 * (dim + 4 * 32) * rows + codec, rel=0.01)
+    assert plain.prompt == packed.prompt == layers * 2 * dim * 256 + 4
+    shared = plan_of(lm, mimi, 64, Limits(), mx.bfloat16, prompts=1)
+    assert plain.total - shared.total == 63 * plain.prompt
     assert plain.working < 20e6 < packed.working < 250e6
     assert 120e9 < plain.total < 140e9 and packed.total < 95e9
     plain.check(140 * 10**9)
@@ -147,7 +151,8 @@ def test_a_prompt_that_follows_is_written_in_place(bits: int) -> None:
     ring = empty_ring((32, 2, 400, 64), mx.float32, bits)
     ring = ring.write(mx.arange(400)[None, None, :, None], *mx.random.normal((2, 32, 2, 400, 64)))
     rings: tuple[Ring, ...] = (ring,)
-    sinks = open_sinks(rings, 20, mx.float32)
+    prompt = open_sinks((extract(ring, 3),), 20, mx.float32)
+    sinks = Sinks(prompt.prompts * 32, mx.zeros((32,), mx.int32))
     mx.eval(rings, sinks)
     before = [np.array(rows) for rows in ring]
     del ring

@@ -20,9 +20,10 @@ from personaplex.nn.transformer import TransformerState
 def filled(generator: Generator, state: GeneratorState, position: int, pinned: int = 0) -> GeneratorState:
     """The one-slot `state` as if it had come to `position`, with `pinned` columns of prompt; evaluated."""
     temporal = TransformerState(tuple(_random(ring) for ring in state.temporal.rings), mx.array([position], mx.int32))
-    sinks = open_sinks(temporal.rings, generator.pins, generator.lm.dtype)
     shift = due_shift(np.array([position]), np.array([pinned]), generator.lm.config.context)
-    sinks = sinks._replace(shift=mx.array(shift, mx.int32))
+    sinks = state.sinks._replace(shift=mx.array(shift, mx.int32))
+    if generator.pins:
+        sinks = sinks.held(0, open_sinks(temporal.rings, max(pinned, 1), generator.lm.dtype))
     result = state._replace(temporal=temporal, pinned=mx.array([pinned], mx.int32), sinks=sinks)
     mx.eval(arrays(result))
     return result

@@ -16,15 +16,21 @@ from personaplex.engine.readout import Readout, pack
 from personaplex.engine.sampling import Ceiling, Sampling, session_key
 from personaplex.models.mimi import DecoderState, EncoderState, Mimi
 from personaplex.models.streams import AGENT, N_STREAMS, UNGENERATED
+from personaplex.nn.sinks import PromptKeys
 from personaplex.nn.state import advance_active, arrays
 
 
 class DuplexState(NamedTuple):
-    """Everything a session is: what it has heard, thought and said. Slot axis first in every leaf."""
+    """Everything a session is: what it has heard, thought and said. Slot axis first in every array."""
 
     encoder: EncoderState
     generator: GeneratorState
     decoder: DecoderState
+
+    def holding(self, prompts: tuple[PromptKeys, ...]) -> DuplexState:
+        """The same with other `prompts` held by its slots: none, and it is a tree of arrays alone, to be compiled."""
+        sinks = self.generator.sinks._replace(prompts=prompts)
+        return self._replace(generator=self.generator._replace(sinks=sinks))
 
 
 class Frame(NamedTuple):
@@ -111,11 +117,15 @@ class Duplex:
         """
         if follow:
             state = state._replace(generator=self.generator.follow(state.generator))
+        # Arrays that a step does not look at would cost one of every session something in each.
+        prompts, bare = state.generator.sinks.prompts, state.holding(())
         if active is None:
-            return self._step(pcm, state)
-        if forced is None:
-            forced = mx.full((len(pcm), N_STREAMS), UNGENERATED, mx.int32)
-        return self._step_active(pcm, active, forced, state)
+            frame, after = self._step(pcm, bare)
+        else:
+            if forced is None:
+                forced = mx.full((len(pcm), N_STREAMS), UNGENERATED, mx.int32)
+            frame, after = self._step_active(pcm, active, forced, bare)
+        return frame, after.holding(prompts)
 
 
 def read(frame: Frame, state: DuplexState) -> Readout:

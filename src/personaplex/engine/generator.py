@@ -8,6 +8,7 @@ semantic code were drawn a step ago, its acoustic codes are drawn now. The refer
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import mlx.core as mx
@@ -53,7 +54,7 @@ def check_kv_bits(kv_bits: int) -> None:
 
 
 class GeneratorState(NamedTuple):
-    """What a session is to the language model. Every leaf has the slot axis first.
+    """What a session is to the language model. Every array has the slot axis first.
 
     `column` [B, 17] is the next column, complete but for the user's semantic code; `recent` [B, W, 9] the last text
     and agent tokens, for the repetition penalty; the first `pinned` [B] columns stay in view, and follow the window
@@ -181,7 +182,8 @@ class Generator:
         """Begin to speak after a prompt that was read: the step of its last column, and the state.
 
         With `to_place` the state is for `insert` alone, which copies it into another: its rings are as long as what
-        was read, and may be the prefix's own.
+        was read, and may be the prefix's own. The pinned keys as they were read are, and stay so: all that is begun
+        with a prefix shares them.
         """
         sampling = sampling or Sampling()
         recent = mx.full((1, PENALTY_FRAMES, AGENT.stop), -1, mx.int32)
@@ -192,7 +194,7 @@ class Generator:
         elif prefix is not None and enabled() and not to_place:
             # Kernels write rings in place, and a prefix may begin any number of conversations.
             temporal = copied(temporal, 0)
-        sinks = open_sinks(temporal.rings, self.pins, self.lm.dtype, whole=not to_place)
+        sinks = self._sinks(prefix, shared=to_place)
         # A copy: a compiled step may not be given as state what it also holds as a constant.
         state = GeneratorState(
             temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames), sinks
@@ -218,6 +220,19 @@ class Generator:
     def _pinned(self, prompt_frames: int) -> mx.array:
         # The column that ends the prompt already belongs to the talk: so it was trained (train/compose.py).
         return mx.array([max(prompt_frames - 1, 0) if self.pins else 0], mx.int32)
+
+    @cached_property
+    def _unprompted(self) -> Sinks:
+        # A row that is never looked at: all layers have keys, whether they are pinned or not.
+        return open_sinks(self._empty().shortened(1).rings, 1, self.lm.dtype, shared=True)
+
+    def _sinks(self, prefix: Prefix | None, *, shared: bool) -> Sinks:
+        if not self.pins:
+            return Sinks((), mx.zeros((1,), mx.int32))
+        if prefix is None:
+            return self._unprompted._replace(shift=mx.zeros((1,), mx.int32))
+        pinned = cast(int, self._pinned(prefix.temporal.position.item()).item())
+        return open_sinks(prefix.temporal.rings, max(pinned, 1), self.lm.dtype, shared=shared)
 
     def _advance(
         self, embedded: mx.array, temporal: TransformerState, pinned: mx.array | None

@@ -41,6 +41,10 @@ class KV(NamedTuple):
         """Keys and values as attention takes them."""
         return self.k, self.v
 
+    def as_keys(self) -> tuple[mx.array, ...]:
+        """What `unpacked` makes keys of."""
+        return (self.k,)
+
     def with_keys(self, k: mx.array, slot: int) -> KV:
         """The ring with other keys [1, H, n, D] in the first n rows of `slot`."""
         return KV(_replace(self.k, k, slot), self.v)
@@ -68,7 +72,11 @@ class PackedKV(NamedTuple):
 
     def read(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
         """Keys and values as attention takes them."""
-        return (self.k * self.k_unit).astype(dtype), (self.v * self.v_unit).astype(dtype)
+        return unpacked(self.k, self.k_unit, dtype=dtype), unpacked(self.v, self.v_unit, dtype=dtype)
+
+    def as_keys(self) -> tuple[mx.array, ...]:
+        """What `unpacked` makes keys of."""
+        return self.k, self.k_unit
 
     def with_keys(self, k: mx.array, slot: int) -> PackedKV:
         """The ring with other keys [1, H, n, D] in the first n rows of `slot`."""
@@ -77,6 +85,11 @@ class PackedKV(NamedTuple):
 
 
 Ring = KV | PackedKV
+
+
+def unpacked(rows: mx.array, unit: mx.array | None = None, *, dtype: mx.Dtype) -> mx.array:
+    """Rows [B, H, R, D] as a ring has them, packed if there is a `unit`, as attention takes them."""
+    return rows if unit is None else (rows * unit).astype(dtype)
 
 
 def empty_ring(shape: tuple[int, ...], dtype: mx.Dtype, bits: int = 16) -> Ring:

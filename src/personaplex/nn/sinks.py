@@ -7,6 +7,7 @@ window, as attention sinks do (Xiao et al. 2023), in strides: between two stride
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -14,32 +15,64 @@ import numpy as np
 
 from personaplex.cuda import pins as kernels
 from personaplex.cuda.kernel import enabled
-from personaplex.nn.attention import Ring
+from personaplex.nn.attention import Ring, unpacked
 from personaplex.nn.rope import open_rotation
 
 STRIDE = 25
 """Tokens that the window moves on before the pinned ones follow: they are never further from it than that."""
 
 
-class Sinks(NamedTuple):
-    """The keys of the first n rows of each layer's ring [B, H, n, D] as they were read, for nothing to add up, and
-    `shift` [B]: how many positions further on those in the rings stand."""
+@dataclass(frozen=True, eq=False)
+class PromptKeys:
+    """A prompt's keys as they were read, which nothing writes to: slots with the same prompt hold the same arrays.
 
-    keys: tuple[mx.array, ...]
+    Of each of the `layers` they are [1, H, n, D], or as a packed ring has them, with what 1 is worth [1, H, n, 1];
+    `dtype` is what they were packed from. They are evaluated. To a tree of arrays this is a leaf that is none.
+    """
+
+    layers: tuple[tuple[mx.array, ...], ...]
+    dtype: mx.Dtype
+
+    @property
+    def n_rows(self) -> int:
+        """How many tokens have keys here: those that are pinned, and maybe some behind them."""
+        return self.layers[0][0].shape[2]
+
+    def unpacked(self) -> tuple[mx.array, ...]:
+        """Of each layer the keys [1, H, n, D]."""
+        return tuple(unpacked(*rows, dtype=self.dtype) for rows in self.layers)
+
+
+class Sinks(NamedTuple):
+    """The `prompts` of B slots, whose axis is the tuple's (none at all where nothing is ever pinned), and `shift` [B]:
+    how many positions further on their keys in the rings stand than they were read.
+    """
+
+    prompts: tuple[PromptKeys, ...]
     shift: mx.array
 
+    def held(self, slot: int, one: Sinks) -> Sinks:
+        """The same, with the prompt that `one` slot holds in `slot`."""
+        return self._replace(prompts=(*self.prompts[:slot], *one.prompts, *self.prompts[slot + 1 :]))
 
-def open_sinks(rings: tuple[Ring, ...], n_rows: int, dtype: mx.Dtype, *, whole: bool = True) -> Sinks:
-    """The first `n_rows` rows of rings in which nothing was turned yet; rows that they lack are zeros.
 
-    Without `whole` only those that they have, which may be the rings' own memory: for who copies them.
+def open_sinks(rings: tuple[Ring, ...], n_rows: int, dtype: mx.Dtype, *, shared: bool = False) -> Sinks:
+    """One slot's, of the first `n_rows` rows (at least 1) of rings [1, ...] in which nothing was turned yet.
+
+    A copy, or where they are `shared` the rings' own arrays, all their rows: for rings that are never written again.
     """
-    slots, held = rings[0].k.shape[0], min(n_rows, rings[0].k.shape[2])
-    lacking = [(0, 0), (0, 0), (0, n_rows - held), (0, 0)]
-    keys = tuple(ring.read(dtype)[0][:, :, :held] for ring in rings) if n_rows else ()
-    if whole:
-        keys = tuple(mx.pad(rows, lacking) for rows in keys)
-    return Sinks(keys, mx.zeros((slots,), mx.int32))
+    layers = tuple(ring.as_keys() for ring in rings)
+    if not shared:
+        layers = tuple(tuple(_copy(rows[:, :, :n_rows]) for rows in layer) for layer in layers)
+    mx.eval(layers)
+    return Sinks((PromptKeys(layers, dtype),), mx.zeros((1,), mx.int32))
+
+
+def sinks_form(rings: tuple[Ring, ...], n_rows: int, dtype: mx.Dtype) -> Sinks:
+    """The form of one slot's sinks with the longest prompt, as files have it: shapes and types, never evaluated."""
+    _, heads, _, head = rings[0].k.shape
+    layers = tuple((mx.zeros((1, heads, n_rows, head), dtype),) for _ in rings) if n_rows else ()
+    return Sinks((PromptKeys(layers, dtype),) if n_rows else (), mx.zeros((1,), mx.int32))
 
 
 def due_shift(position: np.ndarray, pinned: np.ndarray, context: int) -> np.ndarray:
@@ -58,15 +91,31 @@ def follow(
 
     Others are where they should be: with many slots, one or two are due in most frames, and seldom all of them.
     """
-    after = Sinks(sinks.keys, mx.array(shift, mx.int32))
+    after = Sinks(sinks.prompts, mx.array(shift, mx.int32))
     if enabled() and slots and kernels.serves(rings[0], period):
-        kernels.turn(sinks.keys, rings, [(slot, int(pinned[slot]), int(shift[slot])) for slot in slots], period)
+        kernels.turn(_by_prompt(sinks, pinned, shift, slots), rings, period)
         return rings, after
     for slot in slots:
-        n, (_, heads, _, head) = int(pinned[slot]), sinks.keys[0].shape
+        n, prompt = int(pinned[slot]), sinks.prompts[slot]
+        _, heads, _, head = prompt.layers[0][0].shape
         # One token in each of heads x n rows: they all turn by the same angle.
         turn = open_rotation(mx.array([[int(shift[slot])]], mx.int32), head, period)
-        own = (keys[slot : slot + 1, :, :n] for keys in sinks.keys)
+        own = (keys[:, :, :n] for keys in prompt.unpacked())
         turned = (turn(keys.reshape(1, heads * n, 1, head)).reshape(keys.shape) for keys in own)
         rings = tuple(ring.with_keys(keys, slot) for ring, keys in zip(rings, turned, strict=True))
     return rings, after
+
+
+def _by_prompt(sinks: Sinks, pinned: np.ndarray, shift: np.ndarray, slots: list[int]) -> list[kernels.Due]:
+    """Slots that have the same arrays, side by side."""
+    found: dict[int, kernels.Due] = {}
+    for slot in slots:
+        prompt = sinks.prompts[slot]
+        due = found.setdefault(id(prompt.layers[0][0]), kernels.Due(prompt.layers, prompt.dtype, []))
+        due.slots.append((slot, int(pinned[slot]), int(shift[slot])))
+    return list(found.values())
+
+
+def _copy(rows: mx.array) -> mx.array:
+    """In memory of its own, which a slice may not have."""
+    return mx.take(rows, mx.array([0]), axis=0)

@@ -1,11 +1,13 @@
 """State as a value: trees of arrays whose first axis is the slot.
 
 A one-slot state can be made anywhere (a prefilled prompt, a saved conversation) and put into a row of a larger one.
+What a prompt's keys were when they were read (`nn/sinks.py`) is the exception: those are no arrays of the slots but held
+by them, one or many, and are handed on as they are, never copied and never written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -16,7 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 from personaplex.cuda.kernel import enabled
 from personaplex.cuda.slots import Placed, choose, place
 from personaplex.nn.attention import KV, PackedKV
-from personaplex.nn.sinks import Sinks
+from personaplex.nn.sinks import PromptKeys, Sinks
 from personaplex.nn.transformer import TransformerState
 
 State = TypeVar("State")
@@ -27,17 +29,17 @@ InPlace = KV | PackedKV | Sinks
 def stack(states: list[State]) -> State:
     """Put states side by side: their slots, in order, become the slots of one state."""
     first, *rest = states
-    return cast(State, tree_map(lambda *leaves: mx.concatenate(list(leaves), axis=0), first, *rest))
+    return _each(lambda *leaves: mx.concatenate(list(leaves), axis=0), lambda *some: sum(some, ()), first, *rest)
 
 
 def extract(state: State, slot: int) -> State:
     """The one-slot state of `slot`."""
-    return cast(State, tree_map(lambda leaf: leaf[slot : slot + 1], state))
+    return _each(lambda leaf: leaf[slot : slot + 1], lambda held: held[slot : slot + 1], state)
 
 
 def copied(state: State, slot: int) -> State:
-    """The same, sharing no memory with `state`, whose rings are then still written in place."""
-    return cast(State, tree_map(lambda leaf: mx.take(leaf, mx.array([slot]), axis=0), state))
+    """The same, sharing no memory with `state` that is ever written, so that its rings are still written in place."""
+    return _each(lambda leaf: mx.take(leaf, mx.array([slot]), axis=0), lambda held: held[slot : slot + 1], state)
 
 
 def repeated(one: State, slots: int) -> State:
@@ -48,7 +50,20 @@ def repeated(one: State, slots: int) -> State:
         mx.eval(whole)
         return whole
 
-    return cast(State, tree_map(repeat, one))
+    return _each(repeat, lambda held: held * slots, one)
+
+
+def _each(
+    leaves: Callable[..., mx.array], prompts: Callable[..., tuple[PromptKeys, ...]], first: State, *rest: State
+) -> State:
+    """A state whose arrays are made by `leaves` of those of others, and the prompts that its slots hold by `prompts`."""
+
+    def make(*nodes: Any) -> Any:
+        if not isinstance(nodes[0], Sinks):
+            return leaves(*nodes)
+        return Sinks(prompts(*(node.prompts for node in nodes)), leaves(*(node.shift for node in nodes)))
+
+    return cast(State, tree_map(make, first, *rest, is_leaf=lambda node: isinstance(node, Sinks)))
 
 
 def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
@@ -58,21 +73,18 @@ def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
     sees it, but what is masked still counts if it is no number. Written in place, and no more than that, when nobody
     holds the old state any more.
 
-    With kernels the rings and sinks are written in place whoever holds them, at once: the old state's are then those of
-    the new one, and what is to be made of them must have been evaluated. Its other arrays stay what they were.
+    With kernels the rings and shifts are written in place whoever holds them, at once: the old state's are then those
+    of the new one, and what is to be made of them must have been evaluated. Its other arrays stay what they were.
     """
 
     def put(node: mx.array | InPlace, row: Any) -> mx.array | InPlace:
-        return cast("mx.array | InPlace", tree_map(partial(_put, slot, _clears(node, clear)), node, row))
+        if isinstance(node, Sinks):
+            return node.held(slot, row)._replace(shift=_put(slot, clear, node.shift, row.shift))
+        return cast("mx.array | InPlace", tree_map(partial(_put, slot, clear), node, row))
 
     if enabled():
         return _insert_at_once(state, slot, one, clear)
     return cast(State, tree_map(put, state, one, is_leaf=_is_ring))
-
-
-def _clears(node: mx.array | InPlace, clear: bool) -> bool:
-    # Sinks are small, and are kept whole with a conversation that is written to disk: nothing of another is in them.
-    return clear or isinstance(node, Sinks)
 
 
 def _put(slot: int, clear: bool, leaf: mx.array, row: mx.array) -> mx.array:
@@ -91,7 +103,7 @@ def _put(slot: int, clear: bool, leaf: mx.array, row: mx.array) -> mx.array:
 def _leaves(node: Any) -> list[mx.array]:
     """What `arrays` finds in one array or in what is written in place, sooner: there are many."""
     if isinstance(node, Sinks):
-        return [*node.keys, node.shift]
+        return [node.shift]
     return [node] if isinstance(node, mx.array) else list(node)
 
 
@@ -103,12 +115,18 @@ def _insert_at_once(state: State, slot: int, one: State, clear: bool) -> State:
     def note(node: mx.array | InPlace, row: Any) -> bool:
         where = inside if isinstance(node, InPlace) else beside
         leaves = [pair for pair in zip(_leaves(node), _leaves(row), strict=True) if pair[0].size]
-        where += [Placed(leaf, part.astype(leaf.dtype), _clears(node, clear)) for leaf, part in leaves]
+        where += [Placed(leaf, part.astype(leaf.dtype), clear) for leaf, part in leaves]
         return where is beside and bool(leaves)
 
     replaced = tree_map(note, state, one, is_leaf=_is_ring)
     made = iter(place(slot, inside, beside))
-    return cast(State, tree_map(lambda node, new: next(made) if new else node, state, replaced, is_leaf=_is_ring))
+
+    def choose(node: mx.array | InPlace, new: bool, row: Any) -> mx.array | InPlace:
+        if isinstance(node, Sinks):
+            return node.held(slot, row)
+        return next(made) if new else node
+
+    return cast(State, tree_map(choose, state, replaced, one, is_leaf=_is_ring))
 
 
 def advance_active(active: mx.array, before: State, after: State) -> State:
@@ -146,7 +164,7 @@ def trim(one: State) -> State:
 
     def shorten(node: Any) -> Any:
         if isinstance(node, Sinks):
-            return tree_map(_copy, node)
+            return node._replace(shift=_copy(node.shift))
         if not isinstance(node, TransformerState):
             return node
         used = max(1, cast(int, node.position.item()))
@@ -186,19 +204,33 @@ def _set_rows(leaves: list[mx.array], slot: int, rows: list[mx.array]) -> list[m
 
 
 def named(state: Any) -> dict[str, mx.array]:
-    """Every array of a tree by its place in it."""
-    return _flat(state)
+    """Every array of a tree by its place in it; keys of a prompt as attention takes them, as if they were its own."""
+    return _flat(tree_map(_spread, state, is_leaf=_is_ring))
+
+
+def _spread(node: Any) -> Any:
+    if isinstance(node, Sinks):
+        return tuple(keys for prompt in node.prompts for keys in prompt.unpacked()), node.shift
+    return node
 
 
 def renamed(template: State, values: Mapping[str, mx.array]) -> State:
-    """The tree of `template`'s form that `named` took apart."""
-    found = iter([values[name] for name in _flat(template)])
-    return cast(State, tree_map(lambda _: next(found), template))
+    """The tree of `template`'s form, of one slot, that `named` took apart."""
+    found = iter([values[name] for name in named(template)])
+
+    def gather(node: Any) -> Any:
+        if not isinstance(node, Sinks):
+            return tree_map(lambda _: next(found), node)
+        layers = (tuple((next(found),) for _ in prompt.layers) for prompt in node.prompts)
+        prompts = tuple(PromptKeys(keys, prompt.dtype) for keys, prompt in zip(layers, node.prompts, strict=True))
+        return Sinks(prompts, next(found))
+
+    return cast(State, tree_map(gather, template, is_leaf=_is_ring))
 
 
 def arrays(state: Any) -> list[mx.array]:
-    """Every array in a tree, for one `mx.eval`."""
-    return list(_flat(state).values())
+    """Every array in a tree, for one `mx.eval`. Keys of prompts are not among them: they are evaluated."""
+    return [leaf for leaf in _flat(state).values() if isinstance(leaf, mx.array)]
 
 
 def parameters(module: nn.Module) -> dict[str, mx.array]:
@@ -220,5 +252,8 @@ def _flat(tree: Any) -> dict[str, mx.array]:
 
 
 def n_bytes(state: Any) -> int:
-    """Memory that a state occupies once evaluated."""
-    return sum(leaf.nbytes for leaf in arrays(state))
+    """Memory that a state occupies once evaluated: what slots share counts once."""
+    prompts: list[PromptKeys] = []
+    tree_map(lambda leaf: prompts.append(leaf) if isinstance(leaf, PromptKeys) else None, state)
+    shared = {id(rows): rows.nbytes for prompt in prompts for layer in prompt.layers for rows in layer}
+    return sum({id(leaf): leaf.nbytes for leaf in arrays(state)}.values()) + sum(shared.values())

@@ -24,6 +24,7 @@ from personaplex.engine.sampling import Ceiling, Sampling, session_key
 from personaplex.errors import CheckpointError
 from personaplex.model import PersonaPlex
 from personaplex.models.streams import N_STREAMS, UNGENERATED
+from personaplex.nn.sinks import sinks_form
 from personaplex.nn.state import arrays, copied, extract, insert, repeated, set_back, trim, without_rings
 from personaplex.runtime.limits import Limits
 from personaplex.runtime.memory import available_bytes, plan
@@ -213,7 +214,9 @@ class Device:
 
     def read(self, path: Path) -> tuple[DuplexState, dict[str, Any]]:
         """The state and notes that `write` wrote: for another thread. Raises CheckpointError."""
-        state, notes = read_state(path, SNAPSHOT, self.identity, self._empty())
+        empty, pins, dtype = self._empty(), self._generator.pins, self.model.lm.dtype
+        form = empty.holding(sinks_form(empty.generator.temporal.rings, pins, dtype).prompts)
+        state, notes = read_state(path, SNAPSHOT, self.identity, form)
         self._check(path, state.generator)
         return state, notes
 
@@ -226,7 +229,8 @@ class Device:
         # One past a vocabulary stands for its beginning; -1 for no token yet.
         sound = ((column >= UNGENERATED) & (column <= most)).all()
         sound &= ((recent >= -1) & (recent <= most[: recent.shape[-1]])).all()
-        if not sound or not 0 <= pinned <= max(min(self._generator.pins, position) - 1, 0):
+        held = min((prompt.n_rows for prompt in state.sinks.prompts), default=self._generator.pins)
+        if not sound or not 0 <= pinned <= max(min(self._generator.pins, position) - 1, 0) or pinned > held:
             raise CheckpointError(f"{path} is damaged: it holds tokens or positions that this model does not have")
 
     def _empty(self, *, to_place: bool = False) -> DuplexState:

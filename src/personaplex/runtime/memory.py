@@ -14,7 +14,7 @@ from personaplex.cuda.kernel import enabled
 from personaplex.errors import BackendError
 from personaplex.models.lm import LanguageModel
 from personaplex.models.mimi import Mimi
-from personaplex.nn.sinks import open_sinks
+from personaplex.nn.sinks import sinks_form
 from personaplex.nn.state import n_bytes, parameters
 from personaplex.nn.transformer import TransformerState
 from personaplex.runtime.limits import Limits
@@ -29,7 +29,9 @@ class MemoryPlan:
     """Bytes: `weights` of the language model, the `codec`'s, one slot's window and codec state, times `slots`.
 
     While a saved conversation is opened its state is there twice, so there is one slot more to pay for. `working` is
-    what a step needs for each slot while it is computed.
+    what a step needs for each slot while it is computed. `prompt` are the keys of the longest prompt as they were read,
+    which slots with the same prompt share: there are as many as there are different `prompts`, and None is the worst, as
+    many as slots.
     """
 
     weights: int
@@ -37,15 +39,20 @@ class MemoryPlan:
     slot: int
     slots: int
     working: int = 0
+    prompt: int = 0
+    prompts: int | None = None
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.codec + (self.slots + 1) * self.slot + self.slots * self.working
+        prompts = self.slots if self.prompts is None else min(self.prompts, self.slots)
+        opened = (self.slots + 1) * self.slot + (prompts + 1) * self.prompt
+        return self.weights + self.codec + opened + self.slots * self.working
 
     def most_slots(self, available: int) -> int:
-        """How many slots would fit into `available`."""
-        return max(0, (available - self.weights - self.codec - self.slot) // (self.slot + self.working))
+        """How many slots would fit into `available`, each with a prompt of its own."""
+        each = self.slot + self.prompt
+        return max(0, (available - self.weights - self.codec - each) // (each + self.working))
 
     def check(self, available: int) -> None:
         """Raise BackendError, with the numbers, when it is more than `available`."""
@@ -53,7 +60,7 @@ class MemoryPlan:
             count = "1 slot needs" if self.slots == 1 else f"{self.slots} slots need"
             raise BackendError(
                 f"{count} {_gib(self.total)}: weights {_gib(self.weights)}, codec {_gib(self.codec)}, "
-                f"{_gib(self.slot)} for each slot and for one being opened; {_gib(available)} are available: "
+                f"{_gib(self.slot + self.prompt)} for each slot and for one being opened; {_gib(available)} are available: "
                 "fewer slots or context seconds make it fit"
             )
 
@@ -66,21 +73,33 @@ def plan(folder: ModelFolder, slots: int, limits: Limits, dtype: mx.Dtype | None
     return plan_of(lm, mimi, slots, limits, dtype or default_dtype())
 
 
-def plan_of(lm: LanguageModel, mimi: Mimi, slots: int, limits: Limits, dtype: mx.Dtype | None = None) -> MemoryPlan:
-    """The plan for networks that are there, or only have shapes; `dtype` is what the weights will be (None: are)."""
+def plan_of(
+    lm: LanguageModel,
+    mimi: Mimi,
+    slots: int,
+    limits: Limits,
+    dtype: mx.Dtype | None = None,
+    *,
+    prompts: int | None = None,
+) -> MemoryPlan:
+    """The plan for networks that are there, or only have shapes; `dtype` is what the weights will be (None: are).
+
+    `prompts` is how many different ones there will be, if that is known.
+    """
     dtype = dtype or lm.dtype
     extra_rows = limits.pinned_frames + limits.spare_frames
     window = lm.temporal.init_state(1, dtype=dtype, extra_rows=extra_rows, kv_bits=limits.kv_bits)
-    sinks = open_sinks(window.rings, limits.pinned_frames, dtype)
     codec_state = (mimi.init_encoder(1, limits.spare_frames), mimi.init_decoder(1, limits.spare_frames))
     return MemoryPlan(
         weights=sum(
             array.nbytes if array.dtype == mx.uint32 else array.size * dtype.size for array in parameters(lm).values()
         ),
         codec=n_bytes(parameters(mimi)),
-        slot=n_bytes((window, sinks, codec_state)),
+        slot=n_bytes((window, codec_state)),
         slots=slots,
         working=_working(lm, mimi, window, limits.kv_bits),
+        prompt=n_bytes(sinks_form(window.rings, limits.pinned_frames, dtype)),
+        prompts=prompts,
     )
 
 
