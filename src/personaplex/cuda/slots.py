@@ -17,8 +17,8 @@ from personaplex.cuda.sizes import on_card, on_card_now
 
 _SOURCES = ("warp.cuh", "slots.cuh")
 
-MOST_ARRAYS = 160
-"""Arrays that a launch may change: a kernel's parameters are no more than 4 KB."""
+MOST_POINTERS = 480
+"""Arrays that a launch is given: a kernel's parameters are no more than 4 KB."""
 
 PLACE_THREADS = 256
 WAVES = 8
@@ -52,28 +52,33 @@ class Placed(NamedTuple):
         return self.array.nbytes // len(self.array) if self.clear else self.row.nbytes
 
 
-def place(slot: int, inside: Sequence[Placed], beside: Sequence[Placed]) -> list[mx.array]:
+def place(
+    slot: int, inside: Sequence[Placed], beside: Sequence[Placed], *, apart: bool = False
+) -> list[mx.array]:
     """Put rows into `slot` of arrays: of those `inside` in their own memory, of those `beside` into new arrays.
 
     Returns the new arrays, and all is done by then. Whoever holds an array of `inside`, which must be contiguous, holds
-    what it became: what else is made of the old one must have been evaluated. One launch for each 160 arrays.
+    what it became: what else is made of the old one must have been evaluated. One launch for each 240 arrays of those
+    inside, for each 160 of those beside; one evaluation if no row is made of an array, all of which are evaluated: then
+    they are `apart`.
     """
-    # MLX knows no write into an input: what a row is still to be computed from may be another of these arrays.
-    mx.eval([part for each in (*inside, *beside) for part in (each.array, each.row)])
+    if not apart:
+        # MLX knows no write into an input: what a row is still to be computed from may be another of these arrays.
+        mx.eval([part for each in (*inside, *beside) for part in (each.array, each.row)])
     done, made = [], []
-    for some in _launches(inside):
+    for some in _launches(inside, MOST_POINTERS // 2):
         shares = _shares(each.n_bytes() for each in some)
         done += _launch(_inside(len(some)), slot, some, [((1,), mx.int32)], shares)
-    for some in _launches(beside):
+    for some in _launches(beside, MOST_POINTERS // 3):
         outputs = [(each.array.shape, each.array.dtype) for each in some]
         made += _launch(_beside(len(some)), slot, some, outputs, _shares(each.array.nbytes for each in some))
     mx.eval(done, made)
     return made
 
 
-def _launches(placed: Sequence[Placed]) -> Iterator[Sequence[Placed]]:
-    for first in range(0, len(placed), MOST_ARRAYS):
-        yield placed[first : first + MOST_ARRAYS]
+def _launches(placed: Sequence[Placed], most: int) -> Iterator[Sequence[Placed]]:
+    for first in range(0, len(placed), most):
+        yield placed[first : first + most]
 
 
 def _shares(n_bytes: Iterable[int]) -> int:

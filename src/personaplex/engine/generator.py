@@ -194,7 +194,7 @@ class Generator:
         elif prefix is not None and enabled() and not to_place:
             # Kernels write rings in place, and a prefix may begin any number of conversations.
             temporal = copied(temporal, 0)
-        sinks = self._sinks(prefix, shared=to_place)
+        sinks = self._sinks(prefix, n_frames, shared=to_place)
         # A copy: a compiled step may not be given as state what it also holds as a constant.
         state = GeneratorState(
             temporal, self._initial + 0, session_key(seed), sampling.row(), recent, self._pinned(n_frames), sinks
@@ -224,15 +224,14 @@ class Generator:
     @cached_property
     def _unprompted(self) -> Sinks:
         # A row that is never looked at: all layers have keys, whether they are pinned or not.
-        return open_sinks(self._empty().shortened(1).rings, 1, self.lm.dtype, shared=True)
+        return open_sinks(self._empty().shortened(1).rings, 1, self.lm.dtype)
 
-    def _sinks(self, prefix: Prefix | None, *, shared: bool) -> Sinks:
+    def _sinks(self, prefix: Prefix | None, n_frames: int, *, shared: bool) -> Sinks:
         if not self.pins:
             return Sinks((), mx.zeros((1,), mx.int32))
         if prefix is None:
             return self._unprompted._replace(shift=mx.zeros((1,), mx.int32))
-        pinned = cast(int, self._pinned(prefix.temporal.position.item()).item())
-        return open_sinks(prefix.temporal.rings, max(pinned, 1), self.lm.dtype, shared=shared)
+        return open_sinks(prefix.temporal.rings, max(n_frames - 1, 1), self.lm.dtype, shared=shared)
 
     def _advance(
         self, embedded: mx.array, temporal: TransformerState, pinned: mx.array | None

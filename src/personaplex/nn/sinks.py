@@ -59,12 +59,13 @@ class Sinks(NamedTuple):
 def open_sinks(rings: tuple[Ring, ...], n_rows: int, dtype: mx.Dtype, *, shared: bool = False) -> Sinks:
     """One slot's, of the first `n_rows` rows (at least 1) of rings [1, ...] in which nothing was turned yet.
 
-    A copy, or where they are `shared` the rings' own arrays, all their rows: for rings that are never written again.
+    A copy, or where they are `shared` the rings' own arrays, all their rows: for rings that are evaluated, and never
+    written again.
     """
     layers = tuple(ring.as_keys() for ring in rings)
     if not shared:
         layers = tuple(tuple(_copy(rows[:, :, :n_rows]) for rows in layer) for layer in layers)
-    mx.eval(layers)
+        mx.eval(layers)
     return Sinks((PromptKeys(layers, dtype),), mx.zeros((1,), mx.int32))
 
 

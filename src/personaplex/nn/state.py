@@ -66,7 +66,7 @@ def _each(
     return cast(State, tree_map(make, first, *rest, is_leaf=lambda node: isinstance(node, Sinks)))
 
 
-def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
+def insert(state: State, slot: int, one: State, *, clear: bool = True, apart: bool = False) -> State:
     """`state` with `slot` replaced by the one-slot state `one`; the other slots are untouched.
 
     `one` may be trimmed: then the rest of the slot's rings becomes zero, or without `clear` stays what it is. Nothing
@@ -74,7 +74,8 @@ def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
     holds the old state any more.
 
     With kernels the rings and shifts are written in place whoever holds them, at once: the old state's are then those
-    of the new one, and what is to be made of them must have been evaluated. Its other arrays stay what they were.
+    of the new one, and what is to be made of them must have been evaluated. Its other arrays stay what they were. `one`
+    is evaluated first, for it may be made of `state`; if that is evaluated and they are `apart`, with the rest.
     """
 
     def put(node: mx.array | InPlace, row: Any) -> mx.array | InPlace:
@@ -83,7 +84,7 @@ def insert(state: State, slot: int, one: State, *, clear: bool = True) -> State:
         return cast("mx.array | InPlace", tree_map(partial(_put, slot, clear), node, row))
 
     if enabled():
-        return _insert_at_once(state, slot, one, clear)
+        return _insert_at_once(state, slot, one, clear, apart)
     return cast(State, tree_map(put, state, one, is_leaf=_is_ring))
 
 
@@ -107,7 +108,7 @@ def _leaves(node: Any) -> list[mx.array]:
     return [node] if isinstance(node, mx.array) else list(node)
 
 
-def _insert_at_once(state: State, slot: int, one: State, clear: bool) -> State:
+def _insert_at_once(state: State, slot: int, one: State, clear: bool, apart: bool) -> State:
     """`insert` by kernels, evaluated."""
     inside: list[Placed] = []
     beside: list[Placed] = []
@@ -119,7 +120,7 @@ def _insert_at_once(state: State, slot: int, one: State, clear: bool) -> State:
         return where is beside and bool(leaves)
 
     replaced = tree_map(note, state, one, is_leaf=_is_ring)
-    made = iter(place(slot, inside, beside))
+    made = iter(place(slot, inside, beside, apart=apart))
 
     def choose(node: mx.array | InPlace, new: bool, row: Any) -> mx.array | InPlace:
         if isinstance(node, Sinks):

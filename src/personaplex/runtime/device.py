@@ -140,6 +140,8 @@ class Device:
     def begin(self, slot: int, prefix: Prefix | None, seed: int, sampling: Sampling) -> None:
         """Put a new conversation into `slot`."""
         _, generated = self._generator.begin(prefix, seed=seed, sampling=sampling, to_place=True)
+        # It is drawn while the rest is prepared.
+        mx.async_eval(generated.column, generated.recent)  # type: ignore[no-untyped-call]
         self._place(slot, self._fresh._replace(generator=generated))
 
     def go_on(self, slot: int, state: DuplexState, sampling: Sampling) -> None:
@@ -148,7 +150,7 @@ class Device:
 
     def _place(self, slot: int, state: DuplexState) -> None:
         # What an earlier conversation left further on is masked, and then only what is no number would be noticed.
-        self._state = insert(self._state, slot, state, clear=slot not in self._finite)
+        self._state = insert(self._state, slot, state, clear=slot not in self._finite, apart=True)
         self._finite.discard(slot)  # who knows what it read; a step that comes out finite tells
         self._may_follow = True
         mx.eval(self._state)
