@@ -74,3 +74,20 @@ def test_they_stand_where_stock_turns_them(
             unlike = np.array(mx.any(mx.abs(whole - old) > 0.2, axis=3)).nonzero()
             assert all(n < PINNED[slot] for slot, n in zip(unlike[0], unlike[2], strict=True))
         assert not mx.allclose(mine.read(mx.float32)[0][0, :, :5], before.read(mx.float32)[0][0, :, :5], atol=0.5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_keys_that_were_read_packed_turn_as_when_they_are_unpacked(
+    packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, in bfloat16 too: files have them unpacked, and a conversation goes on from those as if it had not."""
+    read, found = prompt(0, True, mx.bfloat16), []
+    plain = PromptKeys(tuple((keys,) for keys in read.unpacked()), read.dtype)
+    monkeypatch.setenv("PERSONAPLEX_KERNELS", "auto")
+    monkeypatch.setattr("personaplex.cuda.kernel.launch", emulate)
+    for one in (read, plain):
+        ours = rings(packed, mx.bfloat16)
+        follow(ours, Sinks((one,) * 3, mx.zeros((3,), mx.int32)), PINNED, SHIFT, [0, 2], 10000.0)
+        found.append(ours)
+    for mine, other in zip(*found, strict=True):
+        assert all(mx.array_equal(*pair) for pair in zip(mine, other, strict=True))

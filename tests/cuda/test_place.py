@@ -166,7 +166,10 @@ def test_a_slot_is_set_back_as_by_operations(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_was_captured_outlives_its_slot() -> None:
     """A copy, whatever the slot holds next; but the prompt's keys, which nothing writes to, are the same."""
     rings = ring(mx.float32, 1, 9, 3, 0)
-    whole = (TransformerState((rings,), mx.array([7])), open_sinks((rings,), 2, mx.float32)._replace(shift=mx.array([5])))
+    whole = (
+        TransformerState((rings,), mx.array([7])),
+        open_sinks((rings,), 2, mx.float32)._replace(shift=mx.array([5])),
+    )
     prompt = whole[1].prompts[0]
     mx.eval(whole)
     captured = trim(extract(whole, 0))

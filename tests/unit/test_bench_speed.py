@@ -73,7 +73,7 @@ def test_step_has_a_row_for_each_precision_and_context(
 def test_sessions_step_together_and_what_does_not_fit_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    planned = []
+    planned, rows, of = [], [], []
 
     def free() -> int:
         return 32 * 2**20
@@ -83,7 +83,12 @@ def test_sessions_step_together_and_what_does_not_fit_is_said(
     for row in report(capsys, "sessions", "--model", TINY, "--frames", "2", *flags)["rows"]:
         planned.append(row["planned_gib"])
         assert ("p99_ms" in row) == (row["sessions"] != 500) == ("skipped" not in row)
-    assert len(planned) == 3 and planned[0] <= planned[1] < planned[2]
+        rows.append((row["sessions"], row["shared"]))
+        of.append(row.get("prompts_mb", 0))
+    assert rows == [(1, False), (3, False), (500, False), (3, True)]
+    assert planned[0] <= planned[1] < planned[2] and planned[3] <= planned[1]
+    # Three callers of the persona that the first one has alone.
+    assert 0 < of[0] < of[1] and of[3] == pytest.approx(of[0], abs=0.002)
     assert ElementTree.parse(tmp_path / "a.svg").getroot() is not None
 
 
@@ -241,7 +246,7 @@ def test_all_of_them_and_what_cannot_be_measured_says_why(
     done = report(capsys, "all", "--model", TINY, "--frames", "1", "--sessions", "1,2", "--save")
     assert {row["bench"] for row in done["rows"]} == {"step", "codec", "prefill", "sessions", "startup"}
     assert done["rows"][-1] == {"name": "startup", "bench": "startup", "skipped": "no process could be started"}
-    assert [row["sessions"] for row in done["rows"] if row["bench"] == "sessions"] == [1, 2]
+    assert [row["sessions"] for row in done["rows"] if row["bench"] == "sessions"] == [1, 2, 2]
     (path,) = (tmp_path / "benchmarks").iterdir()
     assert path.name.endswith(".json") and len(path.read_text().splitlines()) == 1
     assert read_report(path) == done

@@ -23,7 +23,7 @@ def serves(ring: Sequence[mx.array], period: float) -> bool:
 
 
 class Due(NamedTuple):
-    """A prompt's keys as they were read and the `slots` that are to get them turned: (slot, rows, positions to turn by).
+    """A prompt's keys as they were read, and the `slots` that are to get them turned: (slot, rows, turned by).
 
     Of each of the `layers` they are [1, H, n, D] of `dtype`, or packed from it, with their units.
     """
@@ -36,8 +36,8 @@ class Due(NamedTuple):
 def turn(due: Sequence[Due], rings: Sequence[Sequence[mx.array]], period: float) -> None:
     """Turn keys as they were read, into the rings of all layers; all is done when this returns. A launch a prompt.
 
-    Of `rings` each is keys and values [B, H, R, D], and packed, their units too. **The rings are written in place**, and
-    must be contiguous.
+    Of `rings` each is keys and values [B, H, R, D], and packed, their units too. **The rings are written in place**,
+    and must be contiguous.
     """
     packed = len(rings[0]) == 4
     into = [[ring[0], ring[2]] if packed else [ring[0]] for ring in rings]

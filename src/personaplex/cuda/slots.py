@@ -52,9 +52,7 @@ class Placed(NamedTuple):
         return self.array.nbytes // len(self.array) if self.clear else self.row.nbytes
 
 
-def place(
-    slot: int, inside: Sequence[Placed], beside: Sequence[Placed], *, apart: bool = False
-) -> list[mx.array]:
+def place(slot: int, inside: Sequence[Placed], beside: Sequence[Placed], *, apart: bool = False) -> list[mx.array]:
     """Put rows into `slot` of arrays: of those `inside` in their own memory, of those `beside` into new arrays.
 
     Returns the new arrays, and all is done by then. Whoever holds an array of `inside`, which must be contiguous, holds

@@ -64,7 +64,7 @@ def open_sinks(rings: tuple[Ring, ...], n_rows: int, dtype: mx.Dtype, *, shared:
     """
     layers = tuple(ring.as_keys() for ring in rings)
     if not shared:
-        layers = tuple(tuple(_copy(rows[:, :, :n_rows]) for rows in layer) for layer in layers)
+        layers = tuple(tuple(own_copy(rows[:, :, :n_rows]) for rows in layer) for layer in layers)
         mx.eval(layers)
     return Sinks((PromptKeys(layers, dtype),), mx.zeros((1,), mx.int32))
 
@@ -117,6 +117,8 @@ def _by_prompt(sinks: Sinks, pinned: np.ndarray, shift: np.ndarray, slots: list[
     return list(found.values())
 
 
-def _copy(rows: mx.array) -> mx.array:
-    """In memory of its own, which a slice may not have."""
-    return mx.take(rows, mx.array([0]), axis=0)
+def own_copy(row: mx.array) -> mx.array:
+    """A one-slot array again, contiguous and in memory of its own: as kernels need what they write to, and a slice may
+    not be.
+    """
+    return mx.take(row, mx.array([0]), axis=0)

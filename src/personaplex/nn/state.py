@@ -1,8 +1,8 @@
 """State as a value: trees of arrays whose first axis is the slot.
 
 A one-slot state can be made anywhere (a prefilled prompt, a saved conversation) and put into a row of a larger one.
-What a prompt's keys were when they were read (`nn/sinks.py`) is the exception: those are no arrays of the slots but held
-by them, one or many, and are handed on as they are, never copied and never written.
+A prompt's keys as they were read (`nn/sinks.py`) are the exception: they are no arrays of the slots but held by them,
+by one or by many, and are handed on as they are, never copied and never written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 from personaplex.cuda.kernel import enabled
 from personaplex.cuda.slots import Placed, choose, place
 from personaplex.nn.attention import KV, PackedKV
-from personaplex.nn.sinks import PromptKeys, Sinks
+from personaplex.nn.sinks import PromptKeys, Sinks, own_copy
 from personaplex.nn.transformer import TransformerState
 
 State = TypeVar("State")
@@ -56,7 +56,7 @@ def repeated(one: State, slots: int) -> State:
 def _each(
     leaves: Callable[..., mx.array], prompts: Callable[..., tuple[PromptKeys, ...]], first: State, *rest: State
 ) -> State:
-    """A state whose arrays are made by `leaves` of those of others, and the prompts that its slots hold by `prompts`."""
+    """A state whose arrays are made of others' by `leaves`, and the prompts that its slots hold by `prompts`."""
 
     def make(*nodes: Any) -> Any:
         if not isinstance(nodes[0], Sinks):
@@ -165,11 +165,11 @@ def trim(one: State) -> State:
 
     def shorten(node: Any) -> Any:
         if isinstance(node, Sinks):
-            return node._replace(shift=_copy(node.shift))
+            return node._replace(shift=own_copy(node.shift))
         if not isinstance(node, TransformerState):
             return node
         used = max(1, cast(int, node.position.item()))
-        rings = (type(ring)(*(_copy(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
+        rings = (type(ring)(*(own_copy(rows[:, :, :used]) for rows in ring)) for ring in node.rings)
         return node._replace(rings=tuple(rings))
 
     return cast(State, tree_map(shorten, one, is_leaf=lambda node: isinstance(node, TransformerState | Sinks)))
@@ -237,11 +237,6 @@ def arrays(state: Any) -> list[mx.array]:
 def parameters(module: nn.Module) -> dict[str, mx.array]:
     """A module's parameters by dotted name."""
     return _flat(module.parameters())
-
-
-def _copy(row: mx.array) -> mx.array:
-    """A one-slot array again, contiguous and in memory of its own, as kernels need what they write to."""
-    return mx.take(row, mx.array([0]), axis=0)
 
 
 def _is_ring(node: Any) -> bool:

@@ -30,8 +30,8 @@ class MemoryPlan:
 
     While a saved conversation is opened its state is there twice, so there is one slot more to pay for. `working` is
     what a step needs for each slot while it is computed. `prompt` are the keys of the longest prompt as they were read,
-    which slots with the same prompt share: there are as many as there are different `prompts`, and None is the worst, as
-    many as slots.
+    which slots with the same prompt share: they are there for each of so many different `prompts`, None meaning the
+    worst, as many as slots.
     """
 
     weights: int
@@ -58,9 +58,10 @@ class MemoryPlan:
         """Raise BackendError, with the numbers, when it is more than `available`."""
         if self.total > available:
             count = "1 slot needs" if self.slots == 1 else f"{self.slots} slots need"
+            each = _gib(self.slot + self.prompt)
             raise BackendError(
                 f"{count} {_gib(self.total)}: weights {_gib(self.weights)}, codec {_gib(self.codec)}, "
-                f"{_gib(self.slot + self.prompt)} for each slot and for one being opened; {_gib(available)} are available: "
+                f"{each} for each slot and for one being opened; {_gib(available)} are available: "
                 "fewer slots or context seconds make it fit"
             )
 
