@@ -1,4 +1,4 @@
-"""What MLX needs before it is loaded: exact float32 with CUDA, and a fast BLAS on a Linux CPU.
+"""What MLX needs before it is loaded: exact float32 and short graphs with CUDA, and a fast BLAS on a Linux CPU.
 
 MLX's Linux CPU wheel carries the reference BLAS: one thread, no vector code. A library that exports the same
 symbols and is loaded first, globally, is the one the dynamic linker binds: float32 matmul and convolution become
@@ -53,7 +53,8 @@ def load() -> Blas:
     # frame of one caller is 66 ops: in short graphs the card begins while the next are still being made.
     if _mlx_has("mlx_cuda_*.libs"):
         os.environ.setdefault("MLX_MAX_MB_PER_BUFFER", "1000000")
-        os.environ.setdefault("MLX_MAX_OPS_PER_BUFFER", FRAME_OPS)
+        if os.environ.get("PERSONAPLEX_KERNELS") != "stock":
+            os.environ.setdefault("MLX_MAX_OPS_PER_BUFFER", FRAME_OPS)
     if not _mlx_has("mlx_cpu.libs"):
         return Blas(None)
     wish = os.environ.get("PERSONAPLEX_BLAS")
