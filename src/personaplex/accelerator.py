@@ -1,4 +1,4 @@
-"""What MLX needs before it is loaded: exact float32 with CUDA, and a fast BLAS on a Linux CPU.
+"""What MLX needs before it is loaded: exact float32 and short graphs with CUDA, and a fast BLAS on a Linux CPU.
 
 MLX's Linux CPU wheel carries the reference BLAS: one thread, no vector code. A library that exports the same
 symbols and is loaded first, globally, is the one the dynamic linker binds: float32 matmul and convolution become
@@ -29,6 +29,10 @@ IMPORTED_TOO_EARLY = (
 )
 
 
+FRAME_OPS = "6"
+"""Operations of one of MLX's CUDA graphs, where frames are computed; training keeps MLX's own number."""
+
+
 @dataclass(frozen=True)
 class Blas:
     """What this process uses: no `library` where none was loaded; `advice` then says what to do, if anything."""
@@ -45,9 +49,12 @@ def load() -> Blas:
     # With CUDA, MLX multiplies float32 in TF32 (10 bits) unless told otherwise before it is loaded; here float32 means
     # float32: only the codec uses it, and its codes must be the reference's.
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
-    # MLX's graphs end after so many ops or so many megabytes of inputs; a 7B's weights would cut one after each.
+    # MLX's graphs end after so many ops or so many megabytes of inputs; a 7B's weights would cut one after each. A
+    # frame of one caller is 66 ops: in short graphs the card begins while the next are still being made.
     if _mlx_has("mlx_cuda_*.libs"):
         os.environ.setdefault("MLX_MAX_MB_PER_BUFFER", "1000000")
+        if os.environ.get("PERSONAPLEX_KERNELS") != "stock":
+            os.environ.setdefault("MLX_MAX_OPS_PER_BUFFER", FRAME_OPS)
     if not _mlx_has("mlx_cpu.libs"):
         return Blas(None)
     wish = os.environ.get("PERSONAPLEX_BLAS")

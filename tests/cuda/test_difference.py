@@ -71,9 +71,11 @@ def test_the_state_behind_it_is_that_of_one_step(generator: Generator) -> None:
 
 
 def test_a_kernel_that_is_wrong_shows(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = ring.ATTEND_RING if kernels.on_card() else ring.COMBINE  # a card does not split so short a window
+
     def wrong(kernel: Kernel, *rest: Any) -> list[mx.array]:
         first, *others = emulate(kernel, *rest)
-        return [first * 1.01 if kernel is ring.COMBINE else first, *others]
+        return [first * 1.01 if kernel is last else first, *others]
 
     monkeypatch.setattr(kernels, "launch", wrong)
     said, _ = difference.of_step(generator, opened(generator, 30, 5))
@@ -99,6 +101,7 @@ def test_every_row_of_kernels_says_it(capsys: pytest.CaptureFixture[str], monkey
         monkeypatch.setattr(f"personaplex.{codec}.by_kernels", lambda *_: False)
     monkeypatch.setattr(difference, "BUNDLED", str(PARITY))
     difference._of_bundled.cache_clear()
+    most = 0.03 if kernels.on_card() else 1e-5  # random models are in bfloat16 there
     of = ["--model", f"random:{PARITY}", "--frames", "1", "--no-compile"]
     for arguments in (["step", "--context", "20"], ["sessions", "--sessions", "2"]):
         assert main(["bench", *arguments, *of]) == 0
@@ -107,7 +110,7 @@ def test_every_row_of_kernels_says_it(capsys: pytest.CaptureFixture[str], monkey
         assert len(rows) == len([line for line in err.splitlines() if "logits_off" in line]) > 0
         for row in rows:
             assert row["operations_by"] == "own"
-            assert 0 < row["logits_off_rms"] < SLACK * 1e-5
+            assert 0 < row["logits_off_rms"] < most
             if arguments[0] == "step":
-                assert 0 < row["bundled_logits_off_rms"] < SLACK * 1e-5 and row["bundled_logits_off"] > 0
+                assert 0 < row["bundled_logits_off_rms"] < most and row["bundled_logits_off"] > 0
     difference._of_bundled.cache_clear()

@@ -60,7 +60,9 @@ def test_what_kernels_are_asked_for_is_understood_or_said(monkeypatch: pytest.Mo
         monkeypatch.setenv("PERSONAPLEX_KERNELS", wish)
         assert (kernels.enabled(), kernels.enabled("stack")) == expected, wish
     monkeypatch.delenv("PERSONAPLEX_KERNELS")
-    assert not kernels.enabled(), "they are asked for"
+    assert kernels.enabled() and kernels.enabled("stack"), "nobody has to ask"
+    monkeypatch.setattr(kernels, "on_card", lambda: False)
+    assert not kernels.enabled(), "there is nothing to compute with"
     monkeypatch.setenv("PERSONAPLEX_KERNELS", "auto,no-stacks")
     with pytest.raises(UsageError, match="'no-stacks' means nothing"):
         kernels.enabled()

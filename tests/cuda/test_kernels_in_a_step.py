@@ -12,7 +12,7 @@ import pytest
 
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.cuda import ring, sampling
-from personaplex.cuda.kernel import Kernel, on_device
+from personaplex.cuda.kernel import Kernel, on_card, on_device
 from personaplex.cuda.ring import Tuning
 from personaplex.engine.columns import begin_column, end_column
 from personaplex.engine.generator import Generator, GeneratorState, Step
@@ -129,7 +129,8 @@ def test_two_launches_of_attention_a_layer_and_one_for_each_draw(
     kernels.setattr("personaplex.cuda.kernel.launch", counted)
     step(generator, state, 0, choice)
     layers, draws = FOLDER.config.lm.num_layers, 1 + generator.lm.depformer.n_steps
-    assert launched[ring.ATTEND_RING.name] == launched[ring.COMBINE.name] == layers
+    # A card does not split so short a window among blocks.
+    assert (launched[ring.ATTEND_RING.name], launched[ring.COMBINE.name]) == (layers, 0 if on_card() else layers)
     assert launched[ring.MOVED_ON.name] == 1
     assert (launched[sampling.NOISE.name], launched[sampling.DRAW.name]) == (2, draws)
 

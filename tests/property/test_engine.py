@@ -35,6 +35,7 @@ from personaplex.conversation import (
     UserStarted,
     UserStopped,
 )
+from personaplex.cuda.kernel import on_card
 from personaplex.errors import BackendError, Busy, CheckpointError, Closed, PersonaError, UsageError
 from personaplex.runtime.call import Call
 from personaplex.runtime.engine import Engine
@@ -226,7 +227,10 @@ def test_a_long_conversation_keeps_its_memory(record_property: Callable[[str, ob
             times.append(time.perf_counter() - began)
             if at % 30 == 29:
                 sizes.append(engine.submit(mx.get_active_memory).result())
-    assert max(sizes) - min(sizes) < 200_000
+    half = len(sizes) // 2
+    # A card's memory is given back late: there it is what is held at the least that must not grow.
+    grown = min(sizes[half:]) - min(sizes[:half]) if on_card() else max(sizes) - min(sizes)
+    assert grown < 200_000
     record_property("median step of each quarter, ms", [float(1000 * np.median(q)) for q in np.array_split(times, 4)])
 
 

@@ -15,6 +15,7 @@ from personaplex import PersonaPlex
 from personaplex.audio import write_audio
 from personaplex.checkpoint.folder import ModelFolder
 from personaplex.cli.main import main
+from personaplex.cuda.kernel import on_card
 from personaplex.engine.generator import Generator
 from personaplex.engine.prompt import compose
 from personaplex.engine.sampling import Sampling
@@ -69,7 +70,9 @@ def test_logits_stay_near_those_of_the_16_bit_ring(dtype: mx.Dtype) -> None:
     lm = ModelFolder(PARITY).load_lm(dtype=dtype)
     seen = mx.array(np.random.default_rng(3).integers(0, 300, (1, 60, 17)))
     whole, packed = (lm.text_head(read(lm, seen, bits, 1)) for bits in (16, 8))
-    assert 0 < peak_error(packed.astype(mx.float32), whole.astype(mx.float32)) < TOLERANCE
+    # Kernels on a card attend to packed rows and to plain ones in another order, and bfloat16 rounds either.
+    most = 2 * TOLERANCE if on_card() else TOLERANCE
+    assert 0 < peak_error(packed.astype(mx.float32), whole.astype(mx.float32)) < most
 
 
 @given(seed=st.integers(0, 99), size=st.integers(1, 15), n_prompt=st.integers(2, 30))

@@ -12,6 +12,7 @@ import pytest
 
 from personaplex import accelerator
 from personaplex.accelerator import IMPORTED_TOO_EARLY, blas, explain
+from personaplex.cli import train
 from personaplex.errors import BackendError
 
 on_linux_cpu = pytest.mark.skipif(
@@ -81,6 +82,33 @@ def test_mlx_without_a_backend_is_explained() -> None:
     assert isinstance(error, BackendError) and "personaplex-mlx[cpu]" in str(error)
     other = ImportError("No module named 'elsewhere'", name="elsewhere")
     assert explain(other) is other
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, accelerator.FRAME_OPS),
+        ({"PERSONAPLEX_KERNELS": "auto,no-stack"}, accelerator.FRAME_OPS),
+        ({"PERSONAPLEX_KERNELS": "stock"}, None),  # thousands of operations a frame
+        ({"MLX_MAX_OPS_PER_BUFFER": "40"}, "40"),
+    ],
+)
+def test_graphs_are_short_where_frames_are_few_operations(
+    given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLX_MAX_OPS_PER_BUFFER", "MLX_MAX_MB_PER_BUFFER", "PERSONAPLEX_KERNELS"):
+        monkeypatch.setenv(name, "")  # so that it is put back whatever is done to it
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLX_ENABLE_TF32", "0")
+    monkeypatch.setattr(accelerator, "_mlx_has", lambda part: part.startswith("mlx_cuda"))
+    accelerator.load()
+    assert os.environ.get("MLX_MAX_OPS_PER_BUFFER") == expected
+    assert os.environ["MLX_MAX_MB_PER_BUFFER"] == "1000000"
+    # In training a step has thousands: MLX's own length, unless somebody asked for another.
+    train.command.callback()  # type: ignore[misc]
+    assert os.environ.get("MLX_MAX_OPS_PER_BUFFER") == (None if expected == accelerator.FRAME_OPS else expected)
 
 
 def test_public_names_come_from_their_modules() -> None:

@@ -52,7 +52,7 @@ FRAMES = 100
     "--kernels",
     type=click.Choice(["auto", "stock"]),
     help="On an NVIDIA card: this package's kernels where there are any, or MLX's own operations alone [default: as "
-    "PERSONAPLEX_KERNELS says, or stock].",
+    "PERSONAPLEX_KERNELS says, or auto].",
 )
 @click.option("--callers", metavar="N,N,...", help="serve: callers at once, one run for each [default: 1,2,4].")
 @click.option("--url", help="serve: a server that runs already, instead of --model.")

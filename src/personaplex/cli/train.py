@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from personaplex.accelerator import FRAME_OPS
+
 if TYPE_CHECKING:
     from personaplex.train.bank import Bank
     from personaplex.train.run import Run
@@ -26,6 +28,9 @@ def command() -> None:
     """
     # In training TF32 is exact enough, and several times faster; MLX reads this when it is loaded.
     os.environ["MLX_ENABLE_TF32"] = "1"
+    # A step of training has thousands of operations: no graph for every few of them, unless somebody asked for that.
+    if os.environ.get("MLX_MAX_OPS_PER_BUFFER") == FRAME_OPS:
+        del os.environ["MLX_MAX_OPS_PER_BUFFER"]
 
 
 def _config(path: Path, kind: type[Any]) -> Any:

@@ -47,13 +47,12 @@ def on_card() -> bool:
 
 
 def enabled(family: str = "") -> bool:
-    """Whether kernels are to be used: on an NVIDIA card, where PERSONAPLEX_KERNELS asks for them with `auto`.
+    """Whether kernels are to be used: on an NVIDIA card, unless PERSONAPLEX_KERNELS says `stock` and not `auto`.
 
-    With commas behind it stand the families to leave out: `auto,no-stack,no-tiles`. Without it MLX's own operations
-    compute everything: not every kernel has been held against them on a card yet (benchmarks/log.md). Raises UsageError
-    for other words.
+    Behind `auto` stand, with commas, the families to leave out: `auto,no-stack,no-tiles`. With `stock` MLX's own
+    operations compute everything. Raises UsageError for other words.
     """
-    wish = _wish(os.environ.get("PERSONAPLEX_KERNELS") or "stock")
+    wish = _wish(os.environ.get("PERSONAPLEX_KERNELS") or "auto")
     somewhere = launch is not on_device or (on_card() and "auto" in wish)
     return somewhere and (not family or f"no-{family}" not in wish)
 

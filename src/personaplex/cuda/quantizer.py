@@ -19,9 +19,9 @@ from personaplex.cuda.sizes import on_card
 MOST_ROWS = 256
 """Latents that are searched for in one call; beyond, products of whole matrices are faster."""
 _MOST_TABLES = 32
-_GATE = 64
+_COUNTERS = 64
 
-_SOURCES = ("warp.cuh", "vector.cuh", "quantizer.cuh")
+_SOURCES = ("warp.cuh", "grid.cuh", "vector.cuh", "quantizer.cuh")
 _PROJECT = Kernel(
     "quantizer_project",
     "project<WARPS>",
@@ -70,7 +70,7 @@ def encode(
     project_warps = 4
     projected, best = _PROJECT(
         [latents, *projections, on_card(n_rows, width, dim, n_best)],
-        [((2, n_rows, dim), mx.float32), ((n_best + _GATE,), mx.uint32)],
+        [((2, n_rows, dim), mx.float32), ((n_best + _COUNTERS,), mx.uint32)],
         blocks=math.ceil(2 * dim / project_warps),
         threads=32 * project_warps,
         WARPS=project_warps,

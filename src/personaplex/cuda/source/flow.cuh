@@ -243,18 +243,9 @@ __device__ inline void multiply_unit(float (&sum)[4], const char* unit, const __
       float low[4], high[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int shift = BITS == 4 ? 8 * (j % 2) : 0, next = BITS == 4 ? 4 : 8, half = BITS == 4 ? j / 2 : j % 2;
+        const int half = BITS == 4 ? j / 2 : j % 2;
         const uint32_t(&of)[4] = word[BITS == 4 ? 0 : j / 2];
-        const uint32_t p = of[2 * half], q = of[2 * half + 1];
-        const uint32_t a[4] = {raised(p >> shift), raised(q >> shift), raised(p >> (shift + next)),
-                               raised(q >> (shift + next))};
-        if (j == 0) multiply_first(low, a[0], a[1], a[2], a[3], b0[j], b1[j]);
-        else multiply(low, a[0], a[1], a[2], a[3], b0[j], b1[j]);
-        if constexpr (BITS == 8) {
-          const uint32_t h[4] = {raised(p >> 4), raised(q >> 4), raised(p >> 12), raised(q >> 12)};
-          if (j == 0) multiply_first(high, h[0], h[1], h[2], h[3], b0[j], b1[j]);
-          else multiply(high, h[0], h[1], h[2], h[3], b0[j], b1[j]);
-        }
+        multiply_packed<BITS>(low, high, j, of[2 * half], of[2 * half + 1], b0[j], b1[j]);
       }
       constexpr float OFFSET = BITS == 4 ? 128 : 17 * 128;
       const float x_sum = x_sums[first + c];

@@ -38,13 +38,13 @@ struct Spread {
 };
 
 // Both branches' projections of latents [rows, width] -> [2, rows, dim], a column per warp; and what the blocks of `search`
-// share, as it must be when they begin: `n_best` words for the nearest so far, and the gate where they meet.
+// share, as it must be when they begin: `n_best` words for the nearest so far, and the counters of their meetings.
 template <int WARPS>
 __device__ void project(const float* latents, const float* meaning, const float* sound, const int32_t* size,
                         float* projected, uint32_t* best) {
-  const int rows = size[0], width = size[1], dim = size[2], n_best = size[3], gate = 64;
+  const int rows = size[0], width = size[1], dim = size[2], n_best = size[3], counters = 64;
   const int warp = blockIdx.x * WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < n_best + gate; at += gridDim.x * blockDim.x) {
+  for (int at = blockIdx.x * blockDim.x + threadIdx.x; at < n_best + counters; at += gridDim.x * blockDim.x) {
     best[at] = at < n_best ? 0xffffffffu : 0;
   }
   if (warp >= 2 * dim) return;
@@ -76,7 +76,7 @@ __device__ void search(const float* projected, const float* meaning, const float
   SHARED(unsigned long long, found, WARPS);
   const int rows = size[0], bins = size[1], n_tables = size[2];
   auto* best = reinterpret_cast<unsigned long long*>(const_cast<uint32_t*>(best_given));
-  uint32_t* gate = const_cast<uint32_t*>(best_given) + 2 * rows * (1 + n_tables);
+  Grid grid(const_cast<uint32_t*>(best_given) + 2 * rows * (1 + n_tables));
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   const int share = (bins + gridDim.x - 1) / gridDim.x;
   const int begin = min(bins, int(blockIdx.x) * share), end = min(bins, begin + share);
@@ -94,7 +94,7 @@ __device__ void search(const float* projected, const float* meaning, const float
 #endif
 
   for (int table = -1; table < n_tables; ++table) {
-    if (table > 0) meet(gate);
+    if (table > 0) grid.meet();
     const float* centroids = table < 0 ? meaning : tables + size_t(table) * bins * DIM;
     const float* energy = table < 0 ? meaning_energy : energies + size_t(table) * bins;
     const float* from = table < 0 ? projected : projected + size_t(rows) * DIM;
@@ -147,7 +147,7 @@ __device__ void search(const float* projected, const float* meaning, const float
       __syncthreads();  // before the next table's are found
     }
   }
-  meet(gate);
+  grid.meet();
   const int thread = blockIdx.x * blockDim.x + threadIdx.x, n_codes = n_tables + 1;
   for (int at = thread; at < rows * n_codes; at += gridDim.x * blockDim.x) {
     codes[at] = int(__ldcg(best + size_t(at % n_codes) * rows + at / n_codes) & 0xffffffffu);

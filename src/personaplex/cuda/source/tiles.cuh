@@ -57,6 +57,23 @@ __device__ inline uint32_t raised(uint32_t word) {
 #endif
 }
 
+// The j-th of a chunk's four products: columns 16 j ... 16 j + 15 of the rows to which words p and q belong. Eight bits
+// are two numbers of four, whose products are `low` and `high`; each begins as nothing.
+template <int BITS>
+__device__ inline void multiply_packed(float (&low)[4], float (&high)[4], int j, uint32_t p, uint32_t q, uint32_t b0,
+                                       uint32_t b1) {
+  const int shift = BITS == 4 ? 8 * (j % 2) : 0, next = BITS == 4 ? 4 : 8;
+  const uint32_t a[4] = {raised(p >> shift), raised(q >> shift), raised(p >> (shift + next)),
+                         raised(q >> (shift + next))};
+  if (j == 0) multiply_first(low, a[0], a[1], a[2], a[3], b0, b1);
+  else multiply(low, a[0], a[1], a[2], a[3], b0, b1);
+  if constexpr (BITS == 8) {
+    const uint32_t h[4] = {raised(p >> 4), raised(q >> 4), raised(p >> 12), raised(q >> 12)};
+    if (j == 0) multiply_first(high, h[0], h[1], h[2], h[3], b0, b1);
+    else multiply(high, h[0], h[1], h[2], h[3], b0, b1);
+  }
+}
+
 __device__ inline uint4 streamed(const uint4* at) {
 #ifdef EMULATED
   return *at;
@@ -188,19 +205,8 @@ struct Unit {
       } else {
         float low[4], high[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int shift = BITS == 4 ? 8 * (j % 2) : 0, next = BITS == 4 ? 4 : 8;
-          const uint32_t p = one[BITS == 4 ? j / 2 : j], q = two[BITS == 4 ? j / 2 : j];
-          const uint32_t a[4] = {raised(p >> shift), raised(q >> shift), raised(p >> (shift + next)),
-                                 raised(q >> (shift + next))};
-          if (j == 0) multiply_first(low, a[0], a[1], a[2], a[3], b0[j], b1[j]);
-          else multiply(low, a[0], a[1], a[2], a[3], b0[j], b1[j]);
-          if constexpr (BITS == 8) {
-            const uint32_t h[4] = {raised(p >> 4), raised(q >> 4), raised(p >> 12), raised(q >> 12)};
-            if (j == 0) multiply_first(high, h[0], h[1], h[2], h[3], b0[j], b1[j]);
-            else multiply(high, h[0], h[1], h[2], h[3], b0[j], b1[j]);
-          }
-        }
+        for (int j = 0; j < 4; ++j)
+          multiply_packed<BITS>(low, high, j, one[BITS == 4 ? j / 2 : j], two[BITS == 4 ? j / 2 : j], b0[j], b1[j]);
         constexpr float OFFSET = BITS == 4 ? 128 : 17 * 128;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {

@@ -52,29 +52,3 @@ __device__ inline float block_sum(float x, float* scratch) {
   for (unsigned warp = 0; warp < blockDim.x / WARP; ++warp) sum += scratch[warp];
   return sum;
 }
-
-// All blocks of the launch meet: what one wrote before, every other can read after, past its own cache. Every block must
-// be running, so a launch has no more of them than the card has multiprocessors. `gate` [64] is zero before the first
-// launch of all and is left ready for the next; it must be in the card's own memory: arrays of 8 bytes and less MLX
-// keeps where the host can reach them, and there a meeting took half a millisecond instead of one microsecond.
-__device__ inline void meet(uint32_t* gate) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    volatile uint32_t* turn = gate + 32;
-    const uint32_t now = *turn;  // it cannot change before this block has arrived
-    __threadfence();
-    if (atomicAdd(gate, 1u) == gridDim.x - 1) {
-      *static_cast<volatile uint32_t*>(gate) = 0;  // nobody else touches it before the turn has changed
-      __threadfence();
-      *turn = now + 1;
-    } else {
-      while (*turn == now) {
-#ifdef EMULATED
-        __nanosleep(20);
-#endif
-      }
-    }
-    __threadfence();
-  }
-  __syncthreads();
-}
