@@ -152,6 +152,29 @@ def test_many_arrays_take_few_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched == {"place_inside_3": 2, "place_inside_1": 1, "place_beside_2": 1, "place_beside_1": 1}
 
 
+@pytest.mark.parametrize(("apart", "evaluations"), [(True, 1), (False, 2)])
+def test_what_is_apart_waits_once(apart: bool, evaluations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a slot becomes may still be drawn while the rest is prepared, if it is made of nothing that is written."""
+    state, one = state_of(mx.float32, SLOTS, 9, 3, 0), state_of(mx.float32, 1, 4, 3, 20)
+    one["one each"] = one["one each"] + 1  # type: ignore[operator]
+    counted, launched = mx.eval, Counter[str]()
+
+    def launch(
+        kernel: Kernel, _: object, outputs: list[tuple[tuple[int, ...], mx.Dtype]], *__: object
+    ) -> list[mx.array]:
+        launched[kernel.name] += 1
+        return [mx.zeros(*of) for of in outputs]
+
+    def evaluate(*trees: object) -> None:
+        launched["evaluations"] += 1
+        counted(*trees)
+
+    monkeypatch.setattr(kernels, "launch", launch)
+    monkeypatch.setattr(mx, "eval", evaluate)
+    insert(state, 1, one, apart=apart)
+    assert launched == {"place_inside_7": 1, "place_beside_3": 1, "evaluations": evaluations}
+
+
 def test_a_slot_is_set_back_as_by_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     state, later = state_of(mx.float32, SLOTS, 9, 3, 0), state_of(mx.float32, SLOTS, 9, 3, 20)
     state["tail"], later["tail"] = state["tail"][:1], later["tail"][:1]  # type: ignore[index]

@@ -14,7 +14,7 @@ _MEASURED = frozenset(
     {
         "p50_ms", "p95_ms", "p99_ms", "max_ms", "n", "over_80_ms", "floor_ms", "achieved", "gb_per_s", "read_mb",
         "gflop", "peak_gib", "read_gib", "planned_gib", "kernels", "operations_by", "compiled", "skipped", "seconds",
-        "prompts_mb",
+        "prompts_mb", "logits_off", "logits_off_rms", "bundled_logits_off", "bundled_logits_off_rms",
     }
 )  # fmt: skip
 """What is not part of a row's name: rows that differ in these alone are the same measurement, done again."""

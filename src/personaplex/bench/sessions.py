@@ -60,7 +60,7 @@ def run(wanted: Wanted) -> Iterator[Row]:
         for kv_bits in wanted.kv_bits:
             about, most = about_weights(model, bits) | {"kv_bits": kv_bits}, 0
             for n in wanted.sessions or (CPU_SESSIONS if on_cpu else GPU_SESSIONS):
-                row = _measured(model, n, kv_bits, free, frames, about | {"sessions": n, "shared": False})
+                row = _measured(model, n, kv_bits, free, frames, about | {"sessions": n})
                 yield row
                 most = max(most, n) if row.ms else most
             if most > 1:
@@ -81,7 +81,7 @@ def _measured(model: PersonaPlex, n: int, kv_bits: int, free: int | None, frames
 
 
 def _row(model: PersonaPlex, n: int, kv_bits: int, free: int | None, frames: int, about: dict[str, Any]) -> Row:
-    limits, shared = Limits(kv_bits=kv_bits, prefix_bytes=0), about["shared"]
+    limits, shared = Limits(kv_bits=kv_bits, prefix_bytes=0), "shared" in about
     planned = plan_of(model.lm, model.mimi, n, limits, prompts=1 if shared else None)
     about = about | {"planned_gib": round(planned.total / 2**30, 2)}
     if free is not None and planned.total > free:
@@ -131,6 +131,6 @@ def picture(rows: list[dict[str, Any]]) -> str:
 
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        if "p99_ms" in row and not row["shared"]:
+        if "p99_ms" in row and "shared" not in row:
             curves.setdefault(f"{row['weights']}, kv {row['kv_bits']}", []).append((row["sessions"], row["p99_ms"]))
     return svg("A step by callers", "callers", "ms, p99", curves, 80)
