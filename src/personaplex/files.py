@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from personaplex.errors import OutputError
+
+_reading_umask = threading.Lock()
+
+
+def _umask() -> int:
+    # There is no way to read it but to set it; two threads that do so at once could leave it set.
+    with _reading_umask:
+        umask = os.umask(0)
+        os.umask(umask)
+    return umask
 
 
 def cache_folder() -> Path:
@@ -60,9 +71,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is an ordinary one
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; a result is an ordinary one
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # MLX's writers raise the second
         raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error

@@ -56,7 +56,12 @@ def test_blocks_wait_for_each_other_and_write_what_they_were_given(monkeypatch: 
 
 def test_what_kernels_are_asked_for_is_understood_or_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "on_card", lambda: True)
-    for wish, expected in (("stock", (False, False)), ("auto", (True, True)), ("auto,no-stack", (True, False))):
+    for wish, expected in (
+        ("stock", (False, False)),
+        ("auto", (True, True)),
+        ("auto,no-stack", (True, False)),
+        ("no-stack", (True, False)),
+    ):
         monkeypatch.setenv("PERSONAPLEX_KERNELS", wish)
         assert (kernels.enabled(), kernels.enabled("stack")) == expected, wish
     monkeypatch.delenv("PERSONAPLEX_KERNELS")
@@ -65,4 +70,7 @@ def test_what_kernels_are_asked_for_is_understood_or_said(monkeypatch: pytest.Mo
     assert not kernels.enabled(), "there is nothing to compute with"
     monkeypatch.setenv("PERSONAPLEX_KERNELS", "auto,no-stacks")
     with pytest.raises(UsageError, match="'no-stacks' means nothing"):
+        kernels.enabled()
+    monkeypatch.setenv("PERSONAPLEX_KERNELS", "auto,stock")
+    with pytest.raises(UsageError, match="stock leaves nothing to the rest"):
         kernels.enabled()

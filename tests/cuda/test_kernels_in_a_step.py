@@ -15,13 +15,16 @@ from personaplex.cuda import ring, sampling
 from personaplex.cuda.kernel import Kernel, on_card, on_device
 from personaplex.cuda.ring import Tuning
 from personaplex.engine.columns import begin_column, end_column
+from personaplex.engine.duplex import Duplex, read
 from personaplex.engine.generator import Generator, GeneratorState, Step
 from personaplex.engine.prompt import Prompt, compose
 from personaplex.engine.sampling import Ceiling, Sampling
 from personaplex.models.streams import UNGENERATED, initial_column
 from personaplex.nn.state import advance_active, arrays, copied, extract, insert, set_back, stack, trim, without_rings
+from personaplex.units import FRAME_SAMPLES
 from tests.conftest import WINDOW
 from tests.cuda.emulator import SLACK, emulate, fewer
+from tests.small import small_model
 
 FOLDER = ModelFolder(WINDOW)
 PINS, SPARE, STEPS = 30, 4, 14
@@ -133,6 +136,20 @@ def test_two_launches_of_attention_a_layer_and_one_for_each_draw(
     assert (launched[ring.ATTEND_RING.name], launched[ring.COMBINE.name]) == (layers, 0 if on_card() else layers)
     assert launched[ring.MOVED_ON.name] == 1
     assert (launched[sampling.NOISE.name], launched[sampling.DRAW.name]) == (2, draws)
+
+
+def test_what_is_gone_on_from_can_be_gone_on_from_again(kernels: pytest.MonkeyPatch) -> None:
+    """A reply that somebody holds stays what it was, though rings are written in place."""
+    model = small_model()
+    duplex = Duplex(model.mimi, model.generator, Ceiling.over(FREE), compiled=False)
+    held = duplex.begin(None, seed=1, sampling=FREE)
+    before = [np.array(array.astype(mx.float32)) for array in arrays(held)]
+    state = duplex.resume(held, seed=2, sampling=FREE)
+    for n in range(2):
+        frame, state = duplex.step(mx.full((1, FRAME_SAMPLES), 0.1 * n), state)
+        read(frame, state)
+    after = [np.array(array.astype(mx.float32)) for array in arrays(held)]
+    assert all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
 
 
 def test_a_conversation_cannot_tell_who_is_beside_it(generator: Generator, kernels: pytest.MonkeyPatch) -> None:

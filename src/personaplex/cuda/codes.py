@@ -85,7 +85,8 @@ def draw_frame(
     blocks = blocks or kernels.multiprocessors()
     fixed, stages = _room(form, warps, blocks)
     exchanged = form.n_steps * form.dim * (1 + 3 * form.n_layers) + 2 * form.dim + form.hidden
-    # New for each launch: two launches of one evaluation may run at the same time.
+    # Launches of one compiled step share them, for MLX makes equal arrays once: each waits for the one before, whose
+    # results it needs, and every launch leaves them zero.
     counters = mx.zeros((64,), mx.uint32)
     shared = fixed + warps * stages * _unit(form)
     codes, logits, _ = _kernel(form, len(arrays), choice.column, warps, blocks, stages, shared)(

@@ -144,7 +144,8 @@ def draw_frame(
     exchanged = slots * (steps * dim + layers * steps * 3 * dim + dim + hidden)
     plain_one = slots == 1 and z.dtype == mx.bfloat16 and layer_bits == 16
     tuning = tuning or (TUNING_OF_ONE if plain_one else TUNING)
-    # New for each launch: two launches of one evaluation may run at the same time.
+    # Launches of one compiled step share them, for MLX makes equal arrays once: each waits for the one before, whose
+    # results it needs, and every launch leaves them zero.
     counters = mx.zeros((_COUNTERS,), mx.uint32)
     codes, logits, _ = _kernel(len(arrays))(
         [z, text.astype(mx.int32), *choice.arrays(), counters, *arrays],

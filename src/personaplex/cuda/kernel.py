@@ -41,30 +41,33 @@ CUDA_TYPES = {
 
 @cache
 def on_card() -> bool:
-    """Whether this process computes on an NVIDIA card that has what kernels need: one from 2020 or later."""
+    """Whether this process computes on an NVIDIA card that has what kernels need: one from 2020 or later.
+
+    Asked once: a default device that is set later changes nothing.
+    """
     on_gpu = bool(mx.cuda.is_available()) and mx.default_device().type == mx.DeviceType.gpu
     return on_gpu and _capability() >= (8, 0)
 
 
 def enabled(family: str = "") -> bool:
-    """Whether kernels are to be used: on an NVIDIA card, unless PERSONAPLEX_KERNELS says `stock` and not `auto`.
+    """Whether kernels are to be used: on an NVIDIA card, unless PERSONAPLEX_KERNELS is `stock`.
 
-    Behind `auto` stand, with commas, the families to leave out: `auto,no-stack,no-tiles`. With `stock` MLX's own
-    operations compute everything. Raises UsageError for other words.
+    Then MLX's own operations compute everything. With commas it names families to leave out: `auto,no-stack,no-tiles`.
+    Raises UsageError for other words.
     """
     wish = _wish(os.environ.get("PERSONAPLEX_KERNELS") or "auto")
-    somewhere = launch is not on_device or (on_card() and "auto" in wish)
+    somewhere = launch is not on_device or (on_card() and "stock" not in wish)
     return somewhere and (not family or f"no-{family}" not in wish)
 
 
 @cache
 def _wish(text: str) -> frozenset[str]:
     words = frozenset(text.split(","))
+    expected = "expected stock, or auto with no-stack or no-tiles behind it, commas between them"
     if unknown := words - {"auto", "stock", "no-stack", "no-tiles"}:
-        raise UsageError(
-            f"PERSONAPLEX_KERNELS is {text!r}, of which {sorted(unknown)[0]!r} means nothing; expected stock, or auto "
-            "with no-stack or no-tiles behind it, commas between them"
-        )
+        raise UsageError(f"PERSONAPLEX_KERNELS is {text!r}, of which {sorted(unknown)[0]!r} means nothing; {expected}")
+    if "stock" in words and len(words) > 1:
+        raise UsageError(f"PERSONAPLEX_KERNELS is {text!r}, of which stock leaves nothing to the rest; {expected}")
     return words
 
 

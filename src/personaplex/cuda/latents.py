@@ -68,14 +68,11 @@ def step(
     _, heads, n_rows, head = rings[0][0].shape
     hidden = layers[0].linear1.shape[0]
     exchanged = n_tokens * (3 * dim + heads * shares * (head + 2) + dim + hidden + dim)
+    # Where blocks count each other; of launches that follow each other, as in depformer.py.
+    counters = mx.zeros((64,), mx.uint32)
+    arrays = [array for layer, ring in zip(layers, rings, strict=True) for array in (*layer, *ring)]
     out, _ = _kernel(len(layers))(
-        # A larger array than it needs, or MLX would keep it where the host can reach it, far from the card.
-        [
-            x,
-            position,
-            mx.zeros((64,), mx.uint32),
-            *(a for pair in zip(layers, rings, strict=True) for of in pair for a in of),
-        ],
+        [x, position, counters, *arrays],
         [((n_tokens, dim), mx.float32), ((exchanged,), mx.float32)],
         blocks=kernels.multiprocessors(),
         threads=warps * 32,

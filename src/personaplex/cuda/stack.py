@@ -116,7 +116,7 @@ def step(
     # A larger array than the two numbers, or MLX would keep it where the host can reach it, far from the card.
     tokens = [position, mx.zeros((1,), mx.int32) if pinned is None else pinned]
     where = mx.concatenate([*tokens, mx.zeros((14,), mx.int32)])
-    # Where blocks count each other: the launches of one call follow each other, those of two may not.
+    # Where blocks count each other; of launches that follow each other, as in depformer.py.
     counters = mx.zeros((64,), mx.uint32)
     bits, scales, head = layers[0].in_proj.bits, scale_type(layers[0].in_proj), shape.dim // shape.heads
     sizes = [(3 * shape.dim,), (shape.heads * shares * (head + 2),), (shape.dim,), (shape.hidden,), (2 * shape.dim,)]

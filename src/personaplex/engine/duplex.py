@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from personaplex.cuda.kernel import built_before
+from personaplex.cuda.kernel import built_before, enabled
 from personaplex.engine.generator import Generator, GeneratorState, Prefix, Step
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.readout import Readout, pack
@@ -17,7 +17,7 @@ from personaplex.engine.sampling import Ceiling, Sampling, session_key
 from personaplex.models.mimi import DecoderState, EncoderState, Mimi
 from personaplex.models.streams import AGENT, N_STREAMS, UNGENERATED
 from personaplex.nn.sinks import PromptKeys
-from personaplex.nn.state import advance_active, arrays
+from personaplex.nn.state import advance_active, arrays, copied
 
 
 class DuplexState(NamedTuple):
@@ -90,7 +90,12 @@ class Duplex:
         return state
 
     def resume(self, state: DuplexState, *, seed: int, sampling: Sampling) -> DuplexState:
-        """The same one-slot conversation, its next tokens drawn with another seed and sampling."""
+        """The same one-slot conversation, its next tokens drawn with another seed and sampling.
+
+        It has memory of its own where kernels would write into the old one's, which somebody may go on from again.
+        """
+        if enabled():
+            state = copied(state, 0)
         generated = state.generator._replace(key=session_key(seed), sampling=sampling.row())
         return state._replace(generator=generated)
 
