@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import mlx.core as mx
@@ -19,6 +20,8 @@ from personaplex.engine.duplex import Duplex, DuplexState
 from personaplex.engine.generator import Generator
 from personaplex.engine.sampling import Ceiling, Sampling
 from personaplex.model import PersonaPlex
+from personaplex.models.lm import LanguageModel
+from personaplex.nn.sinks import follow
 from personaplex.nn.state import arrays, stack
 from personaplex.units import FRAME_SAMPLES
 from tests.small import small_model
@@ -128,6 +131,27 @@ def test_all_is_built_before_the_first_launch_of_a_step(compiled: bool, model: P
     launched = {event.removeprefix("launched ") for event in card[first:]}
     assert len(built) == len(set(built)) > 10
     assert set(built) == launched, "no more is built than is needed, and nothing later"
+
+
+@pytest.mark.parametrize("kv_bits", [16, 8])
+def test_what_turns_pinned_keys_is_built_before_a_call_needs_it(
+    kv_bits: int, model: PersonaPlex, card: list[str]
+) -> None:
+    """It is first launched minutes into a call, when a window has left its prompt."""
+    wide = replace(model.config, lm=replace(model.config.lm, dim=128, num_heads=2))
+    lm = LanguageModel(wide.lm)
+    lm.eval()
+    generator = Generator(lm, wide, pins=8, kv_bits=kv_bits)
+    state = generator.begin(None, sampling=CHOICE)[1]
+    card.clear()
+    before = [np.array(leaf) for leaf in arrays(state.temporal.rings)]
+    generator.prepare(state)
+    (built,) = card
+    assert built.startswith("built turn_pins")
+    after = [np.array(leaf) for leaf in arrays(state.temporal.rings)]
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+    follow(state.temporal.rings, state.sinks, np.array([1]), np.array([25]), [0], wide.lm.max_period)
+    assert card[1:] == [f"launched {built.removeprefix('built ')}"]
 
 
 def test_a_form_is_asked_for_once_and_not_where_kernels_are_off(

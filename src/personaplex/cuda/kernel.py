@@ -252,6 +252,19 @@ def collecting() -> Iterator[dict[Kind, None]]:
         _collected.reset(token)
 
 
+def build(run: Callable[[], object]) -> bool:
+    """Build all kernels that `run` would launch, several at a time; whether any are used here.
+
+    It computes nothing, and must forget what it makes. Raises BackendError for a kernel that does not build.
+    """
+    if launch is not on_device or not enabled() or not (builds := builder()):
+        return False
+    with collecting() as kinds:
+        run()
+    builds.all(map(code, kinds))
+    return True
+
+
 def built_before(step: Callable[P, R], run: Callable[P, R]) -> Callable[P, R]:
     """`run`, before whose first call all kernels of `step` are built, several at a time; both compute the same.
 
@@ -262,10 +275,7 @@ def built_before(step: Callable[P, R], run: Callable[P, R]) -> Callable[P, R]:
 
     def prepared(*args: P.args, **kwargs: P.kwargs) -> R:
         form = cast("mx.array", args[0]).shape
-        if form not in known and launch is on_device and enabled() and (builds := builder()):
-            with collecting() as kinds:
-                step(*args, **kwargs)
-            builds.all(map(code, kinds))
+        if form not in known and build(lambda: step(*args, **kwargs)):
             known.add(form)
         return run(*args, **kwargs)
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from personaplex.config import ModelConfig
-from personaplex.cuda.kernel import enabled
+from personaplex.cuda.kernel import build, enabled
 from personaplex.engine.columns import begin_column, end_column, remember, spoken
 from personaplex.engine.prompt import Prompt
 from personaplex.engine.sampling import (
@@ -38,7 +38,7 @@ from personaplex.models.streams import (
     USER,
     initial_column,
 )
-from personaplex.nn.sinks import Sinks, due_shift, follow, open_sinks
+from personaplex.nn.sinks import STRIDE, Sinks, due_shift, follow, open_sinks
 from personaplex.nn.state import copied
 from personaplex.nn.transformer import TransformerState
 from personaplex.units import N_CODEBOOKS
@@ -237,6 +237,13 @@ class Generator:
         self, embedded: mx.array, temporal: TransformerState, pinned: mx.array | None
     ) -> tuple[mx.array, TransformerState]:
         return self.lm.advance(embedded, temporal, pinned if self.pins else None)
+
+    def prepare(self, state: GeneratorState) -> None:
+        """Build, where kernels compute, what `follow` launches: the first time is in the middle of a call."""
+        if self.pins:
+            one = np.ones(state.column.shape[0], np.int32)
+            period = self.lm.config.max_period
+            build(lambda: follow(state.temporal.rings, state.sinks, one, STRIDE * one, [0], period))
 
     def follow(self, state: GeneratorState) -> GeneratorState:
         """`state`, evaluated, with pinned prompts brought after the windows that have moved on a stride without them.

@@ -78,6 +78,7 @@ class Device:
             self.identity, form, limits.prefix_bytes, limits.prefix_folder, limits.prefix_folder_bytes
         )
         self._state = repeated(self._empty(), slots)
+        self._generator.prepare(self._state.generator)
         self._fresh = trim(self._empty(to_place=True))
         mx.eval(arrays(self._fresh))
         self._may_follow = True
