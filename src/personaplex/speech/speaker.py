@@ -33,7 +33,7 @@ AGENTS: dict[str, Speaker] = {
     speaker.name: speaker
     for speaker in (
         _agent("NATF0", "rms", 210, 1.15, 1.0),
-        _agent("NATF1", "slt", 150, 1.04, 0.85),
+        _agent("NATF1", "kal16", 225, 1.08, 1.0),
         _agent("NATF2", "rms", 215, 1.08, 1.0),
         _agent("NATF3", "rms", 180, 1.00, 1.05),
         _agent("NATM0", "rms", 140, 1.00, 1.05),
@@ -55,8 +55,7 @@ AGENTS: dict[str, Speaker] = {
 """The voices a user can choose, by PersonaPlex's names; pitch in Hz.
 
 Chosen by measurement from some ninety: those whose short sentences a recogniser still understands after the codec, and
-of those the ones farthest apart (docs/log.md). It is why most are made from rms and kal16. NATF1 is still slt's,
-as in the model in the package; kal16 at 225 Hz takes its place with the next one."""
+of those the ones farthest apart (docs/log.md). It is why all are made from rms and kal16."""
 
 _HELDOUT_ACCENTS = ("en-gb-x-rp", "en-us-nyc", "en-gb-x-gbcwmd")
 _HELDOUT_VARIANTS = ("f4", "m4", "m6", "linda", "Michael")
