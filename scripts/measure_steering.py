@@ -17,6 +17,7 @@ import numpy as np  # isort: skip
 
 from personaplex.conversation import AgentText, Audio, Settings
 from personaplex.dialogue import Facts, agent_line, grammar, is_right, role_prompt, sample_facts, user_line
+from personaplex.evaluate.hearing import spoken_part
 from personaplex.evaluate.nano.recogniser import hear_all, network, word_loop
 from personaplex.evaluate.row import Row, as_markdown, share
 from personaplex.evaluate.statistics import ErrorRate, words_of
@@ -75,7 +76,7 @@ def measure_text(engine: Engine, n: int, rng: np.random.Generator) -> list[Row]:
                 text, sound = hear(call, events, np.zeros(0, np.float32))
             wanted.append(words_of(sentence))
             texts.append(words_of(text))
-            sounds.append(sound)
+            sounds.append(spoken_part(sound))
         heard = hear_all(sounds, ears, processes=0)
         rate = ErrorRate.over(list(zip(wanted, map(list, heard), strict=True)))
         exact = [text[: len(words)] == words for text, words in zip(texts, wanted, strict=True)]

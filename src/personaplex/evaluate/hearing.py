@@ -74,13 +74,13 @@ class GrammarEar:
 
     def hear(self, pcm: np.ndarray) -> str:
         """The words of the one answer that it sounds like."""
-        return " ".join(self._recogniser.hear(_spoken_part(pcm)))
+        return " ".join(self._recogniser.hear(spoken_part(pcm)))
 
     def close(self) -> None:
         """Nothing to free."""
 
 
-def _spoken_part(pcm: np.ndarray) -> np.ndarray:
+def spoken_part(pcm: np.ndarray) -> np.ndarray:
     """Without the silence around it, which the grammar does not expect."""
     from personaplex.turns import QUIET_RMS
     from personaplex.units import FRAME_SAMPLES
