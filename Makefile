@@ -32,7 +32,7 @@ soak: packages ## Run tests for long: half-hour calls, hundreds of examples, ten
 
 # What kernels compute, what it must come to, and that nobody hears who is beside them.
 card_tests = tests/cuda tests/parity tests/unit/test_respond.py $(addprefix tests/property/test_, $(addsuffix .py, \
-	conversation neighbours slots engine kept forced sinks packed_ring))
+	conversation neighbours slots engine kept forced sinks shared_prompts packed_ring))
 
 card: setup ## Run the tests of CUDA kernels on this machine's NVIDIA card, all others as well that compute with them
 	@$(python) -c 'import sys; from personaplex.cuda.kernel import on_card; on_card() or sys.exit("MLX sees no NVIDIA card here: see personaplex doctor")'
