@@ -75,7 +75,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--config", type=Path, help="a config.json (default: the 7B)")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{arguments.out} cannot be made a folder ({error.strerror}); name another")
     config = ModelConfig()
     if arguments.config:
         config = ModelConfig.read(arguments.config)

@@ -101,7 +101,7 @@ def test_every_row_of_kernels_says_it(capsys: pytest.CaptureFixture[str], monkey
         monkeypatch.setattr(f"personaplex.{codec}.by_kernels", lambda *_: False)
     monkeypatch.setattr(difference, "BUNDLED", str(PARITY))
     difference._of_bundled.cache_clear()
-    most = 0.03 if kernels.on_card() else 1e-5  # random models are in bfloat16 there
+    most = 0.012 if kernels.on_card() else 1e-5  # random models are in bfloat16 there; an H200 has 0.006
     of = ["--model", f"random:{PARITY}", "--frames", "1", "--no-compile"]
     for arguments in (["step", "--context", "20"], ["sessions", "--sessions", "2"]):
         assert main(["bench", *arguments, *of]) == 0

@@ -71,7 +71,7 @@ def test_logits_stay_near_those_of_the_16_bit_ring(dtype: mx.Dtype) -> None:
     seen = mx.array(np.random.default_rng(3).integers(0, 300, (1, 60, 17)))
     whole, packed = (lm.text_head(read(lm, seen, bits, 1)) for bits in (16, 8))
     # Kernels on a card attend to packed rows and to plain ones in another order, and bfloat16 rounds either.
-    most = 2 * TOLERANCE if on_card() else TOLERANCE
+    most = 2 * TOLERANCE if on_card() and dtype == mx.bfloat16 else TOLERANCE  # an H200 has 0.028 for 0.02
     assert 0 < peak_error(packed.astype(mx.float32), whole.astype(mx.float32)) < most
 
 

@@ -32,6 +32,7 @@ from personaplex.bench.report import Row, measure
 from personaplex.bench.roof import roof
 from personaplex.bench.wanted import Wanted, kernels
 from personaplex.bench.weights import open_model
+from personaplex.cuda.kernel import built_before
 from personaplex.engine.duplex import Duplex, read
 from personaplex.engine.generator import Generator, GeneratorState
 from personaplex.engine.sampling import Ceiling, Sampling
@@ -92,7 +93,7 @@ def _step(model: PersonaPlex, generator: Generator, context: int, frames: int, a
         return result.tokens, after
 
     call: Callable[[mx.array, GeneratorState], tuple[mx.array, GeneratorState]]
-    call = mx.compile(step) if model.compiled else step
+    call = built_before(step, mx.compile(step) if model.compiled else step)
     # A full window has turned; an empty one has its first column behind it, which is not drawn.
     position = 2 * window if context == window else max(context, 1)
     held = mx.array([position], mx.int32)

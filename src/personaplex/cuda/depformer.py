@@ -2,7 +2,8 @@
 
 One caller's frame is 8 steps of 6 small layers: two thousand operations of which each takes the card less time than it
 takes to be started. Here they are one. What bounds it is reading the weights (8 x 83 million in the 7B: 0.3 ms in
-bfloat16 on a card that reads 4.3 TB/s) and 201 meetings of all blocks, about 1 us each.
+bfloat16 on a card that reads 4.3 TB/s) and 201 meetings of all blocks: with what is done between
+two, some 5 us each.
 
 It relies on all blocks being on the card at once: no more of them than multiprocessors, each of at most 512 threads
 with 128 registers and 48 KB of shared memory, which one always holds. Two such launches beside each other could keep

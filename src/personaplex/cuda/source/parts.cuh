@@ -1,6 +1,22 @@
 // One linear map as a part of a launch in which all blocks work on one vector after another: each block takes its share
 // of the map's tiles, what it needs of the vector lies in its shared memory, and all meet before the next part.
 
+// What another block of this launch may have written: not from this multiprocessor's own cache.
+__device__ inline __nv_bfloat16 fresh_one(const __nv_bfloat16* at) {
+#ifdef EMULATED
+  return *at;
+#else
+  // Of a bfloat16, CUDA's own __ldcg is an asm that is not volatile: the compiler took it out of a loop, past the meeting.
+  uint16_t bits;
+  asm volatile("ld.global.cg.b16 %0, [%1];" : "=h"(bits) : "l"(at) : "memory");
+  return __ushort_as_bfloat16(bits);
+#endif
+}
+__device__ inline Eight fresh(const __nv_bfloat16* at) {
+  const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(at));
+  return *reinterpret_cast<const Eight*>(&bits);
+}
+
 template <int WARPS, int BLOCKS>
 struct Parts {
   static constexpr int THREADS = WARPS * WARP;

@@ -94,29 +94,6 @@ struct __align__(16) Eight {
   __nv_bfloat16 of[8];
 };
 
-// What another block of this launch may have written: not from this multiprocessor's own cache.
-__device__ inline __nv_bfloat16 fresh_one(const __nv_bfloat16* at) {
-#ifdef EMULATED
-  return *at;
-#else
-  // Of a bfloat16, CUDA's own __ldcg is an asm that is not volatile: the compiler took it out of a loop, past the meeting.
-  uint16_t bits;
-  asm volatile("ld.global.cg.b16 %0, [%1];" : "=h"(bits) : "l"(at) : "memory");
-  return __ushort_as_bfloat16(bits);
-#endif
-}
-__device__ inline Eight fresh(const __nv_bfloat16* at) {
-  const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(at));
-  return *reinterpret_cast<const Eight*>(&bits);
-}
-
-// x as rows in memory.
-template <int N_IN>
-struct Rows {
-  const __nv_bfloat16* at;
-  __device__ inline Eight operator()(int row, int k) const { return fresh(at + row * N_IN + k); }
-};
-
 // Eight threads side by side hold a chunk; the first of them notes what it sums to. Whole warps come here.
 __device__ inline void note_sum(float sum, float* x_sums, int k) {
   for (int apart = 4; apart > 0; apart /= 2) sum += __shfl_xor_sync(ALL, sum, apart);
@@ -241,10 +218,9 @@ __device__ inline int place(int k) {
 
 // The whole of x, normalised, into shared memory: `x` [ROWS][stride] as the multiplications read it, and what each
 // chunk sums to. Every thread of the block; ends with a barrier. A thread takes eight numbers at a time, a warp 256.
-// `given(row, k)` are eight numbers from k.
-template <int BITS, int ROWS, int N_IN, int BEFORE, int THREADS, typename Given>
-__device__ inline void lay_out(Given given, const __nv_bfloat16* gain, __nv_bfloat16* x, int stride, float* x_sums,
-                               float* scratch) {
+template <int BITS, int ROWS, int N_IN, int BEFORE, int THREADS>
+__device__ inline void lay_out(const __nv_bfloat16* given, const __nv_bfloat16* gain, __nv_bfloat16* x, int stride,
+                               float* x_sums, float* scratch) {
   static_assert(N_IN % (8 * WARP) == 0, "whole warps");
   constexpr int N_CHUNKS = N_IN / CHUNK, TURNS = (N_IN + 8 * THREADS - 1) / (8 * THREADS);
   for (int row = 0; row < ROWS; ++row) {
@@ -254,7 +230,7 @@ __device__ inline void lay_out(Given given, const __nv_bfloat16* gain, __nv_bflo
     for (int turn = 0; turn < TURNS; ++turn) {
       const int k = 8 * (threadIdx.x + turn * THREADS);
       if (k >= N_IN) break;
-      mine[turn] = given(row, k);
+      mine[turn] = *reinterpret_cast<const Eight*>(given + row * N_IN + k);
 #pragma unroll
       for (int i = 0; i < 8; ++i) squares += number(mine[turn].of[i]) * number(mine[turn].of[i]);
     }
@@ -296,12 +272,9 @@ struct Shared {
 };
 
 // out [ROWS][N_OUT] from x [ROWS][N_IN], weights [N_OUT or, gated, 2 N_OUT][N_IN]; `gain` for RMS, `residual` for ADD.
-// The first weights are on their way before `wait` is called, after which x and the residual must be there.
-template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BLOCKS, int BEFORE, int AFTER, typename S,
-          typename Given, typename Wait>
-__device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* gain, const void* w, const S* scales,
-                                            const S* biases, const __nv_bfloat16* residual, __nv_bfloat16* out,
-                                            Wait wait) {
+template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BLOCKS, int BEFORE, int AFTER, typename S>
+__device__ void tile_linear(const __nv_bfloat16* given, const __nv_bfloat16* gain, const void* w, const S* scales,
+                            const S* biases, const __nv_bfloat16* residual, __nv_bfloat16* out) {
   DYNAMIC(memory);
   using Layout = Shared<BITS, ROWS, N_IN, N_OUT, WARPS, BLOCKS, AFTER>;
   static_assert(N_IN % Unit<BITS, S>::UNIT == 0 && N_OUT % TILE == 0, "whole units and tiles");
@@ -341,7 +314,6 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
 #pragma unroll
   for (int stage = 0; stage < STAGES; ++stage)
     if (to_load > 0) load(ahead[stage]);
-  wait();
   if (n_mine == 0)
     for (int i = lane; i < SIZE; i += WARP) partial[warp * SIZE + i] = 0;
   lay_out<BITS, ROWS, N_IN, BEFORE, WARPS * WARP>(given, gain, x, STRIDE, x_sums, scratch);
@@ -377,7 +349,7 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
   if constexpr (AFTER == ADD) {
     const int i = threadIdx.x;
     if (i < n_tiles * RESULTS)
-      early = fresh_one(residual + i % ROWS * N_OUT + (first_tile + i / RESULTS) * TILE + i % RESULTS / ROWS);
+      early = residual[i % ROWS * N_OUT + (first_tile + i / RESULTS) * TILE + i % RESULTS / ROWS];
   }
   __syncthreads();
   for (int i = threadIdx.x; i < n_tiles * RESULTS; i += blockDim.x) {
@@ -397,17 +369,9 @@ __device__ __forceinline__ void tile_matvec(Given given, const __nv_bfloat16* ga
       const float open = rounded<__nv_bfloat16>(1 / (1 + expf(-total)));
       put(to, rounded<__nv_bfloat16>(total * open) * rounded<__nv_bfloat16>(value));
     } else if constexpr (AFTER == ADD) {
-      put(to, number(i == threadIdx.x ? early : fresh_one(residual + slot * N_OUT + column)) + total);
+      put(to, number(i == threadIdx.x ? early : residual[slot * N_OUT + column]) + total);
     } else {
       put(to, total);
     }
   }
-}
-
-// One linear map as a kernel of its own.
-template <int BITS, int ROWS, int N_IN, int N_OUT, int WARPS, int BLOCKS, int BEFORE, int AFTER, typename S>
-__device__ void tile_linear(const __nv_bfloat16* given, const __nv_bfloat16* gain, const void* w, const S* scales,
-                            const S* biases, const __nv_bfloat16* residual, __nv_bfloat16* out) {
-  tile_matvec<BITS, ROWS, N_IN, N_OUT, WARPS, BLOCKS, BEFORE, AFTER>(Rows<N_IN>{given}, gain, w, scales, biases,
-                                                                     residual, out, [] {});
 }
